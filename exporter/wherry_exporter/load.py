@@ -1,0 +1,268 @@
+"""A checkpoint, whatever it comes as, to a float32 torch module, its task and the files that travel with it.
+
+Weights come from safetensors or GGUF, never from pickles, and no code of a repository is run.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wherry.errors import BundleError
+from wherry.files import read_json, sha256
+from wherry.hub import resolve
+from wherry_exporter.errors import ExportError
+from wherry_exporter.tasks import TASKS, find_task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CARRIED = (
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "LICENSE",
+    "LICENSE.txt",
+)
+"""Files that a bundle takes over unchanged; config.json and generation_config.json are written by transformers."""
+
+CHECKPOINT = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.gguf", "*/config.json", "README.md"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model ready to be traced.
+
+    Attributes:
+        model: in float32 and evaluation mode, on the CPU.
+        task: a key of `TASKS`.
+        files: bundle-relative name to content, of the tokenizer and what else travels unchanged.
+        source: what the user named: a folder's name, a file's name or a repository id.
+        revision: commit of the repository, or sha256 of the weights' file.
+        licence: as the checkpoint's model card states it, if it does.
+    """
+
+    model: "PreTrainedModel"
+    task: str
+    files: Mapping[str, bytes]
+    source: str
+    revision: str | None
+    licence: str | None
+
+
+def load(
+    model: "str | Path | PreTrainedModel",
+    *,
+    task: str | None = None,
+    revision: str | None = None,
+    tokenizer: Any = None,
+) -> Checkpoint:
+    """Load a checkpoint.
+
+    Args:
+        model: a Hugging Face folder, a GGUF file, a hub repository id, or a loaded model.
+        task: what to export it for; inferred when None.
+        revision: of the hub repository.
+        tokenizer: for a loaded model that does not come from a folder.
+
+    Raises:
+        HubError: no such folder or repository.
+        TaskError: a task that is unknown or does not fit.
+        ExportError: a folder that holds no usable checkpoint.
+    """
+    from transformers import PreTrainedModel
+
+    if isinstance(model, PreTrainedModel):
+        return _from_python(model, task, tokenizer)
+    path = resolve(model, revision=revision, patterns=CHECKPOINT)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ExportError(f"{path} is not a model: give a Hugging Face folder or a .gguf file")
+        return _from_gguf(path, task)
+    found = path.parent.name == "snapshots"
+    return _from_folder(path, task, str(model) if found else path.resolve().name, path.name if found else None)
+
+
+def _from_folder(folder: Path, task: str | None, source: str, revision: str | None) -> Checkpoint:
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").exists():
+        ggufs = sorted(path.name for path in folder.glob("*.gguf"))
+        hint = f": give the file, {folder / ggufs[0]}" if ggufs else ""
+        raise ExportError(f"{folder} is not a Hugging Face model: it has no config.json{hint}")
+    raw = read_json(folder / "config.json")
+    if "auto_map" in raw:
+        raise ExportError(f"{folder / 'config.json'} asks to run code of its repository (auto_map): refused")
+    if "model_type" not in raw:
+        raise BundleError(f"{folder / 'config.json'} has no model_type: not a transformers configuration")
+    _check_weights(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise ExportError(f"transformers cannot read {folder / 'config.json'}: {_first_line(error)}") from error
+    chosen = find_task(task, config, folder)
+    model = _read_weights(_model_class(chosen, config, raw), folder, config=config)
+    return Checkpoint(model, chosen, _carried(folder), source, revision, _licence(folder))
+
+
+def _from_gguf(path: Path, task: str | None) -> Checkpoint:
+    from transformers import AutoConfig, AutoTokenizer
+
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ExportError(f"{path} is not a GGUF file: it does not begin with 'GGUF'")
+    try:
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+        chosen = find_task(task, config, None) if config.architectures else find_task("text-generation", config, None)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    except (ValueError, KeyError, IndexError, OSError, NotImplementedError) as error:
+        raise ExportError(f"{path} cannot be read as GGUF: {_first_line(error)}") from error
+    model = _read_weights(_model_class(chosen, config, {}), path.parent, gguf_file=path.name)
+    loaded: Any = model  # transformers refuses to save a model that it loaded from GGUF unless these go
+    loaded.hf_quantizer, loaded.is_quantized = None, False
+    if hasattr(loaded.config, "quantization_config"):
+        del loaded.config.quantization_config
+    return Checkpoint(model, chosen, _save_tokenizer(tokenizer), path.name, sha256(path), None)
+
+
+def _from_python(model: "PreTrainedModel", task: str | None, tokenizer: Any) -> Checkpoint:
+    config: Any = model.config
+    if not config.architectures:
+        config.architectures = [type(model).__name__]
+    folder = Path(config.name_or_path) if config.name_or_path and Path(config.name_or_path).is_dir() else None
+    chosen = find_task(task, config, folder)
+    if tokenizer is not None:
+        files = _save_tokenizer(tokenizer)
+    elif folder is not None:
+        files = _carried(folder)
+    else:
+        raise ExportError("a model that was not loaded from a folder needs its tokenizer: pass tokenizer=...")
+    source = config.name_or_path or type(model).__name__
+    return Checkpoint(model.float().eval().cpu(), chosen, files, source, None, None)
+
+
+def _check_weights(folder: Path) -> None:
+    """Refuse a folder whose weights are absent, pickled or cut short, before transformers meets them."""
+    from safetensors import SafetensorError, safe_open
+
+    shards = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        names = set(read_json(index).get("weight_map", {}).values())
+        outside = sorted(name for name in names if Path(name).name != name)
+        if outside:
+            raise ExportError(f"{index} names a file outside its folder: {outside[0]}")
+        missing = sorted(name for name in names if not (folder / name).is_file())
+        if missing:
+            raise ExportError(f"{folder} lacks {len(missing)} of {len(names)} weight files: {', '.join(missing)}")
+    elif not shards:
+        pickled = sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
+        if pickled:
+            raise ExportError(
+                f"{folder} holds pickled weights ({pickled[0]}), which can run code when opened: "
+                "save it as safetensors with `model.save_pretrained(folder)` where you trust it"
+            )
+        raise ExportError(f"{folder} is not a Hugging Face model: it holds no weights (*.safetensors)")
+    for shard in shards:
+        try:
+            with safe_open(shard, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ExportError(f"{shard} is damaged: {_first_line(error)}") from error
+
+
+def _model_class(task: str, config: Any, raw: Mapping[str, Any]) -> Any:
+    """The class of the checkpoint's own architecture when it fits the task, else the auto class of the task."""
+    import transformers
+    from optimum.exporters.tasks import TasksManager
+
+    auto = TASKS[task].auto
+    for name in raw.get("architectures") or config.architectures or []:
+        own = getattr(transformers, name, None)
+        if own is not None and TasksManager.infer_task_from_model(own) == auto:
+            return own
+    return TasksManager.get_model_class_for_task(auto, model_type=config.model_type)
+
+
+def _read_weights(model_class: Any, folder: Path, **options: Any) -> "PreTrainedModel":
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        model, report = model_class.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **options
+        )
+    except (ValueError, KeyError, RuntimeError, OSError, NotImplementedError) as error:
+        raise ExportError(f"transformers cannot load {folder}: {_first_line(error)}") from error
+    finally:
+        logging.set_verbosity(level)
+    wrong = [name for name in sorted(report["missing_keys"]) if "pooler" not in name]
+    wrong += [f"{name} (wrong shape)" for name, *_ in report["mismatched_keys"]]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ExportError(f"{folder} lacks weights that {model_class.__name__} needs: {', '.join(wrong[:3])}{more}")
+    bad = [name for name, tensor in model.named_parameters() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise ExportError(f"{folder} has weights that are not finite numbers: {', '.join(bad[:3])}")
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def _carried(folder: Path) -> dict[str, bytes]:
+    """The files of a checkpoint's folder that travel unchanged, and a tokenizer.json made where there is none."""
+    from transformers import AutoTokenizer
+
+    names = [name for name in CARRIED if (folder / name).is_file()]
+    if "modules.json" in names:
+        names += [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/config.json"))]
+    files = {name: (folder / name).read_bytes() for name in names}
+    if "tokenizer.json" in files:
+        return files
+    try:
+        return files | _save_tokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
+        raise ExportError(
+            f"{folder} has no usable tokenizer (tokenizer.json): {_first_line(error)}; "
+            "copy the tokenizer's files into the folder"
+        ) from error
+
+
+def _save_tokenizer(tokenizer: Any) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save_pretrained(scratch)
+        files = {path.name: path.read_bytes() for path in Path(scratch).iterdir() if path.name in CARRIED}
+    if "tokenizer.json" not in files:
+        raise ExportError(f"{type(tokenizer).__name__} has no fast form: it cannot be saved as tokenizer.json")
+    return files
+
+
+def _licence(folder: Path) -> str | None:
+    card = folder / "README.md"
+    if card.is_file():
+        lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
+        if lines[:1] == ["---"]:
+            for line in lines[1:]:
+                if line.startswith("license:"):
+                    return line.removeprefix("license:").strip().strip("\"'") or None
+                if line == "---":
+                    break
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return json.dumps(text.splitlines()[0][:300], ensure_ascii=False).strip('"')

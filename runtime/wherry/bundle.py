@@ -1,0 +1,247 @@
+"""What is in a model folder: its task, its configuration, its graphs in each precision, and their hashes.
+
+A bundle is a Hugging Face folder with ONNX graphs; `wherry.json` adds hashes, parity figures and provenance.
+Folders without that manifest (onnx-community, Xenova, optimum, sentence-transformers) are read by convention.
+Nothing here opens a graph or needs onnxruntime.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from wherry.errors import BundleError, DamagedBundleError, TaskError
+from wherry.files import read_json, sha256
+
+MANIFEST = "wherry.json"
+SCHEMA = 1
+
+SUFFIXES = {
+    "fp32": "",
+    "fp16": "_fp16",
+    "int8": "_int8",
+    "quantized": "_quantized",
+    "uint8": "_uint8",
+    "int4": "_q4",
+    "int4f16": "_q4f16",
+    "bnb4": "_bnb4",
+}
+"""Precision to file name suffix, as transformers.js and the hub use them; in order of preference."""
+
+ALIASES = {"float32": "fp32", "float16": "fp16", "q8": "quantized", "q4": "int4", "q4f16": "int4f16"}
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of a bundle as its manifest knows it."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One precision of a model.
+
+    Attributes:
+        precision: a key of `SUFFIXES`.
+        graphs: role (`model`) to path of the ONNX file, relative to the bundle's folder.
+        files: every file of this variant, external data included, by relative path.
+        opset: version of the default ONNX operator set, where known.
+        parity: figures measured against the original model when it was exported; empty where unknown.
+        speed: how many times faster than the original model it ran, where measured.
+    """
+
+    precision: str
+    graphs: Mapping[str, str]
+    files: Mapping[str, FileRecord | None]
+    opset: int | None = None
+    parity: Mapping[str, float] | None = None
+    speed: float | None = None
+
+    @property
+    def bytes(self) -> int | None:
+        """Size on disk of all files of this variant, where the manifest records it."""
+        sizes = [record.bytes for record in self.files.values() if record]
+        return sum(sizes) if len(sizes) == len(self.files) else None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model folder, read and checked for form. `Bundle.load` makes one.
+
+    Attributes:
+        folder: where it is.
+        task: what it does, e.g. `text-generation`; None where neither manifest nor configuration tell.
+        config: the model's config.json.
+        variants: precision to `Variant`; the first is the default.
+        files: records of the files that all variants share (tokenizer, configuration).
+        provenance: source, revision, tool versions and time of the export; empty without a manifest.
+    """
+
+    folder: Path
+    task: str | None
+    config: Mapping[str, Any]
+    variants: Mapping[str, Variant]
+    files: Mapping[str, FileRecord]
+    provenance: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Bundle":
+        """Read a model folder.
+
+        Raises:
+            BundleError: not a folder, no graphs in it, or a manifest or configuration that is broken.
+        """
+        folder = Path(folder)
+        if not folder.exists():
+            raise BundleError(f"no such folder: {folder}")
+        if not folder.is_dir():
+            raise BundleError(f"{folder} is a file, not a model folder")
+        if (folder / MANIFEST).exists():
+            return _from_manifest(folder)
+        return _by_convention(folder)
+
+    def variant(self, precision: str | None = None) -> Variant:
+        """The variant of that precision, or the default one.
+
+        Raises:
+            BundleError: the bundle has no such precision.
+        """
+        if precision is None:
+            return next(iter(self.variants.values()))
+        wanted = ALIASES.get(precision, precision)
+        if wanted not in self.variants:
+            raise BundleError(f"{self.folder} has no precision '{precision}': it has {', '.join(self.variants)}")
+        return self.variants[wanted]
+
+    def check(self, variant: Variant | None = None) -> int:
+        """Compare files with the manifest: those of one variant and the shared ones, or all of them.
+
+        Returns:
+            how many files were compared; 0 for a folder without a manifest.
+
+        Raises:
+            DamagedBundleError: the first file that is missing, of another size, or altered.
+        """
+        chosen = [variant] if variant else list(self.variants.values())
+        records = {**self.files}
+        for each in chosen:
+            records |= {name: record for name, record in each.files.items() if record}
+        for name, record in records.items():
+            path = self.folder / name
+            if not path.is_file():
+                raise DamagedBundleError(f"{path} is missing: the bundle is incomplete, export or copy it again")
+            size = path.stat().st_size
+            if size != record.bytes:
+                raise DamagedBundleError(
+                    f"{path} is damaged: {size} bytes where the manifest says {record.bytes}, "
+                    "export or copy it again"
+                )
+            if sha256(path) != record.sha256:
+                raise DamagedBundleError(
+                    f"{path} is damaged: its sha256 is not the manifest's, export or copy it again"
+                )
+        return len(records)
+
+
+def _from_manifest(folder: Path) -> Bundle:
+    path = folder / MANIFEST
+    data = read_json(path)
+    if data.get("schema") != SCHEMA:
+        raise BundleError(
+            f"{path} has schema {data.get('schema')!r}, this version of wherry reads {SCHEMA}: upgrade wherry"
+        )
+    try:
+        variants = {
+            precision: Variant(
+                precision=precision,
+                graphs={role: _inside(name) for role, name in entry["graphs"].items()},
+                files=_records(entry["files"]),
+                opset=entry["opset"],
+                parity=entry["parity"],
+                speed=entry["speed"],
+            )
+            for precision, entry in data["variants"].items()
+        }
+        bundle = Bundle(
+            folder=folder,
+            task=data["task"],
+            config=read_json(folder / "config.json"),
+            variants=variants,
+            files=_records(data["files"]),
+            provenance=data["provenance"],
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BundleError(f"{path} is not a wherry manifest: {type(error).__name__} {error}") from error
+    if not variants:
+        raise BundleError(f"{path} lists no variants")
+    return bundle
+
+
+def _inside(name: str) -> str:
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise ValueError(f"the file name {name!r} leads out of the bundle")
+    return name
+
+
+def _records(entries: Mapping[str, Any]) -> dict[str, FileRecord]:
+    return {
+        _inside(name): FileRecord(sha256=str(entry["sha256"]), bytes=int(entry["bytes"]))
+        for name, entry in entries.items()
+    }
+
+
+def _by_convention(folder: Path) -> Bundle:
+    variants = {}
+    for precision, suffix in SUFFIXES.items():
+        for name in (f"onnx/model{suffix}.onnx", f"model{suffix}.onnx"):
+            if (folder / name).is_file():
+                data = sorted(folder.glob(f"{name}_data*")) + sorted(folder.glob(f"{name}.data"))
+                files = [name, *(path.relative_to(folder).as_posix() for path in data)]
+                variants[precision] = Variant(precision, {"model": name}, dict.fromkeys(files))
+                break
+    if not variants:
+        weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.gguf"))
+        raise BundleError(
+            f"{folder} holds no ONNX graph (onnx/model*.onnx)"
+            + (f": convert it first with `wherry export {folder} -o NEW_FOLDER`" if weights else "")
+        )
+    config = read_json(folder / "config.json")
+    return Bundle(folder, infer_task(folder, config), config, variants, {}, {})
+
+
+HEADS = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+}
+
+
+def infer_task(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """The task that a model folder's own files tell: sentence-transformers' modules.json, then `architectures`."""
+    if (folder / "modules.json").exists():
+        return "sentence-embeddings"
+    for architecture in config.get("architectures") or []:
+        for ending, task in HEADS.items():
+            if architecture.endswith(ending):
+                return task
+        if architecture.endswith("Model"):
+            return "feature-extraction"
+    return None
+
+
+def check_task(asked: str, bundle: Bundle, family: Mapping[str, frozenset[str]]) -> None:
+    """Refuse a task that the bundle's model cannot do.
+
+    Args:
+        family: task of a bundle to the tasks that its outputs serve.
+
+    Raises:
+        TaskError: the task does not fit.
+    """
+    able = family.get(bundle.task or asked, frozenset({bundle.task or asked}))
+    if asked not in able:
+        raise TaskError(f"{bundle.folder} does {bundle.task}, not {asked}")

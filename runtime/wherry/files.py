@@ -1,0 +1,85 @@
+"""Reading and writing files so that nothing is half-written and nothing damaged is read. Knows no model."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from wherry.errors import BundleError
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, as lowercase hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        BundleError: the file is missing, is not UTF-8 JSON, or holds something else than an object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path} is not valid JSON: it is not UTF-8 text (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise BundleError(
+            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from error
+    except RecursionError as error:
+        raise BundleError(f"{path} is not usable JSON: it is nested too deeply") from error
+    if not isinstance(data, dict):
+        raise BundleError(f"{path} must hold a JSON object, not {type(data).__name__}")
+    return data
+
+
+def fsync_tree(folder: Path) -> None:
+    """Ask the system to put every file and folder below `folder` on disk."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def written_aside(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A scratch folder beside `folder` that takes its place when the block ends well, and vanishes otherwise.
+
+    A block that fails or is killed leaves `folder` as it was. With `overwrite`, an older `folder` is
+    replaced only at the very end.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = folder.parent / f".{folder.name}.writing-{os.getpid()}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        yield scratch
+        fsync_tree(scratch)
+        if overwrite and folder.exists():
+            old = folder.parent / f".{folder.name}.replaced-{os.getpid()}"
+            folder.rename(old)
+            try:
+                scratch.rename(folder)
+            except OSError:
+                old.rename(folder)
+                raise
+            shutil.rmtree(old)
+        else:
+            scratch.rename(folder)
+        fsync_parent = os.open(folder.parent, os.O_RDONLY)
+        try:
+            os.fsync(fsync_parent)
+        finally:
+            os.close(fsync_parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

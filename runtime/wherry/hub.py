@@ -1,0 +1,61 @@
+"""Where models are: a local folder, or a repository that huggingface_hub fetches. Knows nothing of graphs."""
+
+import os
+from pathlib import Path
+
+from wherry.errors import HubError
+
+GRAPHS = ["*.json", "*.txt", "*.jinja", "*.model", "*/config.json", "README.md", "onnx/*", "*.onnx", "*.onnx_data*"]
+"""What running a model needs from a repository: never its framework weights."""
+
+
+def cache_folder() -> Path:
+    """Where wherry keeps what it fetched or converted: `$WHERRY_CACHE`, or `wherry` in the user's cache."""
+    if chosen := os.environ.get("WHERRY_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wherry"
+
+
+def resolve(model: str | Path, *, revision: str | None = None, patterns: list[str] | None = None) -> Path:
+    """The local path of `model`: itself when it exists, else a snapshot of the hub repository of that id.
+
+    Args:
+        model: a folder or file, or a repository id such as `sentence-transformers/all-MiniLM-L6-v2`.
+        revision: branch, tag or commit of the repository.
+        patterns: which files of the repository to fetch; by default what running it needs.
+
+    Raises:
+        HubError: no such folder, no such repository, or the hub cannot be reached.
+    """
+    path = Path(model).expanduser()
+    if path.exists():
+        return path
+    name = str(model)
+    if isinstance(model, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
+        raise HubError(f"no such file or folder: {name or repr(name)}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns or GRAPHS))
+    except HFValidationError as error:
+        raise HubError(f"'{name}' is neither a file or folder here nor a hub repository id") from error
+    except GatedRepoError as error:
+        raise HubError(f"'{name}' is gated: accept its terms on the hub, then run `hf auth login`") from error
+    except RevisionNotFoundError as error:
+        raise HubError(f"'{name}' has no revision '{revision}' on the hub") from error
+    except RepositoryNotFoundError as error:
+        raise HubError(f"no folder '{name}' here and no repository of that id on the hub") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise HubError(
+            f"no folder '{name}' here, and the hub cannot be reached to look for a repository of that id: "
+            "check the spelling or the network, or give a local folder"
+        ) from error
