@@ -9,3 +9,9 @@ class ExportError(WherryError):
 
 class ParityError(ExportError):
     """A converted graph that differs more from the original than its limit allows."""
+
+
+class UsageError(ExportError):
+    """Arguments that cannot be meant."""
+
+    exit_code = 2

@@ -130,7 +130,8 @@ def fuse_skip_norms(graph: ir.Graph) -> None:
         )
         graph.insert_before(node, fused)
         _take_over(node.outputs[0], fused.outputs[0])
-        if shared:
+        if len(fused.outputs) > 1:
+            fused.outputs[1].name = fused.outputs[2].name = ""  # mean and deviation, which nobody reads
             _take_over(added.outputs[0], fused.outputs[3])
         graph.remove(node, safe=True)
 

@@ -24,8 +24,23 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         BundleError: the file is missing, is not UTF-8 JSON, or holds something else than an object.
     """
+    data = _parse(path)
+    if not isinstance(data, dict):
+        raise BundleError(f"{path} must hold a JSON object, not {type(data).__name__}")
+    return data
+
+
+def read_json_list(path: Path) -> list[dict[str, Any]]:
+    """A JSON array of objects from a file; raises as `read_json` does."""
+    data = _parse(path)
+    if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
+        raise BundleError(f"{path} must hold a JSON array of objects")
+    return data
+
+
+def _parse(path: Path) -> Any:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -36,9 +51,6 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
     except RecursionError as error:
         raise BundleError(f"{path} is not usable JSON: it is nested too deeply") from error
-    if not isinstance(data, dict):
-        raise BundleError(f"{path} must hold a JSON object, not {type(data).__name__}")
-    return data
 
 
 def fsync_tree(folder: Path) -> None:
@@ -51,6 +63,16 @@ def fsync_tree(folder: Path) -> None:
             os.close(handle)
 
 
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 @contextmanager
 def written_aside(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     """A scratch folder beside `folder` that takes its place when the block ends well, and vanishes otherwise.
@@ -59,8 +81,10 @@ def written_aside(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     replaced only at the very end.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for stale in folder.parent.glob(f".{folder.name}.writing-*"):
+        if not _runs(int(stale.name.rpartition("-")[2])):
+            shutil.rmtree(stale, ignore_errors=True)
     scratch = folder.parent / f".{folder.name}.writing-{os.getpid()}"
-    shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     try:
         yield scratch

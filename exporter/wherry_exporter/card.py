@@ -1,0 +1,54 @@
+"""The model card of a bundle: what it is, how to run it, how close each variant is. Only formats what it is given."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+USES = {
+    "feature-extraction": 'pipe("A wherry is a light boat.")[0][0][:4]',
+    "sentence-embeddings": 'pipe(["A light boat.", "A small ship."]).shape',
+    "text-classification": 'pipe("What a pleasant trip!")',
+    "token-classification": 'pipe("Maria Oliveira lives in Bristol.")',
+    "text-generation": 'pipe("The river", max_new_tokens=20)',
+}
+
+
+def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write README.md from a bundle's manifest."""
+    source = manifest["provenance"]
+    front = {"license": source["licence"], "pipeline_tag": _hub_task(manifest["task"]), "library_name": "wherry"}
+    lines = ["---", *(f"{key}: {value}" for key, value in front.items() if value), "tags:", "- onnx", "---", ""]
+    lines += [f"# {source['source']} in ONNX", ""]
+    lines += [
+        f"`{source['architecture']}` for {manifest['task']}, converted from `{source['source']}`"
+        + (f" at `{source['revision']}`" if source["revision"] else "")
+        + f" by wherry {source['tools']['wherry']} on {source['created'][:10]}.",
+        "",
+        "```python",
+        "from wherry import pipeline",
+        "",
+        'pipe = pipeline(model="THIS_FOLDER")',
+        USES[manifest["task"]],
+        "```",
+        "",
+        "Each variant was run beside the original in float32, padded, at batch sizes and lengths other than traced:",
+        "",
+        *_table(manifest["variants"]),
+        "",
+        f"Licence: {source['licence'] or 'as the original model; its checkpoint states none'}.",
+    ]
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _hub_task(task: str) -> str:
+    return "sentence-similarity" if task == "sentence-embeddings" else task
+
+
+def _table(variants: Mapping[str, Any]) -> list[str]:
+    names = list(dict.fromkeys(name for entry in variants.values() for name in entry["parity"]))
+    lines = [f"| variant | MB | {' | '.join(names)} | speed against torch |", "|---" * (len(names) + 3) + "|"]
+    for precision, entry in variants.items():
+        size = sum(record["bytes"] for record in entry["files"].values()) / 1e6
+        figures = " | ".join(f"{entry['parity'][name]:g}" if name in entry["parity"] else "" for name in names)
+        lines.append(f"| {precision} | {size:.1f} | {figures} | {entry['speed']}x |")
+    return lines

@@ -1,0 +1,46 @@
+"""`wherry export`: the command line of `wherry_exporter.export`. Imports torch only once the arguments are known."""
+
+import argparse
+import json
+
+from wherry.commands.common import variants_table
+from wherry_exporter.export import export
+from wherry_exporter.tasks import TASKS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `wherry export`."""
+    parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder, a .gguf file or a hub repository id")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="the bundle to write")
+    parser.add_argument("--task", help=f"one of {', '.join(TASKS)} (default: inferred)")
+    parser.add_argument(
+        "--precision",
+        metavar="P,P",
+        type=lambda text: text.split(","),
+        help="variants to write, the default one first: fp32, int8, int4 (default: fp32 and the task's smallest)",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of the hub repository")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
+    parser.add_argument("--json", action="store_true", help="print the manifest's figures as one JSON object")
+    parser.epilog = (
+        "examples:\n  wherry export ./all-MiniLM-L6-v2 --precision fp32,int8 -o minilm\n"
+        "  wherry export smollm2.Q4_1.gguf --precision int4 -o smollm2"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, and print the table of variants."""
+    options = vars(arguments)
+    as_json = options.pop("json")
+    bundle = export(**options)
+    if as_json:
+        variants = {
+            name: {"bytes": variant.bytes, "parity": variant.parity, "speed": variant.speed}
+            for name, variant in bundle.variants.items()
+        }
+        facts = {"folder": str(bundle.folder), "task": bundle.task, **bundle.provenance, "variants": variants}
+        print(json.dumps(facts, ensure_ascii=False))
+        return 0
+    print(variants_table(bundle))
+    print(f"\n{bundle.folder}: {bundle.task}, exported and verified in {bundle.provenance['seconds']:.0f} s")
+    return 0

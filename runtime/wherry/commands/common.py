@@ -1,0 +1,94 @@
+"""What several verbs share: the options of a model, texts from arguments or standard input, tables."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from wherry.bundle import Bundle
+from wherry.errors import InputError
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """BUNDLE, --task, --device, --precision, --threads."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or a hub repository id")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda[:N] or tensorrt[:N] (default: auto)")
+    parser.add_argument("--precision", help="which variant to run (default: the bundle's first)")
+    parser.add_argument("--threads", type=int, help="default: every core this process may use")
+
+
+def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of text generation."""
+    group = parser.add_argument_group("text generation")
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="at most this many new tokens (default: 256)")
+    group.add_argument("--max-length", type=int, metavar="N", help="at most this many tokens, prompt included")
+    group.add_argument("--temperature", type=float, metavar="T", help="sample; below 1 is sharper")
+    group.add_argument("--top-k", type=int, metavar="K", help="sample among the K likeliest tokens")
+    group.add_argument("--top-p", type=float, metavar="P", help="sample among the likeliest that reach P together")
+    group.add_argument("--seed", type=int, help="makes sampling repeatable")
+    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
+
+
+def generation_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The generation options that were given."""
+    names = ("max_new_tokens", "max_length", "temperature", "top_k", "top_p", "seed")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    return {**given, "stop": arguments.stop} if arguments.stop else given
+
+
+def read_texts(words: Sequence[str]) -> list[str]:
+    """The texts to run on: the arguments, or the lines of standard input.
+
+    Raises:
+        InputError: there are none, or standard input is not UTF-8.
+    """
+    if words:
+        return list(words)
+    if sys.stdin.isatty():
+        print("reading texts from standard input, one a line; end with Ctrl-D", file=sys.stderr)
+    try:
+        lines = sys.stdin.buffer.read().decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is not UTF-8 text: byte {error.start} is {error.object[error.start]:#x}") from error
+    texts = [line for line in lines if line.strip()]
+    if not texts:
+        raise InputError("no text: give some as arguments or on standard input")
+    return texts
+
+
+def short_warnings() -> None:
+    """Warnings as one line on standard error, like errors."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"wherry: {message}", file=sys.stderr)
+
+    warnings.showwarning = show
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as aligned columns under the first row; the first column to the left, the rest to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) if at == 0 else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def variants_table(bundle: Bundle) -> str:
+    """A bundle's variants: size, parity and speed, as far as its manifest tells."""
+    names = list(dict.fromkeys(name for variant in bundle.variants.values() for name in variant.parity or {}))
+    rows = [["variant", "MB", *(name.replace("_", " ") for name in names), "speed vs torch"]]
+    for variant in bundle.variants.values():
+        figures = variant.parity or {}
+        size = variant.bytes or sum((bundle.folder / name).stat().st_size for name in variant.files)
+        rows.append(
+            [
+                variant.precision,
+                f"{size / 1e6:.1f}",
+                *(f"{figures[name]:.4g}" if name in figures else "-" for name in names),
+                f"{variant.speed}x" if variant.speed else "-",
+            ]
+        )
+    return table(rows)

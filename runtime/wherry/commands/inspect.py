@@ -1,0 +1,72 @@
+"""`wherry inspect`: what is in a bundle, without running it."""
+
+import argparse
+import json
+from typing import Any
+
+from wherry.bundle import Bundle
+from wherry.commands.common import table, variants_table
+from wherry.hub import resolve
+from wherry.session import Session
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `wherry inspect`."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or a hub repository id")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.epilog = "example:\n  wherry inspect my-bundle"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print task, provenance, variants with parity, and the inputs and outputs of the graphs."""
+    bundle = Bundle.load(resolve(arguments.bundle))
+    variant = bundle.variant()
+    bundle.check(variant)
+    session = Session(bundle.folder / variant.graphs["model"], device="cpu", threads=1)
+    if arguments.json:
+        print(json.dumps(_facts(bundle, session), indent=2, ensure_ascii=False))
+        return 0
+    print(f"{bundle.folder}: {bundle.task or 'task unknown'}, {bundle.config.get('model_type', 'model type unknown')}")
+    for name, value in bundle.provenance.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{tool} {number}" for tool, number in value.items())
+        if value is not None:
+            print(f"  {name:<13}{value}")
+    print()
+    print(variants_table(bundle))
+    print()
+    ports = [("in", port) for port in session.inputs.values()] + [("out", port) for port in session.outputs.values()]
+    shown = [(way, port) for way, port in ports if not port.name.startswith(("past_key_values.", "present."))]
+    cache = [port for _, port in ports if port.name.startswith("past_key_values.")]
+    print(table([["graph", "name", "type", "shape"], *([way, port.name, str(port.dtype), _shape(port.shape)] for way, port in shown)]))
+    if cache:
+        print(f"and {len(cache)} past_key_values with as many present, each {cache[0].dtype} {_shape(cache[0].shape)}")
+    return 0
+
+
+def _shape(shape: tuple[int | str, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _facts(bundle: Bundle, session: Session) -> dict[str, Any]:
+    def ports(ports: Any) -> list[dict[str, Any]]:
+        return [{"name": port.name, "dtype": str(port.dtype), "shape": list(port.shape)} for port in ports.values()]
+
+    return {
+        "folder": str(bundle.folder),
+        "task": bundle.task,
+        "model_type": bundle.config.get("model_type"),
+        "provenance": dict(bundle.provenance),
+        "variants": {
+            name: {
+                "graphs": dict(variant.graphs),
+                "bytes": variant.bytes,
+                "opset": variant.opset,
+                "parity": variant.parity,
+                "speed": variant.speed,
+            }
+            for name, variant in bundle.variants.items()
+        },
+        "inputs": ports(session.inputs),
+        "outputs": ports(session.outputs),
+    }

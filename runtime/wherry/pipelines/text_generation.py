@@ -1,0 +1,199 @@
+"""text-generation: a prompt or a chat in, the text that goes on out, whole or piece by piece."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+
+from wherry.bundle import MANIFEST
+from wherry.errors import InputError
+from wherry.files import read_json
+from wherry.generation import Decoder, GenerationConfig, make_sampler
+from wherry.pipelines.base import Pipeline
+from wherry_tokenization import TokenStream
+
+Chat = Sequence[Mapping[str, Any]]
+
+
+class TextGenerationPipeline(Pipeline):
+    """`pipe("text")` is `[{"generated_text": text and what follows}]`; a chat gives its messages and the answer.
+
+    A chat is a list of `{"role", "content"}`. A list of prompts or of chats gives a list of such results.
+    `pipe.stream(...)` yields pieces of the new text as they come.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.decoder = Decoder(self.session)
+        path = self.bundle.folder / "generation_config.json"
+        generation = read_json(path) if path.exists() else {}
+        self.defaults = GenerationConfig.from_files(self.bundle.config, generation)
+        self.context = self._context()
+        # Rows of unlike length share a batch only in graphs that are known to take padding on the right.
+        self.batches = (self.bundle.folder / MANIFEST).exists()
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        stop: str | Sequence[str] = (),
+        return_full_text: bool = True,
+        truncation: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Continue one prompt or chat, or each of a list; rows of a list run as one batch.
+
+        Args:
+            stop: texts that end the generation; they are not part of the result.
+            return_full_text: whether the result begins with the prompt or the chat's messages.
+            truncation: cut the beginning of a prompt that is longer than the model takes, instead of refusing it.
+            options: fields of `GenerationConfig`.
+
+        Raises:
+            InputError: an empty prompt, one that does not fit the model's context, or an unknown option.
+            ChatTemplateError: a chat for a model that has no chat template.
+        """
+        prompts, single = _prompts(inputs)
+        config = self.defaults.updated(**options)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        rows = [self._encode(prompt, config, truncation) for prompt in prompts]
+        groups = [range(len(rows))] if self.batches else [[index] for index in range(len(rows))]
+        texts = [""] * len(rows)
+        for group in groups:
+            for index, piece in self._pieces([rows[at] for at in group], config, stops):
+                texts[group[index]] += piece
+        results = [
+            [{"generated_text": _joined(prompt, text) if return_full_text else text}]
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+        return results[0] if single else results
+
+    def stream(
+        self, inputs: str | Chat, *, stop: str | Sequence[str] = (), truncation: bool = False, **options: Any
+    ) -> Iterator[str]:
+        """Continue one prompt or chat and yield the new text piece by piece, as soon as it is sure.
+
+        Pieces never split a character and never hold part of a stop text. Arguments and errors are as in a call.
+        """
+        prompts, single = _prompts(inputs)
+        if not single:
+            raise InputError("a stream is of one prompt or chat, not of a list of them")
+        config = self.defaults.updated(**options)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        row = self._encode(prompts[0], config, truncation)
+        return (piece for _, piece in self._pieces([row], config, stops))
+
+    def _encode(self, prompt: str | Chat, config: GenerationConfig, truncation: bool) -> list[int]:
+        if isinstance(prompt, str):
+            text, special = prompt, True
+        else:
+            goes_on = prompt[-1].get("role") == "assistant"
+            text = self.tokenizer.apply_chat_template(
+                prompt, add_generation_prompt=not goes_on, continue_final_message=goes_on
+            )
+            special = False
+        if not text:
+            raise InputError("the prompt is empty: give at least one character")
+        encoding = self.tokenizer.encode(text, add_special_tokens=special, truncation=False, max_length=2**62)
+        row: list[int] = encoding.input_ids[0].tolist()
+        limits = [limit for limit in (self.context, config.max_length) if limit is not None]
+        room = min(limits) - 1 if limits else len(row)
+        if len(row) > room:
+            if not truncation:
+                raise InputError(
+                    f"the prompt has {len(row)} tokens and {room + 1} are all there is room for: shorten it or pass "
+                    "truncation=True"
+                )
+            warnings.warn(f"the prompt's first {len(row) - room} of {len(row)} tokens were cut", stacklevel=3)
+            row = row[-room:]
+        return row
+
+    def _pieces(
+        self, rows: list[list[int]], config: GenerationConfig, stops: tuple[str, ...]
+    ) -> Iterator[tuple[int, str]]:
+        """(row, piece of text) as they come."""
+        if self.context is not None:
+            config = config.updated(max_length=min(self.context, config.max_length or self.context))
+        texts = [_Text(self.tokenizer.stream(), stops) for _ in rows]
+        ends = set(config.eos_token_ids)
+        steps = self.decoder.steps(rows, config, make_sampler(config))
+        for tokens in steps:
+            for index, token in enumerate(tokens.tolist()):
+                if token >= 0 and token not in ends and (piece := texts[index].add(token)):
+                    yield index, piece
+            if all(text.stopped for text in texts):
+                break
+        for index, text in enumerate(texts):
+            if piece := text.finish():
+                yield index, piece
+
+    def _context(self) -> int | None:
+        config = self.bundle.config
+        for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"):
+            if config.get(name):
+                return int(config[name])
+        return None
+
+
+class _Text:
+    """New text of one row: held back while it may be the beginning of a stop text."""
+
+    def __init__(self, stream: TokenStream, stops: tuple[str, ...]) -> None:
+        self.stream, self.stops, self.held, self.stopped = stream, stops, "", False
+
+    def add(self, token: int) -> str:
+        return "" if self.stopped else self._release(self.stream.step(token))
+
+    def finish(self) -> str:
+        if self.stopped:
+            return ""
+        piece = self._release(self.stream.finish())
+        if self.stopped:
+            return piece
+        piece, self.held = piece + self.held, ""
+        return piece
+
+    def _release(self, piece: str) -> str:
+        self.held += piece
+        found = [at for stop in self.stops if stop and (at := self.held.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            piece, self.held = self.held[: min(found)], ""
+            return piece
+        keep = max((_overlap(self.held, stop) for stop in self.stops), default=0)
+        piece, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
+        return piece
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many of the last characters of `text` begin `stop`."""
+    for size in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:size]):
+            return size
+    return 0
+
+
+def _prompts(inputs: Any) -> tuple[list[str | Chat], bool]:
+    if isinstance(inputs, str) or _is_chat(inputs):
+        return [inputs], True
+    if not isinstance(inputs, list | tuple):
+        raise InputError(f"a prompt must be a str, a chat or a list of either, not {type(inputs).__name__}")
+    for index, item in enumerate(inputs):
+        if not isinstance(item, str) and not _is_chat(item):
+            raise InputError(f"prompt {index} is a {type(item).__name__}, not a str or a chat")
+    return list(inputs), False
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, Mapping) for item in value)
+
+
+def _joined(prompt: str | Chat, text: str) -> Any:
+    if isinstance(prompt, str):
+        return prompt + text
+    if prompt[-1].get("role") == "assistant":
+        return [*prompt[:-1], {**prompt[-1], "content": prompt[-1]["content"] + text}]
+    return [*prompt, {"role": "assistant", "content": text}]
+
+
+PIPELINE = TextGenerationPipeline
