@@ -3,9 +3,17 @@
 The whole tree is drawn in `wherry.errors`; its root lives here because this is the lowest layer.
 """
 
+from typing import ClassVar
+
 
 class WherryError(Exception):
-    """Something wherry refuses, in one line: what was wrong, where, what to do."""
+    """Something wherry refuses, in one line: what was wrong, where, what to do.
+
+    Attributes:
+        exit_code: of the command line: 2 for misuse, 1 for failure.
+    """
+
+    exit_code: ClassVar[int] = 1
 
 
 class TokenizerError(WherryError):
