@@ -6,7 +6,7 @@ Knows nothing of special tokens, pairs or padding.
 from typing import Any
 
 _CHARACTERS_PER_TOKEN = 16
-_MOST_CHARACTERS = 262_144
+_FEWEST_CHARACTERS, _MOST_CHARACTERS = 1_024, 262_144
 _SETTLED_TOKENS = 128
 """This many tokens past the last kept one, inside one word, put the cut out of its reach. They are more than
 the 100 characters up to which WordPiece splits a word, so a longer word is never taken for a shorter one."""
@@ -18,7 +18,7 @@ def deciding_prefix(rust: Any, text: str, token_limit: int) -> str:
     A cut can fall into a word, and words or runs of spaces can be longer than the cut, so the cut grows until
     the last kept token lies in an earlier word than the cut, or until `_MOST_CHARACTERS` bound the work.
     """
-    size = _CHARACTERS_PER_TOKEN * token_limit
+    size = max(_CHARACTERS_PER_TOKEN * token_limit, _FEWEST_CHARACTERS)
     most = max(size, _MOST_CHARACTERS)
     while size < len(text):
         encoding = rust.encode(text[:size], add_special_tokens=False)
