@@ -16,8 +16,19 @@ USES = {
 def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write README.md from a bundle's manifest."""
     source = manifest["provenance"]
-    front = {"license": source["licence"], "pipeline_tag": _hub_task(manifest["task"]), "library_name": "wherry"}
-    lines = ["---", *(f"{key}: {value}" for key, value in front.items() if value), "tags:", "- onnx", "---", ""]
+    front = {
+        "license": source["licence"],
+        "pipeline_tag": _hub_task(manifest["task"]),
+        "library_name": "wherry",
+    }
+    lines = [
+        "---",
+        *(f"{key}: {value}" for key, value in front.items() if value),
+        "tags:",
+        "- onnx",
+        "---",
+        "",
+    ]
     lines += [f"# {source['source']} in ONNX", ""]
     lines += [
         f"`{source['architecture']}` for {manifest['task']}, converted from `{source['source']}`"

@@ -37,7 +37,16 @@ CARRIED = (
 )
 """Files that a bundle takes over unchanged; config.json and generation_config.json are written by transformers."""
 
-CHECKPOINT = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.gguf", "*/config.json", "README.md"]
+CHECKPOINT = [
+    "*.json",
+    "*.safetensors",
+    "*.txt",
+    "*.jinja",
+    "*.model",
+    "*.gguf",
+    "*/config.json",
+    "README.md",
+]
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,9 @@ class Lowering:
         self.attention_mask, self.past, self.present, self.calls = attention_mask, past, [], 0
         if past:
             self.seqlens_k = (attention_mask.sum(1) - 1).to(torch.int32)
-            shape = symbolic("Shape", [attention_mask], {"start": 1, "end": 2}, dtype=torch.int64, shape=[1], version=OPSET)
+            shape = symbolic(
+                "Shape", [attention_mask], {"start": 1, "end": 2}, dtype=torch.int64, shape=[1], version=OPSET
+            )
             total = symbolic("Squeeze", [shape], {}, dtype=torch.int64, shape=[], version=OPSET)
             self.total = symbolic("Cast", [total], {"to": 6}, dtype=torch.int32, shape=[], version=OPSET)
 
@@ -247,5 +249,3 @@ def _is_interleaved(apply: Any) -> bool | None:
         if rotated.shape == expected.shape and torch.allclose(rotated, expected, atol=1e-5):
             return interleaved
     return None
-
-

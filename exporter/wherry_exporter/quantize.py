@@ -36,7 +36,10 @@ def weight_only(model: ir.Model, bits: int, keep: Sequence[str] = ()) -> ir.Mode
 
 
 def _nbits(proto: Any, bits: int, exclude: Sequence[str] = ()) -> Any:
-    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+    from onnxruntime.quantization.matmul_nbits_quantizer import (
+        DefaultWeightOnlyQuantConfig,
+        MatMulNBitsQuantizer,
+    )
 
     config = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, accuracy_level=4, bits=bits)
     quantizer = MatMulNBitsQuantizer(proto, algo_config=config, nodes_to_exclude=list(exclude))

@@ -137,9 +137,7 @@ def _rampart(scratch: Path) -> Path:
     state: dict[str, Any] = {
         name: torch.tensor(array)
         for name, array in arrays.items()
-        if name.startswith(("bert.", "classifier."))
-        and array.dtype == np.float32
-        and not name.endswith("_scale")
+        if name.startswith(("bert.", "classifier.")) and array.dtype == np.float32 and not name.endswith("_scale")
     }
     for kind in ("word", "token_type", "position"):
         name = f"bert.embeddings.{kind}_embeddings.weight"

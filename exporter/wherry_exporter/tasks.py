@@ -33,9 +33,7 @@ TASKS: Mapping[str, ExportTask] = {
     "sentence-embeddings": ExportTask("feature-extraction", "last_hidden_state"),
     "text-classification": ExportTask("text-classification", "logits"),
     "token-classification": ExportTask("token-classification", "logits"),
-    "text-generation": ExportTask(
-        "text-generation", "logits", decoder=True, precisions=("fp32", "int8", "int4")
-    ),
+    "text-generation": ExportTask("text-generation", "logits", decoder=True, precisions=("fp32", "int8", "int4")),
 }
 
 SYNONYMS: Mapping[str, str] = {

@@ -20,7 +20,12 @@ from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import OPSET, Lowering, NotLowered, lowered
 from wherry_exporter.tasks import TASKS
 
-BATCH, SEQUENCE, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length"
+BATCH, SEQUENCE, PAST, TOTAL = (
+    "batch_size",
+    "sequence_length",
+    "past_sequence_length",
+    "total_sequence_length",
+)
 
 
 def trace(checkpoint: Checkpoint) -> ir.Model:
@@ -74,7 +79,9 @@ class _Decoder(nn.Module):
         positions = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -length:]
         output = self.model(input_ids=input_ids, position_ids=positions, use_cache=False)
         if len(self.lowering.present) != len(past):
-            raise NotLowered(f"{len(self.lowering.present)} of {len(past)} layers use transformers' attention interface")
+            raise NotLowered(
+                f"{len(self.lowering.present)} of {len(past)} layers use transformers' attention interface"
+            )
         return output.logits, self.lowering.present
 
 
@@ -158,7 +165,13 @@ def _trace_decoder(checkpoint: Checkpoint) -> ir.Model:
 
 def _to_onnx(program: Any, inputs: list[str], outputs: list[str]) -> ir.Model:
     converted = torch.onnx.export(
-        program, (), input_names=inputs, output_names=outputs, opset_version=OPSET, optimize=True, verbose=False
+        program,
+        (),
+        input_names=inputs,
+        output_names=outputs,
+        opset_version=OPSET,
+        optimize=True,
+        verbose=False,
     )
     assert converted is not None
     model: ir.Model = converted.model
@@ -194,7 +207,9 @@ def _rename(value: ir.Value, symbols: dict[str, str]) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the tracer's notes to itself: they tell its developers things, not the person who exports."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "transformers")]
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "transformers")
+    ]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

@@ -258,7 +258,11 @@ def _loss(logits: Array, ids: Array) -> float:
 
 
 def _compare(
-    pairs: Sequence[tuple[Array, Array]], *, logits: bool, loss: float | None = None, reference: float | None = None
+    pairs: Sequence[tuple[Array, Array]],
+    *,
+    logits: bool,
+    loss: float | None = None,
+    reference: float | None = None,
 ) -> Parity:
     expected = np.concatenate([pair[0] for pair in pairs]).astype(np.float64)
     found = np.concatenate([pair[1] for pair in pairs]).astype(np.float64)

@@ -135,8 +135,7 @@ class Bundle:
             size = path.stat().st_size
             if size != record.bytes:
                 raise DamagedBundleError(
-                    f"{path} is damaged: {size} bytes where the manifest says {record.bytes}, "
-                    "export or copy it again"
+                    f"{path} is damaged: {size} bytes where the manifest says {record.bytes}, export or copy it again"
                 )
             if sha256(path) != record.sha256:
                 raise DamagedBundleError(

@@ -67,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         module = import_module(verb.module)
         parser = argparse.ArgumentParser(
-            prog=f"wherry {words[0]}", formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+            prog=f"wherry {words[0]}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         parser.description = f"{verb.about[0].upper()}{verb.about[1:]}."
         module.add_arguments(parser)

@@ -5,7 +5,17 @@ from pathlib import Path
 
 from wherry.errors import HubError
 
-GRAPHS = ["*.json", "*.txt", "*.jinja", "*.model", "*/config.json", "README.md", "onnx/*", "*.onnx", "*.onnx_data*"]
+GRAPHS = [
+    "*.json",
+    "*.txt",
+    "*.jinja",
+    "*.model",
+    "*/config.json",
+    "README.md",
+    "onnx/*",
+    "*.onnx",
+    "*.onnx_data*",
+]
 """What running a model needs from a repository: never its framework weights."""
 
 

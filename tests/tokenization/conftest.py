@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenization.corpus import corpus
 from transformers import AutoTokenizer
+
+from tokenization.corpus import corpus
 from wherry_exporter.samples import sample
 from wherry_tokenization import Tokenizer
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer as Rust
 from tokenizers import decoders, models, pre_tokenizers
+
 from wherry_tokenization import Tokenizer, TokenizerError
 
 

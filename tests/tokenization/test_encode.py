@@ -5,6 +5,7 @@ from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
+
 from tokenization.corpus import HOSTILE, MULTILINGUAL
 from wherry_tokenization import TokenizerError
 
@@ -93,6 +94,7 @@ def test_padding(ours, reference, lines, padding_side, multiple, padding):
 def test_truncation_side_left(load, load_reference, variant, lines):
     folder = variant("minilm", {"truncation_side": "left", "padding_side": "left"})
     from transformers import AutoTokenizer
+
     from wherry_tokenization import Tokenizer
 
     ours, reference = Tokenizer.load(folder), AutoTokenizer.from_pretrained(folder)

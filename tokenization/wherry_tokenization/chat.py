@@ -54,9 +54,7 @@ class ChatTemplates:
             name = "tool_use" if with_tools and "tool_use" in self._sources else "default"
         if name not in self._sources:
             names = ", ".join(self.names)
-            raise ChatTemplateError(
-                f"{self._folder} has no chat template named {name!r}; choose one of: {names}"
-            )
+            raise ChatTemplateError(f"{self._folder} has no chat template named {name!r}; choose one of: {names}")
         return name
 
     def _template(self, name: str) -> "LimitedTemplate":

@@ -101,9 +101,7 @@ def _token(value: Any, key: str, path: Path) -> AddedTokenSpec:
         return AddedTokenSpec(value)
     if isinstance(value, dict) and isinstance(value.get("content"), str):
         flags = ("special", "single_word", "lstrip", "rstrip", "normalized")
-        return AddedTokenSpec(
-            value["content"], **{flag: bool(value[flag]) for flag in flags if flag in value}
-        )
+        return AddedTokenSpec(value["content"], **{flag: bool(value[flag]) for flag in flags if flag in value})
     raise TokenizerError(f"{path}: {key} is not a token, but {value!r:.80}; export the model again")
 
 
@@ -126,17 +124,13 @@ def _added_tokens(config: dict[str, Any], extra: Any, folder: Path) -> tuple[Add
 
 def _chat_templates(folder: Path, in_config: Any) -> dict[str, str]:
     """Templates by name. Files win over tokenizer_config.json, as in transformers."""
-    files = {
-        path.name.removesuffix(".jinja"): path for path in folder.glob("additional_chat_templates/*.jinja")
-    }
+    files = {path.name.removesuffix(".jinja"): path for path in folder.glob("additional_chat_templates/*.jinja")}
     if (folder / "chat_template.jinja").is_file():
         files["default"] = folder / "chat_template.jinja"
     try:
         templates = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
     except UnicodeDecodeError as exc:
-        raise TokenizerError(
-            f"{folder}: a chat template is not UTF-8 ({exc}); export the model again"
-        ) from exc
+        raise TokenizerError(f"{folder}: a chat template is not UTF-8 ({exc}); export the model again") from exc
     if templates or in_config is None:
         return templates
     if isinstance(in_config, str):

@@ -70,9 +70,7 @@ def assemble(
 
     def rows(name: str) -> list[list[Any]]:
         values = [getattr(encoding, name) for encoding in encodings]
-        return [
-            row if keep is None else [row[i] for i in keep] for row, keep in zip(values, kept, strict=True)
-        ]
+        return [row if keep is None else [row[i] for i in keep] for row, keep in zip(values, kept, strict=True)]
 
     ids = rows("ids")
     lengths = np.fromiter(map(len, ids), np.int64, len(ids))
@@ -127,8 +125,7 @@ def refuse_longer(encodings: Sequence[Any], limit: int) -> None:
     for row, encoding in enumerate(encodings):
         if len(encoding) > limit:
             raise TokenizerError(
-                f"row {row} has {len(encoding)} tokens, but the limit is {limit};"
-                " shorten the text or allow truncation"
+                f"row {row} has {len(encoding)} tokens, but the limit is {limit}; shorten the text or allow truncation"
             )
 
 

@@ -66,9 +66,7 @@ def pay_for_method(meter: Meter, owner: Any, name: str, args: tuple[Any, ...]) -
     elif name == "join" and isinstance(args[0], Sized):
         meter.write(len(owner) * len(args[0]))
     elif name in ("split", "rsplit", "splitlines"):
-        meter.spend(
-            owner.count(args[0]) if args and isinstance(args[0], str) and args[0] else len(owner) // 8
-        )
+        meter.spend(owner.count(args[0]) if args and isinstance(args[0], str) and args[0] else len(owner) // 8)
 
 
 def metered_filters() -> dict[str, Callable[..., Any]]:
@@ -118,9 +116,7 @@ def _metered_test(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pass_context
-def _indent(
-    context: MeteredContext, value: str, width: int | str = 4, first: bool = False, blank: bool = False
-) -> str:
+def _indent(context: MeteredContext, value: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
     if isinstance(width, int) and width > _MOST_INDENT:
         raise SecurityError(f"an indent of {width} is not allowed")
     context.meter.weigh(value)
@@ -162,9 +158,7 @@ def _tojson(
     units = context.meter.weigh(value)
     around = (indent or 0) * _depth(value) + sum(map(len, separators or ()))
     context.meter.write(units * around)
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _pay_for_replace(meter: Meter, text: str, old: str, new: str) -> None:

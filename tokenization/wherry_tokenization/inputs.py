@@ -21,9 +21,7 @@ def text_columns(texts: Any, pairs: Any) -> list[list[str]]:
     if pairs is not None:
         columns.append(_column("pairs", pairs))
         if len(columns[0]) != len(columns[1]):
-            raise TokenizerError(
-                f"{len(columns[0])} texts but {len(columns[1])} pairs; pass one pair per text"
-            )
+            raise TokenizerError(f"{len(columns[0])} texts but {len(columns[1])} pairs; pass one pair per text")
     return columns
 
 
@@ -34,9 +32,7 @@ def _column(name: str, texts: Any) -> list[str]:
         raise TokenizerError(f"{name} is of type {type(texts).__name__}; pass a str or a list of str")
     for position, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TokenizerError(
-                f"{name}[{position}] is of type {type(text).__name__}; pass a str or a list of str"
-            )
+            raise TokenizerError(f"{name}[{position}] is of type {type(text).__name__}; pass a str or a list of str")
     return list(texts)
 
 

@@ -15,8 +15,7 @@ def checked_messages(messages: Any) -> list[dict[str, Any]]:
     """The messages as plain dicts, without keys whose value is None."""
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
         raise ChatTemplateError(
-            f"messages is of type {type(messages).__name__};"
-            " pass a list such as [{'role': 'user', 'content': 'Hi'}]"
+            f"messages is of type {type(messages).__name__}; pass a list such as [{{'role': 'user', 'content': 'Hi'}}]"
         )
     if not messages:
         raise ChatTemplateError("messages is empty; pass at least one message")
@@ -25,21 +24,15 @@ def checked_messages(messages: Any) -> list[dict[str, Any]]:
 
 def _checked_message(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(message, Mapping):
-        raise ChatTemplateError(
-            f"{where} is of type {type(message).__name__}; pass a dict with 'role' and 'content'"
-        )
-    plain = {
-        key: plain_data(value, f"{where}[{key!r}]") for key, value in message.items() if value is not None
-    }
+        raise ChatTemplateError(f"{where} is of type {type(message).__name__}; pass a dict with 'role' and 'content'")
+    plain = {key: plain_data(value, f"{where}[{key!r}]") for key, value in message.items() if value is not None}
     if not isinstance(plain.get("role"), str):
         raise ChatTemplateError(f"{where}['role'] is {_described(plain, 'role')}; pass a str such as 'user'")
     content = plain.get("content")
     if content is None and len(plain) == 1:
         raise ChatTemplateError(f"{where}['content'] is missing; pass a str or a list of parts")
     if content is not None and not isinstance(content, str | list):
-        raise ChatTemplateError(
-            f"{where}['content'] is {_described(plain, 'content')}; pass a str or a list of parts"
-        )
+        raise ChatTemplateError(f"{where}['content'] is {_described(plain, 'content')}; pass a str or a list of parts")
     for position, part in enumerate(content if isinstance(content, list) else ()):
         if not isinstance(part, dict):
             raise ChatTemplateError(
@@ -70,9 +63,7 @@ def _plain(value: Any, where: str) -> Any:
         return {_plain(key, where): _plain(item, where) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item, where) for item in value]
-    raise ChatTemplateError(
-        f"{where} holds a {type(value).__name__}; pass only dicts, lists, text, numbers and None"
-    )
+    raise ChatTemplateError(f"{where} holds a {type(value).__name__}; pass only dicts, lists, text, numbers and None")
 
 
 def size_of(value: Any) -> int:
@@ -98,9 +89,7 @@ def open_final_message(conversation: list[dict[str, Any]], mark: str) -> str:
             text: str = part["text"]
             part["text"] = text + mark
             return text
-    raise ChatTemplateError(
-        f"messages[{len(conversation) - 1}]['content'] holds no text to continue; add some"
-    )
+    raise ChatTemplateError(f"messages[{len(conversation) - 1}]['content'] holds no text to continue; add some")
 
 
 def _with_reasoning_aliases(message: dict[str, Any]) -> dict[str, Any]:

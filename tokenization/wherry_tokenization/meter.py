@@ -49,9 +49,7 @@ class Meter:
                 self.spend(1 + len(item))
                 stack.extend(item)
                 stack.extend(item.values())
-            elif isinstance(item, list | tuple) or (
-                isinstance(item, MappingView) and isinstance(item, Iterable)
-            ):
+            elif isinstance(item, list | tuple) or (isinstance(item, MappingView) and isinstance(item, Iterable)):
                 self.spend(1 + len(item))
                 stack.extend(item)
             elif isinstance(item, Namespace):

@@ -33,6 +33,4 @@ def _is_decided(encoding: Any, token_limit: int) -> bool:
         return False
     last = len(encoding) - 1
     kept = max(token_limit - 1, 0)
-    return bool(
-        encoding.token_to_word(kept) != encoding.token_to_word(last) or last - kept >= _SETTLED_TOKENS
-    )
+    return bool(encoding.token_to_word(kept) != encoding.token_to_word(last) or last - kept >= _SETTLED_TOKENS)

@@ -64,9 +64,7 @@ class PayingTransformer(NodeTransformer):
 
     def generic_visit(self, node: nodes.Node, *args: object, **kwargs: object) -> nodes.Node:
         if isinstance(node, _UNNEEDED):
-            raise SecurityError(
-                f"the statement {type(node).__name__.lower()} is not allowed (line {node.lineno})"
-            )
+            raise SecurityError(f"the statement {type(node).__name__.lower()} is not allowed (line {node.lineno})")
         return super().generic_visit(node, *args, **kwargs)
 
     def _body_ticks(self, node: nodes.Macro | nodes.CallBlock) -> nodes.Node:

@@ -34,9 +34,7 @@ class LimitedTemplate:
     def __init__(self, source: str, label: str) -> None:
         self._label = label
         if len(source) > _MOST_SOURCE:
-            raise ChatTemplateError(
-                f"{label} has {len(source)} characters; more than {_MOST_SOURCE} are refused"
-            )
+            raise ChatTemplateError(f"{label} has {len(source)} characters; more than {_MOST_SOURCE} are refused")
         try:
             self._template = _ENVIRONMENT.from_string(source)
         except (TemplateError, SyntaxError, *_FAILURES) as exc:

@@ -49,9 +49,7 @@ class TokenStream:
     before broken bytes in one run of byte tokens, decoding at once gives those characters up with the rest.
     """
 
-    def __init__(
-        self, pieces: Pieces, checked: Callable[[Any], int], skip: frozenset[int], *, tidy: bool
-    ) -> None:
+    def __init__(self, pieces: Pieces, checked: Callable[[Any], int], skip: frozenset[int], *, tidy: bool) -> None:
         self._pieces = pieces
         self._checked = checked
         self._skip = skip
@@ -178,9 +176,7 @@ def _byte_alphabet() -> dict[str, int]:
         *range(ord("®"), ord("ÿ") + 1),
     ]
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(256 + place): byte for place, byte in enumerate(others)
-    }
+    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
 _BYTE_OF = _byte_alphabet()

@@ -52,9 +52,7 @@ class Tokenizer:
         self.truncation_side = backend.truncation_side
         self.special_tokens: Mapping[str, str] = backend.special_tokens
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
-        self.continuing_subword_prefix: str = (
-            getattr(self._rust.model, "continuing_subword_prefix", None) or ""
-        )
+        self.continuing_subword_prefix: str = getattr(self._rust.model, "continuing_subword_prefix", None) or ""
         self.bos_token, self.bos_token_id = self._special("bos_token")
         self.eos_token, self.eos_token_id = self._special("eos_token")
         self.unk_token, self.unk_token_id = self._special("unk_token")
@@ -120,10 +118,7 @@ class Tokenizer:
         encoding = assemble(
             encodings,
             kept,
-            [
-                keep is not None or row != whole
-                for keep, row, whole in zip(kept, rows, whole_rows, strict=True)
-            ],
+            [keep is not None or row != whole for keep, row, whole in zip(kept, rows, whole_rows, strict=True)],
             Padding(
                 side=padding_side or self.padding_side,
                 token_id=self.pad_token_id if self.pad_token_id is not None else self.eos_token_id or 0,
@@ -199,15 +194,11 @@ class Tokenizer:
             if room is not None and self.truncation_side == "right":
                 columns = [[deciding_prefix(self._rust, text, room) for text in column] for column in columns]
             rows = list(zip(*columns, strict=True))
-            return rows, encode(
-                rows if len(columns) == 2 else columns[0], add_special_tokens=add_special_tokens
-            )
+            return rows, encode(rows if len(columns) == 2 else columns[0], add_special_tokens=add_special_tokens)
         except Exception as exc:
             refuse_invalid_unicode(columns)
             reason = " ".join(str(exc).split())
-            raise TokenizerError(
-                f"the tokenizer of {self.folder} failed on this text: {reason:.200}"
-            ) from exc
+            raise TokenizerError(f"the tokenizer of {self.folder} failed on this text: {reason:.200}") from exc
 
     def _known_ids(self, ids: TokenIds, where: str) -> list[int]:
         values = checked_ids(ids, where)

@@ -50,7 +50,9 @@ def read_texts(words: Sequence[str]) -> list[str]:
     try:
         lines = sys.stdin.buffer.read().decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise InputError(f"standard input is not UTF-8 text: byte {error.start} is {error.object[error.start]:#x}") from error
+        raise InputError(
+            f"standard input is not UTF-8 text: byte {error.start} is {error.object[error.start]:#x}"
+        ) from error
     texts = [line for line in lines if line.strip()]
     if not texts:
         raise InputError("no text: give some as arguments or on standard input")
@@ -71,7 +73,10 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [cell.ljust(width) if at == 0 else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell.ljust(width) if at == 0 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 

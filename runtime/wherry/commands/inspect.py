@@ -38,7 +38,14 @@ def run(arguments: argparse.Namespace) -> int:
     ports = [("in", port) for port in session.inputs.values()] + [("out", port) for port in session.outputs.values()]
     shown = [(way, port) for way, port in ports if not port.name.startswith(("past_key_values.", "present."))]
     cache = [port for _, port in ports if port.name.startswith("past_key_values.")]
-    print(table([["graph", "name", "type", "shape"], *([way, port.name, str(port.dtype), _shape(port.shape)] for way, port in shown)]))
+    print(
+        table(
+            [
+                ["graph", "name", "type", "shape"],
+                *([way, port.name, str(port.dtype), _shape(port.shape)] for way, port in shown),
+            ]
+        )
+    )
     if cache:
         print(f"and {len(cache)} past_key_values with as many present, each {cache[0].dtype} {_shape(cache[0].shape)}")
     return 0

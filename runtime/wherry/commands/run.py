@@ -48,7 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
     generates = hasattr(pipe, "stream")
     options = generation_options(arguments)
     if options and not generates:
-        raise InputError(f"--{next(iter(options)).replace('_', '-')} is for text-generation, which this model does not do")
+        raise InputError(
+            f"--{next(iter(options)).replace('_', '-')} is for text-generation, which this model does not do"
+        )
     if arguments.stream:
         if not generates or arguments.json:
             raise InputError("--stream is for text-generation and goes without --json")
@@ -87,7 +89,13 @@ def _readable(text: str, result: Any) -> str:
     name = "entity" if "entity" in result[0] else "entity_group"
     rows = [["label", "text", "score", "from", "to"]]
     rows += [
-        [each[name], text[each["start"] : each["end"]], f"{each['score']:.4f}", str(each["start"]), str(each["end"])]
+        [
+            each[name],
+            text[each["start"] : each["end"]],
+            f"{each['score']:.4f}",
+            str(each["start"]),
+            str(each["end"]),
+        ]
         for each in result
     ]
     return f"{text}\n{table(rows)}"

@@ -31,7 +31,9 @@ class Task:
 
 TASKS: Mapping[str, Task] = {
     "feature-extraction": Task(
-        "feature_extraction", ("feature-extraction", "sentence-embeddings"), "a vector for each token of a text"
+        "feature_extraction",
+        ("feature-extraction", "sentence-embeddings"),
+        "a vector for each token of a text",
     ),
     "sentence-embeddings": Task(
         "sentence_embeddings",
@@ -40,10 +42,16 @@ TASKS: Mapping[str, Task] = {
         ("sentence-similarity", "embeddings"),
     ),
     "text-classification": Task(
-        "text_classification", ("text-classification",), "labels and scores for a text", ("sentiment-analysis",)
+        "text_classification",
+        ("text-classification",),
+        "labels and scores for a text",
+        ("sentiment-analysis",),
     ),
     "token-classification": Task(
-        "token_classification", ("token-classification",), "labelled words: names, places, personal data", ("ner",)
+        "token_classification",
+        ("token-classification",),
+        "labelled words: names, places, personal data",
+        ("ner",),
     ),
     "text-generation": Task("text_generation", ("text-generation",), "text that goes on, and chat"),
 }

@@ -32,7 +32,12 @@ class Pipeline:
     """
 
     def __init__(
-        self, bundle: Bundle, *, device: str = "auto", precision: str | None = None, threads: int | None = None
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "auto",
+        precision: str | None = None,
+        threads: int | None = None,
     ) -> None:
         self.bundle = bundle
         self.variant: Variant = bundle.variant(precision)

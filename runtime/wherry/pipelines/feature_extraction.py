@@ -18,7 +18,9 @@ class FeatureExtractionPipeline(Pipeline):
             TokenizerError: a text longer than the model takes, with `truncation=False`.
         """
         texts, single = as_texts(inputs)
-        output = "last_hidden_state" if "last_hidden_state" in self.session.outputs else next(iter(self.session.outputs))
+        output = (
+            "last_hidden_state" if "last_hidden_state" in self.session.outputs else next(iter(self.session.outputs))
+        )
         results: list[Array] = [np.empty(0)] * len(texts)
         for rows, encoding in encode_batches(self, texts, truncation=truncation, **options):
             states = self.session.run(feeds(encoding), [output])[output]

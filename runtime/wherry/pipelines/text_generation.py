@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-
 from wherry.bundle import MANIFEST
 from wherry.errors import InputError
 from wherry.files import read_json

@@ -47,7 +47,9 @@ class TokenClassificationPipeline(Pipeline):
             assert encoding.offsets is not None
             scores = softmax(self.session.run(feeds(encoding), ["logits"])["logits"])
             for index, row in enumerate(rows):
-                real = np.flatnonzero(encoding.attention_mask[index] & ~encoding.special_tokens_mask[index].astype(bool))
+                real = np.flatnonzero(
+                    encoding.attention_mask[index] & ~encoding.special_tokens_mask[index].astype(bool)
+                )
                 tokens = self._tokens(
                     texts[row], real, encoding.input_ids[index], encoding.offsets[index], scores[index]
                 )
@@ -66,13 +68,18 @@ class TokenClassificationPipeline(Pipeline):
             if int(ids[at]) == self.tokenizer.unk_token_id:
                 word, subword = text[start:end], False
             tokens.append(
-                {"word": word, "scores": scores[at], "start": start, "end": end, "index": at, "subword": subword}
+                {
+                    "word": word,
+                    "scores": scores[at],
+                    "start": start,
+                    "end": end,
+                    "index": at,
+                    "subword": subword,
+                }
             )
         return tokens
 
-    def _entities(
-        self, tokens: list[dict[str, Any]], strategy: str, ignore: tuple[str, ...]
-    ) -> list[dict[str, Any]]:
+    def _entities(self, tokens: list[dict[str, Any]], strategy: str, ignore: tuple[str, ...]) -> list[dict[str, Any]]:
         names = labels(self.bundle, len(tokens[0]["scores"])) if tokens else []
         if strategy in ("none", "simple"):
             entities = [
