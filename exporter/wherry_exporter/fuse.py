@@ -110,7 +110,7 @@ def fuse_skip_norms(graph: ir.Graph) -> None:
         bias = None
         for one, other in ((first, second), (second, first)):
             split = _biased(one)
-            if split is not None and len(list(one.uses())) == 1:
+            if one is not None and split is not None and len(list(one.uses())) == 1:
                 first, bias, second = split[0], split[1], other
                 break
         if node.op_type == "LayerNormalization":
@@ -171,9 +171,10 @@ def _biased(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
     if added is None or added.op_type != "Add":
         return None
     for summand, bias in (added.inputs, reversed(added.inputs)):
-        if summand is not None and bias is not None and bias.const_value is not None:
-            if len(bias.const_value.shape) == 1 and summand.const_value is None:
-                return summand, bias
+        if summand is None or bias is None or bias.const_value is None:
+            continue
+        if len(bias.const_value.shape) == 1 and summand.const_value is None:
+            return summand, bias
     return None
 
 

@@ -14,6 +14,7 @@ from wherry.errors import BundleError
 from wherry.files import read_json, sha256
 from wherry.hub import resolve
 from wherry_exporter.errors import ExportError
+from wherry_exporter.quiet import quiet
 from wherry_exporter.tasks import TASKS, find_task
 
 if TYPE_CHECKING:
@@ -206,19 +207,14 @@ def _model_class(task: str, config: Any, raw: Mapping[str, Any]) -> Any:
 
 def _read_weights(model_class: Any, folder: Path, **options: Any) -> "PreTrainedModel":
     import torch
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
-        model, report = model_class.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **options
-        )
+        with quiet():
+            model, report = model_class.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **options
+            )
     except (ValueError, KeyError, RuntimeError, OSError, NotImplementedError) as error:
         raise ExportError(f"transformers cannot load {folder}: {_first_line(error)}") from error
-    finally:
-        logging.set_verbosity(level)
     wrong = [name for name in sorted(report["missing_keys"]) if "pooler" not in name]
     wrong += [f"{name} (wrong shape)" for name, *_ in report["mismatched_keys"]]
     if wrong:

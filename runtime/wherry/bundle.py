@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from wherry.errors import BundleError, DamagedBundleError, TaskError
+from wherry.errors import BundleError, DamagedBundleError
 from wherry.files import read_json, sha256
 
 MANIFEST = "wherry.json"
@@ -208,7 +208,7 @@ def _by_convention(folder: Path) -> Bundle:
             + (f": convert it first with `wherry export {folder} -o NEW_FOLDER`" if weights else "")
         )
     config = read_json(folder / "config.json")
-    return Bundle(folder, infer_task(folder, config), config, variants, {}, {})
+    return Bundle(folder, _infer_task(folder, config), config, variants, {}, {})
 
 
 HEADS = {
@@ -219,7 +219,7 @@ HEADS = {
 }
 
 
-def infer_task(folder: Path, config: Mapping[str, Any]) -> str | None:
+def _infer_task(folder: Path, config: Mapping[str, Any]) -> str | None:
     """The task that a model folder's own files tell: sentence-transformers' modules.json, then `architectures`."""
     if (folder / "modules.json").exists():
         return "sentence-embeddings"
@@ -230,17 +230,3 @@ def infer_task(folder: Path, config: Mapping[str, Any]) -> str | None:
         if architecture.endswith("Model"):
             return "feature-extraction"
     return None
-
-
-def check_task(asked: str, bundle: Bundle, family: Mapping[str, frozenset[str]]) -> None:
-    """Refuse a task that the bundle's model cannot do.
-
-    Args:
-        family: task of a bundle to the tasks that its outputs serve.
-
-    Raises:
-        TaskError: the task does not fit.
-    """
-    able = family.get(bundle.task or asked, frozenset({bundle.task or asked}))
-    if asked not in able:
-        raise TaskError(f"{bundle.folder} does {bundle.task}, not {asked}")

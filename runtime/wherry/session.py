@@ -24,7 +24,7 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 
-DTYPES = {
+DTYPES: Mapping[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
     "tensor(double)": np.dtype(np.float64),

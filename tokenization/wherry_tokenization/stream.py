@@ -157,13 +157,14 @@ class _ContextPieces:
 def _settled_length(text: str) -> int:
     """How much of the text cleaning up can no longer change, whatever follows.
 
-    Every pattern begins with a space and none holds a letter before a space, so text is settled where its
-    last characters hold no space, or right before a space that follows a letter or digit.
+    Every pattern begins with a space, so text is settled where its last characters hold no space. None holds
+    a letter before a space, so it is also settled right before a space that follows a letter or digit; the
+    one exception is a lone n, for " n ' t" becomes " n't" and then "n't".
     """
     cut = len(text)
     while (space := text.find(" ", max(cut - _CLEAN_UP_REACH, 0), cut)) != -1:
         cut = space
-        if cut and text[cut - 1].isalnum():
+        if cut and text[cut - 1].isalnum() and not text.endswith(" n", 0, cut):
             break
     return cut
 

@@ -17,6 +17,7 @@ from wherry.commands.common import (
 )
 from wherry.errors import InputError
 from wherry.pipelines import TASKS, pipeline
+from wherry.pipelines.text_generation import TextGenerationPipeline
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,28 +46,33 @@ def run(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         threads=arguments.threads,
     )
-    generates = hasattr(pipe, "stream")
     options = generation_options(arguments)
-    if options and not generates:
-        raise InputError(
-            f"--{next(iter(options)).replace('_', '-')} is for text-generation, which this model does not do"
-        )
-    if arguments.stream:
-        if not generates or arguments.json:
-            raise InputError("--stream is for text-generation and goes without --json")
-        for text in texts:
-            sys.stdout.write(text)
-            for piece in pipe.stream(text, **options):
-                sys.stdout.write(piece)
-                sys.stdout.flush()
-            sys.stdout.write("\n")
-        return 0
-    if not generates:
+    if arguments.stream and arguments.json:
+        raise InputError("--stream goes without --json")
+    if isinstance(pipe, TextGenerationPipeline):
+        if arguments.no_truncation:
+            raise InputError("--no-truncation is for other tasks: text-generation never cuts a prompt")
+        if arguments.stream:
+            for text in texts:
+                _stream(pipe, text, options)
+            return 0
+    elif options or arguments.stream:
+        option = "stream" if arguments.stream else next(iter(options)).replace("_", "-")
+        raise InputError(f"--{option} is for text-generation, which this model does not do")
+    else:
         options["truncation"] = not arguments.no_truncation
     results = pipe(texts, **options)
     for text, result in zip(texts, results, strict=True):
         print(json.dumps(_plain(result), ensure_ascii=False) if arguments.json else _readable(text, result))
     return 0
+
+
+def _stream(pipe: TextGenerationPipeline, text: str, options: dict[str, Any]) -> None:
+    sys.stdout.write(text)
+    for piece in pipe.stream(text, **options):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
 
 
 def _plain(value: Any) -> Any:

@@ -52,7 +52,7 @@ class Pipeline:
         known = [int(limit) for limit in limits if limit]
         return min(known) if known else None
 
-    def __call__(self, inputs: Any, **options: Any) -> Any:
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Run the task; each pipeline says what it takes and gives."""
         raise NotImplementedError
 

@@ -10,7 +10,7 @@ from wherry.pipelines.base import Array, Pipeline, as_texts, encode_batches, fee
 class FeatureExtractionPipeline(Pipeline):
     """`pipe("text")` is float32 of shape (1, tokens, size); `pipe([...])` is a list of those."""
 
-    def __call__(self, inputs: Any, *, truncation: bool = True, **options: Any) -> Any:
+    def __call__(self, inputs: Any, *, truncation: bool = True, max_length: int | None = None) -> Any:
         """Vectors of each token, special tokens included, of one text or of each text of a list.
 
         Raises:
@@ -22,7 +22,7 @@ class FeatureExtractionPipeline(Pipeline):
             "last_hidden_state" if "last_hidden_state" in self.session.outputs else next(iter(self.session.outputs))
         )
         results: list[Array] = [np.empty(0)] * len(texts)
-        for rows, encoding in encode_batches(self, texts, truncation=truncation, **options):
+        for rows, encoding in encode_batches(self, texts, truncation=truncation, max_length=max_length):
             states = self.session.run(feeds(encoding), [output])[output]
             for row, vectors, length in zip(rows, states, encoding.lengths, strict=True):
                 results[row] = vectors[None, :length].copy()

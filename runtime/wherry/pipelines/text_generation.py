@@ -38,14 +38,16 @@ class TextGenerationPipeline(Pipeline):
         stop: str | Sequence[str] = (),
         return_full_text: bool = True,
         truncation: bool = False,
+        batch_size: int = 8,
         **options: Any,
     ) -> Any:
-        """Continue one prompt or chat, or each of a list; rows of a list run as one batch.
+        """Continue one prompt or chat, or each of a list.
 
         Args:
             stop: texts that end the generation; they are not part of the result.
             return_full_text: whether the result begins with the prompt or the chat's messages.
             truncation: cut the beginning of a prompt that is longer than the model takes, instead of refusing it.
+            batch_size: how many prompts run together.
             options: fields of `GenerationConfig`.
 
         Raises:
@@ -53,14 +55,16 @@ class TextGenerationPipeline(Pipeline):
             ChatTemplateError: a chat for a model that has no chat template.
         """
         prompts, single = _prompts(inputs)
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, not {batch_size}")
         config = self.defaults.updated(**options)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         rows = [self._encode(prompt, config, truncation) for prompt in prompts]
-        groups = [range(len(rows))] if self.batches else [[index] for index in range(len(rows))]
+        size = batch_size if self.batches else 1
         texts = [""] * len(rows)
-        for group in groups:
-            for index, piece in self._pieces([rows[at] for at in group], config, stops):
-                texts[group[index]] += piece
+        for first in range(0, len(rows), size):
+            for index, piece in self._pieces(rows[first : first + size], config, stops):
+                texts[first + index] += piece
         results = [
             [{"generated_text": _joined(prompt, text) if return_full_text else text}]
             for prompt, text in zip(prompts, texts, strict=True)
@@ -144,22 +148,16 @@ class _Text:
         return "" if self.stopped else self._release(self.stream.step(token))
 
     def finish(self) -> str:
-        if self.stopped:
-            return ""
-        piece = self._release(self.stream.finish())
-        if self.stopped:
-            return piece
-        piece, self.held = piece + self.held, ""
-        return piece
+        return "" if self.stopped else self._release(self.stream.finish(), last=True)
 
-    def _release(self, piece: str) -> str:
+    def _release(self, piece: str, *, last: bool = False) -> str:
         self.held += piece
         found = [at for stop in self.stops if stop and (at := self.held.find(stop)) >= 0]
         if found:
             self.stopped = True
             piece, self.held = self.held[: min(found)], ""
             return piece
-        keep = max((_overlap(self.held, stop) for stop in self.stops), default=0)
+        keep = 0 if last else max((_overlap(self.held, stop) for stop in self.stops), default=0)
         piece, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
         return piece
 

@@ -24,7 +24,7 @@ class TokenClassificationPipeline(Pipeline):
         aggregation_strategy: str = "none",
         ignore_labels: tuple[str, ...] = ("O",),
         truncation: bool = True,
-        **options: Any,
+        max_length: int | None = None,
     ) -> Any:
         """Label the tokens of one text or of each text of a list.
 
@@ -43,7 +43,7 @@ class TokenClassificationPipeline(Pipeline):
             )
         texts, single = as_texts(inputs)
         results: list[list[dict[str, Any]]] = [[] for _ in texts]
-        for rows, encoding in encode_batches(self, texts, truncation=truncation, offsets=True, **options):
+        for rows, encoding in encode_batches(self, texts, max_length=max_length, truncation=truncation, offsets=True):
             assert encoding.offsets is not None
             scores = softmax(self.session.run(feeds(encoding), ["logits"])["logits"])
             for index, row in enumerate(rows):
