@@ -31,6 +31,15 @@ class NotLowered(Exception):
     """This architecture does something with attention that the fused operators cannot express."""
 
 
+def cache_shape(model: PreTrainedModel) -> tuple[int, int, int]:
+    """Layers, key/value heads and head size of a decoder's past_key_values, as its configuration tells."""
+    config: Any = model.config.get_text_config()
+    heads = int(config.num_attention_heads)
+    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return int(config.num_hidden_layers), kv_heads, size
+
+
 @dataclass
 class Lowering:
     """What the swapped modules share during one trace.
@@ -90,6 +99,8 @@ class Lowering:
             raise NotLowered(f"attention takes {', '.join(unknown) or 'a mask of its own'}")
         self.calls += 1
         batch, heads, length, size = query.shape
+        if self.past and size % 8:
+            raise NotLowered(f"attention heads of size {size}, which is no multiple of 8")
         kv_heads = key.shape[1]
 
         def flat(states: Tensor) -> Tensor:
@@ -222,6 +233,8 @@ def _lower_rotary(model: PreTrainedModel, state: Lowering, stack: ExitStack) -> 
         cosine, sine = table(torch.zeros(1, 1, 1), torch.arange(positions)[None])
     cosine, sine = cosine[0], sine[0]
     half = cosine.shape[-1] // 2
+    if half % 8 or cache_shape(model)[2] % 16:  # GroupQueryAttention rotates no other sizes
+        return
     pick = slice(0, None, 2) if interleaved else slice(0, half)
     rotary = (cosine[:, pick].clone(), sine[:, pick].clone())
 

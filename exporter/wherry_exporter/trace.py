@@ -13,7 +13,7 @@ from torch.export import Dim
 
 from wherry_exporter.errors import ExportError
 from wherry_exporter.load import Checkpoint
-from wherry_exporter.lower import OPSET, Lowering, NotLowered, lowered
+from wherry_exporter.lower import OPSET, Lowering, NotLowered, cache_shape, lowered
 from wherry_exporter.quiet import quiet
 from wherry_exporter.tasks import TASKS
 
@@ -129,11 +129,8 @@ def _trace_plain_encoder(checkpoint: Checkpoint) -> ir.Model:
 
 
 def _trace_decoder(checkpoint: Checkpoint) -> ir.Model:
-    config: Any = checkpoint.model.config.get_text_config()
-    heads = int(config.num_attention_heads)
-    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
-    size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-    layers = range(int(config.num_hidden_layers))
+    count, kv_heads, size = cache_shape(checkpoint.model)
+    layers = range(count)
     ids = torch.ones(2, 3, dtype=torch.int64)
     mask = torch.ones(2, 7, dtype=torch.int64)
     mask[1, -1] = 0

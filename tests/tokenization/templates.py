@@ -383,7 +383,7 @@ CORNERS = """\
 {{ heading | trim }}
 {% for message in messages %}
     {% if loop.index > 3 %}{% break %}{% endif %}
-{{ loop.index }}/{{ loop.length }} {{ loop.revindex0 }} {{ loop.cycle('odd', 'even') }} {{ loop.changed(message.role) }} {{ loop.previtem.role if loop.previtem is defined else 'start' }} {{ loop.nextitem.role | default('end') }}
+{{ loop.index }}/{{ loop.length }} {{ loop.revindex0 }} {{ loop.cycle('odd', 'even') }} {{ loop.changed(message.role) }} {{ loop.previtem.role if loop.previtem is defined else 'start' }} {{ loop.nextitem.role if loop.nextitem is defined else 'end' }}
 {{ message.role.title() }}: {{ message.content[:40] | replace('\\n', ' ') | default('nothing', true) }}
 {{ message.items() | list | tojson }}
 {{ (message.content ~ 1 ~ none ~ true ~ 2.5)[-12:] }}
@@ -403,7 +403,7 @@ none
 {% set ns.total = ns.total + message.content | length %}
 {% set ns.words = ns.words + [message.content.split() | first] %}
 {% endfor %}
-{{ ns.total }} {{ ns.words | join('+') }} {{ ns.words | last | wordy }}""".replace(" | wordy", "")
+{{ ns.total }} {{ ns.words | join('+') }} {{ ns.words | last }}"""
 
 STYLES = {
     "chatml": CHATML,

@@ -85,7 +85,7 @@ def test_padding(ours, reference, lines, padding_side, multiple, padding):
         "padding": padding,
         "padding_side": padding_side,
         "pad_to_multiple_of": multiple,
-        "max_length": 43,
+        "max_length": 40,
     }
     batch = lines[:120]
     assert_equal(ours.encode(batch, offsets=True, **settings), expected(reference, batch, **settings))
@@ -107,10 +107,9 @@ def test_truncation_side_left(load, load_reference, variant, lines):
         )
 
 
-@pytest.mark.parametrize("max_length", [8, 64, 300])
-def test_long_texts_are_cut_before_they_are_tokenized(ours, reference, max_length):
+def long_texts(max_length):
     prose = "\n".join(topics.values())[:60_000]
-    texts = [
+    return [
         prose,
         "x" * 6000 + " " + prose,
         " " * 6000 + prose,
@@ -126,12 +125,28 @@ def test_long_texts_are_cut_before_they_are_tokenized(ours, reference, max_lengt
         "a" * (16 * max_length - 3) + "bcdefg",
         "[MASK]<|im_start|>" * 2000,
     ]
-    encoding = ours.encode(texts, offsets=True, max_length=max_length)
-    assert_equal(encoding, expected(reference, texts, max_length=max_length))
-    pairs = texts[::-1]
+
+
+def assert_cut_alike(ours, reference, texts, pairs, max_length):
     encoding = ours.encode(texts, pairs, offsets=True, max_length=max_length)
     assert_equal(encoding, expected(reference, texts, pairs, max_length=max_length))
-    assert encoding.truncated.all()
+    whole = reference(texts, pairs, padding=False, truncation=False)["input_ids"]
+    assert encoding.truncated.tolist() == [len(row) > max_length for row in whole]
+
+
+@pytest.mark.parametrize("max_length", [8, 64, 300])
+def test_long_texts_are_cut_before_they_are_tokenized(ours, reference, max_length):
+    texts = long_texts(max_length)
+    short = ["a word"] * len(texts)
+    for first, second in ((texts, None), (texts, short), (short, texts)):
+        assert_cut_alike(ours, reference, first, second, max_length)
+
+
+def test_pairs_of_long_texts(ours, reference):
+    """The reference keeps every combination of what it cuts off, so the texts are no longer than it takes."""
+    texts = [text[:6000] for text in long_texts(300)]
+    for first, second in zip(texts, texts[::-1], strict=True):
+        assert_cut_alike(ours, reference, [first], [second], 300)
 
 
 def test_refusing_what_is_too_long(ours):
