@@ -4,6 +4,7 @@ Weights come from safetensors or GGUF, never from pickles, and no code of a repo
 """
 
 import json
+import struct
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ CARRIED = (
     "LICENSE.txt",
 )
 """Files that a bundle takes over unchanged; config.json and generation_config.json are written by transformers."""
+
+VOCABULARIES = ("vocab*", "*.model", "*.tiktoken", "*.spm")
+"""What tokenizers without a tokenizer.json keep their vocabulary in."""
 
 CHECKPOINT = [
     "*.json",
@@ -136,7 +140,7 @@ def _from_gguf(path: Path, task: str | None) -> Checkpoint:
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
         chosen = find_task(task, config, None) if config.architectures else find_task("text-generation", config, None)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
-    except (ValueError, KeyError, IndexError, OSError, NotImplementedError) as error:
+    except (ValueError, KeyError, IndexError, OSError, NotImplementedError, struct.error) as error:
         raise ExportError(f"{path} cannot be read as GGUF: {_first_line(error)}") from error
     model = _read_weights(_model_class(chosen, config, {}), path.parent, gguf_file=path.name)
     loaded: Any = model  # transformers refuses to save a model that it loaded from GGUF unless these go
@@ -211,7 +215,12 @@ def _read_weights(model_class: Any, folder: Path, **options: Any) -> "PreTrained
     try:
         with quiet():
             model, report = model_class.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **options
+                folder,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report, which is judged below
+                local_files_only=True,
+                **options,
             )
     except (ValueError, KeyError, RuntimeError, OSError, NotImplementedError) as error:
         raise ExportError(f"transformers cannot load {folder}: {_first_line(error)}") from error
@@ -237,6 +246,8 @@ def _carried(folder: Path) -> dict[str, bytes]:
     files = {name: (folder / name).read_bytes() for name in names}
     if "tokenizer.json" in files:
         return files
+    if not any(next(folder.glob(pattern), None) for pattern in VOCABULARIES):  # transformers would make an empty one
+        raise ExportError(f"{folder} has no tokenizer (tokenizer.json): copy the tokenizer's files into the folder")
     try:
         return files | _save_tokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True))
     except (ValueError, TypeError, KeyError, OSError, ImportError) as error:

@@ -152,30 +152,35 @@ def _from_manifest(folder: Path) -> Bundle:
             f"{path} has schema {data.get('schema')!r}, this version of wherry reads {SCHEMA}: upgrade wherry"
         )
     try:
-        variants = {
-            precision: Variant(
-                precision=precision,
-                graphs={role: _inside(name) for role, name in entry["graphs"].items()},
-                files=_records(entry["files"]),
-                opset=entry["opset"],
-                parity=entry["parity"],
-                speed=entry["speed"],
-            )
-            for precision, entry in data["variants"].items()
-        }
+        variants = {precision: _variant(precision, entry) for precision, entry in data["variants"].items()}
         bundle = Bundle(
             folder=folder,
-            task=data["task"],
+            task=None if data["task"] is None else str(data["task"]),
             config=read_json(folder / "config.json"),
             variants=variants,
             files=_records(data["files"]),
-            provenance=data["provenance"],
+            provenance=dict(data["provenance"].items()),
         )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise BundleError(f"{path} is not a wherry manifest: {type(error).__name__} {error}") from error
     if not variants:
         raise BundleError(f"{path} lists no variants")
     return bundle
+
+
+def _variant(precision: str, entry: Mapping[str, Any]) -> Variant:
+    graphs = {role: _inside(name) for role, name in entry["graphs"].items()}
+    files = _records(entry["files"])
+    if graphs.get("model") not in files:
+        raise ValueError(f"the variant {precision} has no graph 'model' among its files")
+    return Variant(
+        precision=precision,
+        graphs=graphs,
+        files=files,
+        opset=None if entry["opset"] is None else int(entry["opset"]),
+        parity={name: float(figure) for name, figure in (entry["parity"] or {}).items()},
+        speed=None if entry["speed"] is None else float(entry["speed"]),
+    )
 
 
 def _inside(name: str) -> str:
@@ -223,7 +228,8 @@ def _infer_task(folder: Path, config: Mapping[str, Any]) -> str | None:
     """The task that a model folder's own files tell: sentence-transformers' modules.json, then `architectures`."""
     if (folder / "modules.json").exists():
         return "sentence-embeddings"
-    for architecture in config.get("architectures") or []:
+    architectures = config.get("architectures")
+    for architecture in map(str, architectures if isinstance(architectures, list) else []):
         for ending, task in HEADS.items():
             if architecture.endswith(ending):
                 return task

@@ -1,15 +1,15 @@
 """The `wherry` command: a table of verbs, each in a module that is imported only when it runs."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from types import FrameType
-
-from wherry_tokenization.errors import WherryError
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit code: 0 for success, 1 for a failure, 2 for misuse, 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run_verb(words[0], words[1:]) if words and words[0] in VERBS else _about(words)
+        sys.stdout.flush()  # a reader that has gone or a full disk shows here, not at exit
+        return code
+    except BrokenPipeError:  # the reader of our output has gone, which is its right
+        _drop_output()
+        return 0
+    except OSError as error:
+        _drop_output()
+        return _fail(str(error), 1)
+
+
+def _about(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         verbs = "\n".join(f"  {name:<9}{verb.about}" for name, verb in VERBS.items())
         print(USAGE.format(verbs=verbs))
@@ -60,41 +73,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         print(f"wherry {version('wherry')}")
         return 0
-    if words[0] not in VERBS:
-        return _fail(f"unknown command '{words[0]}': choose one of {', '.join(VERBS)}", 2)
-    signal.signal(signal.SIGTERM, _interrupt)
-    verb = VERBS[words[0]]
+    return _fail(f"unknown command '{words[0]}': choose one of {', '.join(VERBS)}", 2)
+
+
+def _run_verb(name: str, words: Sequence[str]) -> int:
+    from wherry_tokenization.errors import WherryError  # comes with numpy and tokenizers, which --help does without
+
+    interrupts: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    verb = VERBS[name]
     try:
         module = import_module(verb.module)
         parser = argparse.ArgumentParser(
-            prog=f"wherry {words[0]}",
+            prog=f"wherry {name}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
         parser.description = f"{verb.about[0].upper()}{verb.about[1:]}."
         module.add_arguments(parser)
-        code: int = module.run(parser.parse_args(words[1:]))
+        code: int = module.run(parser.parse_args(words))
         return code
     except WherryError as error:
         return _fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:
         if verb.extra is None or (error.name or "").startswith("wherry."):
             raise
-        return _fail(f"`wherry {words[0]}` needs {error.name}: pip install 'wherry[cpu,{verb.extra}]'", 1)
+        return _fail(f"`wherry {name}` needs {error.name}: pip install 'wherry[cpu,{verb.extra}]'", 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone, which is its right
-        return 0
+    except Exception:
+        if not interrupts:
+            raise
+        return _fail("interrupted", 130)  # while a native module was being imported, which then reports its own failure
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere, so that it does not fail once more at exit."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> int:
     print(f"wherry: {message}", file=sys.stderr)
     return code
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -53,6 +53,10 @@ class SessionError(WherryError):
 class TaskError(WherryError):
     """An unknown task, or one that does not fit the model."""
 
+    exit_code = 2
+
 
 class InputError(WherryError):
     """Input that a pipeline cannot take."""
+
+    exit_code = 2

@@ -1,8 +1,11 @@
 """Reading and writing files so that nothing is half-written and nothing damaged is read. Knows no model."""
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +52,8 @@ def _parse(path: Path) -> Any:
         raise BundleError(
             f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
         ) from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise BundleError(f"{path} is not usable JSON: {error}") from error
     except RecursionError as error:
         raise BundleError(f"{path} is not usable JSON: it is nested too deeply") from error
 
@@ -63,14 +68,15 @@ def fsync_tree(folder: Path) -> None:
             os.close(handle)
 
 
-def _runs(process: int) -> bool:
+def _locked(folder: Path) -> int | None:
+    """A handle that holds the lock of a folder until it is closed or its process ends; None where another has it."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle
 
 
 @contextmanager
@@ -80,21 +86,25 @@ def written_aside(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     A block that fails or is killed leaves `folder` as it was. With `overwrite`, an older `folder` is
     replaced only at the very end.
     """
+    folder = folder.resolve()  # a link to a folder stays one
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for stale in folder.parent.glob(f".{folder.name}.writing-*"):
-        if not _runs(int(stale.name.rpartition("-")[2])):
+    for stale in folder.parent.glob(f".{glob.escape(folder.name)}.writing-*"):
+        if (handle := _locked(stale)) is not None:
             shutil.rmtree(stale, ignore_errors=True)
-    scratch = folder.parent / f".{folder.name}.writing-{os.getpid()}"
+            os.close(handle)
+    name = secrets.token_hex(4)
+    scratch = folder.parent / f".{folder.name}.writing-{name}"
     scratch.mkdir()
+    lock = _locked(scratch)
     try:
         yield scratch
         fsync_tree(scratch)
         if overwrite and folder.exists():
-            old = folder.parent / f".{folder.name}.replaced-{os.getpid()}"
+            old = folder.parent / f".{folder.name}.replaced-{name}"
             folder.rename(old)
             try:
                 scratch.rename(folder)
-            except OSError:
+            except BaseException:
                 old.rename(folder)
                 raise
             shutil.rmtree(old)
@@ -107,3 +117,5 @@ def written_aside(folder: Path, *, overwrite: bool) -> Iterator[Path]:
             os.close(fsync_parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)

@@ -37,10 +37,13 @@ def resolve(model: str | Path, *, revision: str | None = None, patterns: list[st
     Raises:
         HubError: no such folder, no such repository, or the hub cannot be reached.
     """
-    path = Path(model).expanduser()
-    if path.exists():
-        return path
     name = str(model)
+    try:
+        path = Path(model).expanduser()
+        if path.exists():
+            return path
+    except (OSError, RuntimeError) as error:  # a name that is too long, or the home of nobody
+        raise HubError(f"no such file or folder: {name:.80}") from error
     if isinstance(model, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
         raise HubError(f"no such file or folder: {name or repr(name)}")
     from huggingface_hub import snapshot_download

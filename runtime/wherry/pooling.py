@@ -11,12 +11,17 @@ from wherry.files import read_json, read_json_list
 
 Array = np.ndarray[Any, Any]
 
-MODES = {
+MODES = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last"}
+
+FLAGS = {
     "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
-    "pooling_mode_lasttoken": "last",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
 }
+"""The older form, one flag a mode, and the newer form's name of that mode."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,9 @@ class Pooling:
         modules = read_json_list(folder / "modules.json")
         mode, normalize = "mean", False
         for module in modules:
-            kind = str(module["type"]).rsplit(".", 1)[-1]
+            kind = str(module.get("type")).rsplit(".", 1)[-1]
             if kind == "Pooling":
-                mode = _mode(folder / module["path"] / "config.json")
+                mode = _mode(folder / str(module.get("path", "")) / "config.json")
             elif kind == "Normalize":
                 normalize = True
             elif kind != "Transformer":
@@ -85,9 +90,9 @@ class Pooling:
 
 def _mode(path: Path) -> str:
     settings = read_json(path)
-    chosen = [name for name, on in settings.items() if name.startswith("pooling_mode_") and on is True]
-    if "pooling_mode" in settings:  # the newer form: one name
-        return str(settings["pooling_mode"])
-    if len(chosen) != 1 or chosen[0] not in MODES:
-        raise BundleError(f"{path} asks for pooling {', '.join(chosen) or 'of no kind'}, which wherry does not do")
-    return MODES[chosen[0]]
+    flagged = [mode for flag, mode in FLAGS.items() if settings.get(flag)]
+    asked = settings.get("pooling_mode", flagged or "mean")
+    modes = [str(mode) for mode in (asked if isinstance(asked, list) else [asked])]
+    if len(modes) != 1 or modes[0] not in MODES:
+        raise BundleError(f"{path} asks for pooling {' and '.join(modes)}, which wherry does not do")
+    return MODES[modes[0]]

@@ -86,7 +86,7 @@ def onnxruntime() -> Any:
         import onnxruntime as module
     except ImportError as error:
         if wheels:
-            raise DeviceError(f"{wheels[0]} is installed but does not load: {error}") from error
+            raise DeviceError(f"{wheels[0]} is installed but does not load: {_one_line(error)}") from error
         raise DeviceError("onnxruntime is not installed: `pip install 'wherry[cpu]'` or 'wherry[gpu]'") from error
     return module
 
@@ -139,15 +139,17 @@ class Session:
 
         Raises:
             DeviceError: the device is not there or cannot take the graph.
-            SessionError: the file cannot be read as a graph.
+            SessionError: the file cannot be read as a graph, or less than one thread.
         """
+        if threads is not None and threads < 1:
+            raise SessionError(f"threads must be at least 1, not {threads}")
         ort = onnxruntime()
         providers = pick_providers(device)
         if providers[0][0] != PROVIDERS["cpu"]:
             ort.preload_dlls()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or thread_count()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised, and need not be printed as well
         try:
             self.raw = ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
@@ -176,11 +178,14 @@ class Session:
             SessionError: an input is missing, or of a type or shape that the graph does not take.
         """
         names = list(outputs or self.outputs)
-        given = {
-            name: array.astype(self.inputs[name].dtype, copy=False)
-            for name, array in feeds.items()
-            if name in self.inputs
-        }
+        try:
+            given = {
+                name: np.asarray(array).astype(self.inputs[name].dtype, copy=False)
+                for name, array in feeds.items()
+                if name in self.inputs
+            }
+        except (TypeError, ValueError) as error:
+            raise SessionError(f"an input is not of the type that the graph takes: {_one_line(error)}") from error
         missing = [name for name in self.inputs if name not in given]
         if missing:
             raise SessionError(f"the graph needs input {', '.join(missing)}, which was not given")

@@ -230,7 +230,8 @@ QWEN_2_5 = """\
     {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
 {%- endif %}
 {%- for message in messages %}
-    {%- if (message.role == "user") or (message.role == "system" and not loop.first) or (message.role == "assistant" and not message.tool_calls) %}
+    {%- if (message.role == "user") or (message.role == "system" and not loop.first)
+            or (message.role == "assistant" and not message.tool_calls) %}
         {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
     {%- elif message.role == "assistant" %}
         {{- '<|im_start|>' + message.role }}
@@ -269,7 +270,8 @@ REASONING = """\
 {%- set ns = namespace(multi_step_tool=true, last_query_index=messages|length - 1) %}
 {%- for message in messages[::-1] %}
     {%- set index = (messages|length - 1) - loop.index0 %}
-    {%- if ns.multi_step_tool and message.role == "user" and not (message.content.startswith('<r>') and message.content.endswith('</r>')) %}
+    {%- if ns.multi_step_tool and message.role == "user"
+            and not (message.content.startswith('<r>') and message.content.endswith('</r>')) %}
         {%- set ns.multi_step_tool = false %}
         {%- set ns.last_query_index = index %}
     {%- endif %}
@@ -285,7 +287,8 @@ REASONING = """\
             {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
         {%- endif %}
         {%- if loop.index0 > ns.last_query_index or loop.last %}
-            {{- '<|assistant|>\\n<think>\\n' + reasoning_content.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') }}
+            {{- '<|assistant|>\\n<think>\\n' + reasoning_content.strip('\\n') + '\\n</think>\\n\\n' }}
+            {{- content.lstrip('\\n') }}
         {%- else %}
             {{- '<|assistant|>\\n' + content }}
         {%- endif %}
@@ -383,7 +386,9 @@ CORNERS = """\
 {{ heading | trim }}
 {% for message in messages %}
     {% if loop.index > 3 %}{% break %}{% endif %}
-{{ loop.index }}/{{ loop.length }} {{ loop.revindex0 }} {{ loop.cycle('odd', 'even') }} {{ loop.changed(message.role) }} {{ loop.previtem.role if loop.previtem is defined else 'start' }} {{ loop.nextitem.role if loop.nextitem is defined else 'end' }}
+{{ loop.index }}/{{ loop.length }} {{ loop.revindex0 }} {{ loop.cycle('odd', 'even') }} {{ loop.changed(message.role) }}
+{{ loop.previtem.role if loop.previtem is defined else 'start' }}
+{{ loop.nextitem.role if loop.nextitem is defined else 'end' }}
 {{ message.role.title() }}: {{ message.content[:40] | replace('\\n', ' ') | default('nothing', true) }}
 {{ message.items() | list | tojson }}
 {{ (message.content ~ 1 ~ none ~ true ~ 2.5)[-12:] }}
@@ -396,7 +401,8 @@ none
 {{ messages | groupby('role') | map('first') | join(',') }}
 {{ range(1, 10, 3) | list }} {{ (7 // 2, 7 / 2, 7 % 4, 2 ** 5, -3 | abs) }} {{ [1, 2] + [3] }} {{ 3 * [0] }}
 {{ dict(a=1, **{'b': 'ä<&>"'}) | tojson }} {{ {'b': 1, 'a': 2} | dictsort }} {{ 'x' in {'x': 1} }}
-{{ undefined_name }}{{ undefined_name is defined }} {{ messages[0].nothing is none }} {{ 'no' if not messages[0].nothing }}
+{{ undefined_name }}{{ undefined_name is defined }} {{ messages[0].nothing is none }}
+{{ 'no' if not messages[0].nothing }}
 {% if 1 < messages | length <= 4 and 'user' == messages[0].role %}short{% endif %}
 {% set ns = namespace(total=0, words=[]) %}
 {% for message in messages if message.content is string and message.content %}

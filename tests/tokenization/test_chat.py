@@ -5,10 +5,11 @@ import time
 from datetime import datetime
 
 import pytest
-from tokenization.templates import PARTS, PLAIN, STYLES, TOOLS, WITH_TOOL_CALLS
 from tokenizers import Tokenizer as Rust
 from tokenizers import models
 from transformers import AutoTokenizer
+
+from tokenization.templates import PARTS, PLAIN, STYLES, TOOLS, WITH_TOOL_CALLS
 from wherry_tokenization import ChatTemplateError, Tokenizer
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -75,9 +76,7 @@ def assert_renders_alike(folder, messages, template=None, **settings):
 def test_smollm2s_own_template(load, load_reference, conversation, add_generation_prompt):
     messages = PLAIN[conversation]
     prompt = load("smollm2").apply_chat_template(messages, add_generation_prompt=add_generation_prompt)
-    assert prompt == expected(
-        load_reference("smollm2"), messages, add_generation_prompt=add_generation_prompt
-    )
+    assert prompt == expected(load_reference("smollm2"), messages, add_generation_prompt=add_generation_prompt)
     assert prompt.count("<|im_start|>") >= len(messages)
 
 
@@ -140,7 +139,7 @@ def test_reasoning_under_any_name(chat_folder, key):
 def test_the_date(chat_folder, monkeypatch):
     class LeapDay(datetime):
         @classmethod
-        def now(cls, tz=None):
+        def now(cls):
             return cls(2028, 2, 29, 23, 59, 58)
 
     monkeypatch.setattr("wherry_tokenization.sandbox.datetime", LeapDay)
@@ -161,9 +160,7 @@ def test_continuing_the_final_message(chat_folder, style, text):
 
 
 def test_continuing_a_part(chat_folder):
-    assert assert_renders_alike(
-        chat_folder(STYLES["gemma"]), PARTS, continue_final_message=True
-    ).endswith("A boat.")
+    assert assert_renders_alike(chat_folder(STYLES["gemma"]), PARTS, continue_final_message=True).endswith("A boat.")
 
 
 NAMED = {
@@ -190,7 +187,9 @@ def test_named_templates(chat_folder, place):
     assert assert_renders_alike(folder, HI, tools=[]) == "tools 0"
     assert assert_renders_alike(folder, HI, "rag", documents=DOCUMENTS) == "documents 2"
     assert assert_renders_alike(folder, HI, "default", tools=TOOLS) == "default Hi"
-    with pytest.raises(ChatTemplateError, match="no chat template named 'other'; choose one of: default, rag, tool_use"):
+    with pytest.raises(
+        ChatTemplateError, match="no chat template named 'other'; choose one of: default, rag, tool_use"
+    ):
         Tokenizer.load(folder).apply_chat_template(HI, template="other")
 
 
@@ -272,8 +271,7 @@ ENDLESS = {
         "{% set n = namespace(x=[0]) %}{% for i in range(64) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}"
     ),
     "lists of themselves as JSON": (
-        "{% set n = namespace(x=[0]) %}{% for i in range(64) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
-        "{{ n.x | tojson }}"
+        "{% set n = namespace(x=[0]) %}{% for i in range(64) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x | tojson }}"
     ),
     "lists of themselves compared": (
         "{% set n = namespace(x=[0], y=[0]) %}{% for i in range(64) %}{% set n.x = [n.x, n.x] %}"
@@ -319,7 +317,7 @@ FORBIDDEN = {
     "class of a text": "{{ ''.__class__ }}{{ ''.__class__.__mro__ }}",
     "class of a list by subscript": "{{ [].__class__['__base__'] }}{{ []['__class__'] }}",
     "class by the attr filter": "{{ '' | attr('__class__') }}",
-    "class by map": "{{ ['a'] | map(attribute='__class__') | list }}{{ (['a'] | map(attribute='__class__') | first).x }}",
+    "class by map": "{{ (['a'] | map(attribute='__class__') | first).__mro__ }}",
     "globals of a function": "{{ raise_exception.__globals__ }}{{ raise_exception.__globals__.os }}",
     "globals of a macro": "{% macro f() %}{% endmacro %}{{ f.__call__.__globals__ }}{{ f._func.__globals__ }}",
     "initializer of a namespace": "{{ namespace.__init__ }}{{ namespace.__init__.__globals__ }}",
@@ -364,6 +362,14 @@ def test_what_no_template_needs_is_refused(write, kind):
         write(FORBIDDEN[kind])
     assert time.process_time() - start < SECONDS
     assert "\n" not in str(caught.value)
+
+
+def test_python_attributes_print_as_nothing(chat_folder):
+    """As every unknown attribute does; using one further is an error."""
+    template = "{{ ''.__class__ }}{{ [].append }}{{ messages.__class__ }}{{ namespace.__init__ }}"
+    assert assert_renders_alike(chat_folder(template), HI) == ""
+    listed = "{{ ['a'] | map(attribute='__class__') | list }}"
+    assert assert_renders_alike(chat_folder(listed), HI) == "[Undefined]"
 
 
 def test_content_is_never_a_template(write):

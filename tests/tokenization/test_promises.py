@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import pytest
-import wherry_tokenization
 from tokenizers import Tokenizer as Rust
 from tokenizers import models
+
+import wherry_tokenization
 
 HEAVY = ("torch", "transformers", "optimum", "onnx", "onnxruntime", "wherry", "wherry_exporter")
 

@@ -85,7 +85,7 @@ def _override_components(rust: Any, config: TokenizerConfig) -> None:
 
 def _add_missing_tokens(rust: Any, config: TokenizerConfig) -> None:
     present = {token.content for token in rust.get_added_tokens_decoder().values()}
-    for spec in (*config.added_tokens, *config.special_tokens.values()):
+    for spec in (*config.added_tokens, *config.special_tokens.values(), *config.extra_tokens):
         if spec.content and spec.content not in present:
             present.add(spec.content)
             rust.add_tokens([AddedToken(**asdict(spec))])

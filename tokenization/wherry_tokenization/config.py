@@ -7,11 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from wherry_tokenization.errors import TokenizerError
 
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_Kind = TypeVar("_Kind")
 _UNLIMITED = 10**20
 """transformers writes 1e30 as model_max_length where a model states none."""
 
@@ -25,15 +26,20 @@ class AddedTokenSpec:
     single_word: bool = False
     lstrip: bool = False
     rstrip: bool = False
-    normalized: bool = True
+    normalized: bool = False
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """The facts of a tokenizer folder, apart from tokenizer.json itself."""
+    """The facts of a tokenizer folder, apart from tokenizer.json itself.
+
+    Tokens that tokenizer.json lacks get their ids in the order of `added_tokens`, `special_tokens` and
+    `extra_tokens`.
+    """
 
     special_tokens: Mapping[str, AddedTokenSpec] = field(default_factory=dict)
     added_tokens: tuple[AddedTokenSpec, ...] = ()
+    extra_tokens: tuple[AddedTokenSpec, ...] = ()
     chat_templates: Mapping[str, str] = field(default_factory=dict)
     tokenizer_class: str | None = None
     model_max_length: int | None = None
@@ -52,20 +58,24 @@ def read_config(folder: Path) -> TokenizerConfig:
     if "added_tokens_decoder" not in config:  # only older folders need these two files
         config |= _read_object(folder / "special_tokens_map.json")
     special_tokens = {
-        key: _token(value, key, path)
-        for key, value in config.items()
-        if key in NAMED_TOKENS or key.endswith("_token")
-        if isinstance(value, str | dict)
+        key: _token(config[key], key, path)
+        for key in dict.fromkeys((*NAMED_TOKENS, *config))
+        if key.endswith("_token") and isinstance(config.get(key), str | dict)
     }
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
     if isinstance(extra, dict):
         special_tokens |= {name: _token(value, name, path) for name, value in extra.items()}
         extra = []
+    if not isinstance(extra, list):
+        raise TokenizerError(f"{path}: extra_special_tokens is {extra!r:.80}, not a list of tokens")
+    extra_tokens = tuple(_token(value, "extra_special_tokens", path) for value in extra)
+    special = {token.content for token in (*special_tokens.values(), *extra_tokens)}
     return TokenizerConfig(
         special_tokens=special_tokens,
-        added_tokens=_added_tokens(config, extra, folder),
+        added_tokens=_added_tokens(config, special, folder),
+        extra_tokens=extra_tokens,
         chat_templates=_chat_templates(folder, config.get("chat_template")),
-        tokenizer_class=config.get("tokenizer_class"),
+        tokenizer_class=_of_type(str, "text", config, "tokenizer_class", path),
         model_max_length=_max_length(config.get("model_max_length", config.get("max_len")), path),
         padding_side=_side(config, "padding_side", path),
         truncation_side=_side(config, "truncation_side", path),
@@ -80,7 +90,7 @@ def read_config(folder: Path) -> TokenizerConfig:
             )
             if isinstance(config.get(key, ""), bool | None)
         },
-        add_prefix_space=config.get("add_prefix_space"),
+        add_prefix_space=_of_type(bool, "true or false", config, "add_prefix_space", path),
     )
 
 
@@ -96,29 +106,34 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _token(value: Any, key: str, path: Path) -> AddedTokenSpec:
+def _token(value: Any, key: str, path: Path, special_ones: set[str] | None = None) -> AddedTokenSpec:
+    """The token written as `value`; special unless it is neither marked so nor among the `special_ones`."""
     if isinstance(value, str):
         return AddedTokenSpec(value)
     if isinstance(value, dict) and isinstance(value.get("content"), str):
-        flags = ("special", "single_word", "lstrip", "rstrip", "normalized")
-        return AddedTokenSpec(value["content"], **{flag: bool(value[flag]) for flag in flags if flag in value})
+        special = special_ones is None or value["content"] in special_ones or bool(value.get("special"))
+        flags = {flag: bool(value.get(flag)) for flag in ("single_word", "lstrip", "rstrip")}
+        normalized = bool(value.get("normalized", not special))
+        return AddedTokenSpec(value["content"], special=special, normalized=normalized, **flags)
     raise TokenizerError(f"{path}: {key} is not a token, but {value!r:.80}; export the model again")
 
 
-def _added_tokens(config: dict[str, Any], extra: Any, folder: Path) -> tuple[AddedTokenSpec, ...]:
-    """Every token that must exist besides the named ones, in the order of their ids."""
+def _added_tokens(config: dict[str, Any], special: set[str], folder: Path) -> tuple[AddedTokenSpec, ...]:
+    """The tokens that are listed with their ids, in the order of these; `special` are the special ones."""
     path = folder / "tokenizer_config.json"
     listed = config.get("added_tokens_decoder", {})
-    older = _read_object(folder / "added_tokens.json")
+    older = {} if "added_tokens_decoder" in config else _read_object(folder / "added_tokens.json")
     try:
-        in_config = [listed[key] for key in sorted(listed, key=int)]
+        in_config = [value for _, value in sorted(listed.items(), key=lambda item: int(item[0]))]
         in_file = sorted(older, key=lambda content: int(older[content]))
     except (TypeError, ValueError, AttributeError) as exc:
         raise TokenizerError(f"{path}: the added tokens are damaged ({exc}); export the model again") from exc
     return (
-        *(_token(value, "added_tokens_decoder", path) for value in in_config),
-        *(AddedTokenSpec(content, special=False) for content in in_file),
-        *(_token(value, "extra_special_tokens", path) for value in extra),
+        *(_token(value, "added_tokens_decoder", path, special) for value in in_config),
+        *(
+            AddedTokenSpec(content, special=content in special, normalized=content not in special)
+            for content in in_file
+        ),
     )
 
 
@@ -159,3 +174,10 @@ def _side(config: dict[str, Any], key: str, path: Path) -> str | None:
     if side not in (None, "left", "right"):
         raise TokenizerError(f"{path}: {key} is {side!r:.80}, not 'left' or 'right'")
     return side
+
+
+def _of_type(kind: type[_Kind], described: str, config: dict[str, Any], key: str, path: Path) -> _Kind | None:
+    value = config.get(key)
+    if value is not None and not isinstance(value, kind):
+        raise TokenizerError(f"{path}: {key} is {value!r:.80}, not {described}")
+    return value

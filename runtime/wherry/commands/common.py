@@ -48,12 +48,12 @@ def read_texts(words: Sequence[str]) -> list[str]:
     if sys.stdin.isatty():
         print("reading texts from standard input, one a line; end with Ctrl-D", file=sys.stderr)
     try:
-        lines = sys.stdin.buffer.read().decode("utf-8").splitlines()
+        lines = sys.stdin.buffer.read().decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(
             f"standard input is not UTF-8 text: byte {error.start} is {error.object[error.start]:#x}"
         ) from error
-    texts = [line for line in lines if line.strip()]
+    texts = [line.removesuffix("\r") for line in lines if line.strip()]
     if not texts:
         raise InputError("no text: give some as arguments or on standard input")
     return texts

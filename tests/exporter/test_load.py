@@ -1,0 +1,165 @@
+"""What can be exported is loaded, what cannot is refused in one line that says why."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from wherry.errors import BundleError, HubError, WherryError
+from wherry_exporter import ExportError
+from wherry_exporter.load import load
+from wherry_exporter.samples import sample
+
+
+def test_the_samples():
+    minilm = load(sample("minilm"))
+    assert (minilm.task, minilm.source, type(minilm.model).__name__) == ("sentence-embeddings", "minilm", "BertModel")
+    assert minilm.model.dtype == torch.float32
+    assert not minilm.model.training
+    assert {"tokenizer.json", "modules.json", "1_Pooling/config.json"} <= set(minilm.files)
+    assert load(sample("rampart")).task == "token-classification"
+
+
+def test_a_gguf_file():
+    path = sample("smollm2-gguf")
+    checkpoint = load(path)
+    assert (checkpoint.task, type(checkpoint.model).__name__) == ("text-generation", "LlamaForCausalLM")
+    assert "tokenizer.json" in checkpoint.files
+    assert len(checkpoint.revision) == 64
+    folder = load(sample("smollm2"))
+    for name, tensor in folder.model.state_dict().items():
+        assert torch.equal(tensor, checkpoint.model.state_dict()[name]), name
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    merged = {key: value for key, value in (config | changes).items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(merged))
+
+
+def no_config(folder):
+    (folder / "config.json").unlink()
+
+
+def broken_config(folder):
+    (folder / "config.json").write_text('{"model_type": "bert",')
+
+
+def no_model_type(folder):
+    edit_config(folder, model_type=None)
+
+
+def unknown_model_type(folder):
+    edit_config(folder, model_type="gondola")
+
+
+def remote_code(folder):
+    edit_config(folder, auto_map={"AutoModel": "evil.Model"})
+
+
+def no_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def pickled(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
+
+
+def cut_short(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100_000])
+
+
+def missing_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["classifier.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def wrong_shape(folder):
+    edit_config(folder, intermediate_size=48)
+
+
+def not_a_number(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["classifier.weight"][0, 0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def missing_shard(folder):
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def outside_shard(folder):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
+
+
+def no_tokenizer(folder):
+    for name in ("tokenizer.json", "vocab.txt"):
+        (folder / name).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (no_config, "is not a Hugging Face model: it has no config.json"),
+        (broken_config, r"config.json is not valid JSON: .* at line 1"),
+        (no_model_type, "config.json has no model_type"),
+        (unknown_model_type, r"transformers cannot read .*config.json: .*gondola"),
+        (remote_code, r"asks to run code of its repository \(auto_map\): refused"),
+        (no_weights, r"holds no weights \(\*.safetensors\)"),
+        (pickled, r"holds pickled weights \(pytorch_model.bin\), which can run code"),
+        (cut_short, "model.safetensors is damaged"),
+        (missing_tensor, "lacks weights that BertForSequenceClassification needs: classifier.weight"),
+        (wrong_shape, r"lacks weights that .* needs: .*\(wrong shape\)"),
+        (not_a_number, "weights that are not finite numbers: classifier.weight"),
+        (missing_shard, "lacks 1 of 2 weight files: model-00001-of-00002.safetensors"),
+        (outside_shard, "names a file outside its folder"),
+        (no_tokenizer, r"has no tokenizer \(tokenizer.json\)"),
+    ],
+)
+def test_damage_is_named(classifier_copy, damage, message):
+    folder = classifier_copy()
+    damage(folder)
+    with pytest.raises((ExportError, BundleError), match=message) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_model(tmp_path):
+    (tmp_path / "notes.gguf").write_bytes(b"not a model at all")
+    (tmp_path / "cut.gguf").write_bytes(sample("smollm2-gguf").read_bytes()[:200_000])
+    (tmp_path / "notes.txt").write_text("no model")
+    (tmp_path / "empty").mkdir()
+    for name, message in (
+        ("notes.gguf", "is not a GGUF file"),
+        ("cut.gguf", "cannot be read as GGUF"),
+        ("notes.txt", "is not a model: give a Hugging Face folder or a .gguf file"),
+        ("empty", "is not a Hugging Face model: it has no config.json"),
+        ("absent", "no such file or folder"),
+    ):
+        with pytest.raises(WherryError, match=message) as caught:
+            load(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_gguf_files_gives_a_hint(tmp_path):
+    shutil.copy(sample("smollm2-gguf"), tmp_path / "model.gguf")
+    with pytest.raises(ExportError, match=r"has no config.json: give the file, .*model.gguf"):
+        load(tmp_path)
+
+
+def test_a_repository_without_a_network(monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match="no folder 'someone/some-model' here, and the hub cannot be reached") as caught:
+        load("someone/some-model")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(HubError, match="neither a file or folder here nor a hub repository id"):
+        load("not a repository")

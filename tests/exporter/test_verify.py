@@ -1,0 +1,67 @@
+"""Verification measures what torch measures, and sees a graph that went wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from wherry_exporter.errors import ParityError
+from wherry_exporter.load import load
+from wherry_exporter.probe import PROSE, SENTENCES
+from wherry_exporter.samples import sample
+from wherry_exporter.verify import LIMITS, Verifier, judge
+
+
+def altered(graph: Path, folder: Path, share: float) -> Path:
+    """The graph with the signs of some columns of its first projection turned."""
+    model = ir.external_data.load_to_model(ir.load(graph))
+    node = next(node for node in model.graph if node.op_type in ("MatMul", "Attention"))
+    weight = node.inputs[1].const_value.numpy().copy()
+    weight[:, : round(share * weight.shape[1])] *= -1
+    node.inputs[1].const_value = ir.tensor(weight, name=node.inputs[1].name)
+    ir.save(model, folder / "altered.onnx", external_data="altered.onnx_data")
+    return folder / "altered.onnx"
+
+
+def test_an_encoder(bundle, tmp_path):
+    folder = bundle("minilm").folder
+    verifier = Verifier(load(sample("minilm")), folder)
+    good = verifier.measure(folder / "onnx/model.onnx")
+    assert good.cosine > 0.99999
+    assert good.max_abs_diff < 1e-5
+    assert good.vectors == len(SENTENCES) + 2
+    assert good.top1 is None
+    judge("fp32", good)
+    bad = verifier.measure(altered(folder / "onnx/model.onnx", tmp_path, 0.05))
+    with pytest.raises(ParityError, match="fp32 is too far from the original: mean cosine"):
+        judge("fp32", bad)
+
+
+def test_a_decoder(bundle, tmp_path):
+    folder = bundle("smollm2-gguf").folder
+    checkpoint = load(sample("smollm2-gguf"))
+    verifier = Verifier(checkpoint, folder)
+    good = verifier.measure(folder / "onnx/model.onnx")
+    judge("fp32", good)
+    ids = torch.tensor(verifier.tokenizer.encode(PROSE, max_length=256).input_ids)
+    with torch.no_grad():
+        loss = float(checkpoint.model(ids, labels=ids).loss)
+    assert good.perplexity_torch == pytest.approx(np.exp(loss), rel=1e-4)
+    assert good.perplexity == pytest.approx(np.exp(loss), rel=1e-3)
+    bad = verifier.measure(altered(folder / "onnx/model.onnx", tmp_path, 0.05))
+    with pytest.raises(ParityError, match="fp32 is too far from the original"):
+        judge("fp32", bad)
+
+
+def test_the_shipped_figures_are_within_the_limits(bundle):
+    for name in ("minilm", "rampart", "smollm2-gguf"):
+        for precision, variant in bundle(name).variants.items():
+            limit = LIMITS[precision]
+            assert variant.parity["cosine"] >= limit.cosine
+            assert variant.parity["cosine_min"] >= limit.cosine_min
+            assert variant.parity.get("top1", 1.0) >= limit.top1
+            if "perplexity" in variant.parity:
+                assert variant.parity["perplexity"] <= limit.perplexity * variant.parity["perplexity_torch"]
+            assert variant.speed > 0
