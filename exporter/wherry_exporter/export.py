@@ -188,7 +188,7 @@ def _write_variant(graph: "ir.Model", precision: str, path: Path, verifier: "Ver
         _save(weight_only(graph, 8), path)
         return verifier.measure(path)
     order = ends_first(graph) if decoder else worst_first(graph, verifier.feeds[2])
-    for share in (0, 1 / 8, 1 / 3, 1 / 2):
+    for share in (0, 1 / 12, 1 / 8, 1 / 4, 1 / 2):
         keep = order[: round(len(order) * share)]
         _save(weight_only(graph, 4, keep) if decoder else dynamic_int8(graph, keep), path)
         parity = verifier.measure(path)

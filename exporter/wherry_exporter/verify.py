@@ -82,7 +82,7 @@ def close(parity: Parity) -> bool:
     """Whether a quantized variant is so close that no layer needs a higher precision."""
     if parity.perplexity is not None and parity.perplexity_torch is not None:
         return parity.perplexity <= 1.05 * parity.perplexity_torch
-    return parity.cosine >= 0.9935 and parity.cosine_min >= 0.98 and (parity.top1 is None or parity.top1 >= 0.99)
+    return parity.cosine >= 0.9935 and parity.cosine_min >= 0.975 and (parity.top1 is None or parity.top1 >= 0.99)
 
 
 def judge(precision: str, parity: Parity) -> None:

@@ -69,11 +69,14 @@ def fsync_tree(folder: Path) -> None:
 
 
 def _locked(folder: Path) -> int | None:
-    """A handle that holds the lock of a folder until it is closed or its process ends; None where another has it."""
-    handle = os.open(folder, os.O_RDONLY)
+    """A handle that holds the lock of a folder until it is closed or its process ends; None where it cannot be had."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:
         os.close(handle)
         return None
     return handle
