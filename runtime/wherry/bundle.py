@@ -26,7 +26,10 @@ SUFFIXES = {
     "int4f16": "_q4f16",
     "bnb4": "_bnb4",
 }
-"""Precision to file name suffix, as transformers.js and the hub use them; in order of preference."""
+"""Precision to file name suffix, as transformers.js and the hub use them; in order of preference.
+
+`quantized` is 8 bits of whichever kind its maker preferred.
+"""
 
 ALIASES = {"float32": "fp32", "float16": "fp16", "q8": "quantized", "q4": "int4", "q4f16": "int4f16"}
 
@@ -111,6 +114,8 @@ class Bundle:
         if precision is None:
             return next(iter(self.variants.values()))
         wanted = ALIASES.get(precision, precision)
+        if wanted == "quantized" and wanted not in self.variants:
+            wanted = "int8"
         if wanted not in self.variants:
             raise BundleError(f"{self.folder} has no precision '{precision}': it has {', '.join(self.variants)}")
         return self.variants[wanted]

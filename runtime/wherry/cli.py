@@ -97,7 +97,7 @@ def _run_verb(name: str, words: Sequence[str]) -> int:
         )
         parser.description = f"{verb.about[0].upper()}{verb.about[1:]}."
         module.add_arguments(parser)
-        code: int = module.run(parser.parse_args(words))
+        code: int = module.run(parser.parse_intermixed_args(words))  # options may stand before texts and after them
         return code
     except WherryError as error:
         return _fail(str(error), error.exit_code)

@@ -5,6 +5,7 @@ Knows nothing of text. Streaming, stop strings and chat are dressings over `gene
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,18 @@ class GenerationConfig:
     eos_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, kind in (
+            ("max_new_tokens", Integral),
+            ("max_length", Integral),
+            ("temperature", Real),
+            ("top_k", Integral),
+            ("top_p", Real),
+            ("seed", Integral),
+        ):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                what = "a whole number" if kind is Integral else "a number"
+                raise InputError(f"{name} must be {what}, not {value!r:.80}")
         checks = (
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
             ("max_length", self.max_length is None or self.max_length >= 1, "at least 1"),
@@ -60,6 +73,8 @@ class GenerationConfig:
         ends = end if isinstance(end, list) else [] if end is None else [end]
         names = ("do_sample", "temperature", "top_k", "top_p")
         given = {name: generation[name] for name in names if generation.get(name) is not None}
+        if given.get("temperature") == 0:  # some repositories say greedy so
+            given |= {"temperature": 1.0, "do_sample": False}
         return cls(eos_token_ids=tuple(int(each) for each in ends), **given)
 
     def updated(self, **options: Any) -> "GenerationConfig":
@@ -72,14 +87,9 @@ class GenerationConfig:
         if unknown:
             raise InputError(f"unknown generation option {', '.join(unknown)}")
         given = {name: value for name, value in options.items() if value is not None}
-        if not given.get("do_sample", True):
-            return replace(self, **given)
         if {"temperature", "top_k", "top_p"} & set(given):
             given.setdefault("do_sample", True)
-        try:
-            return replace(self, **given)
-        except TypeError as error:
-            raise InputError(f"a generation option has the wrong type: {error}") from error
+        return replace(self, **given)
 
 
 def make_sampler(config: GenerationConfig) -> Sampler:

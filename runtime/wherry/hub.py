@@ -15,6 +15,7 @@ GRAPHS = [
     "onnx/*",
     "*.onnx",
     "*.onnx_data*",
+    "*.onnx.data",
 ]
 """What running a model needs from a repository: never its framework weights."""
 
@@ -40,7 +41,7 @@ def resolve(model: str | Path, *, revision: str | None = None, patterns: list[st
     name = str(model)
     try:
         path = Path(model).expanduser()
-        if path.exists():
+        if name and path.exists():
             return path
     except (OSError, RuntimeError) as error:  # a name that is too long, or the home of nobody
         raise HubError(f"no such file or folder: {name:.80}") from error

@@ -14,11 +14,7 @@ def test_int8_weights_use_seven_bits(bundle):
     """Without VNNI two uint8 x int8 products are added in 16 bits: 2 * 255 * 64 fits, 2 * 255 * 127 does not."""
     for name in ("minilm", "rampart"):
         graph, arrays = tensors(bundle(name), "int8")
-        inputs = {
-            node.input[1]
-            for node in graph.node
-            if node.op_type in ("QAttention", "MatMulInteger")
-        }
+        inputs = {node.input[1] for node in graph.node if node.op_type in ("QAttention", "MatMulInteger")}
         assert len(inputs) >= 6
         for weight in inputs:
             assert arrays[weight].dtype == np.int8
