@@ -1,0 +1,52 @@
+"""Times candidates side by side: interleaved rounds after a warm-up, medians, a table, then one JSON line."""
+
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+from wherry.bundle import Bundle
+from wherry.commands.common import table
+from wherry.hub import cache_folder
+from wherry.session import thread_count
+from wherry_exporter import export
+from wherry_exporter.samples import sample
+
+Runs = Mapping[str, Mapping[str, Callable[[], int]]]
+"""Workload to candidate to a function that does the work once and returns how many items it did."""
+
+
+def bundle(name: str, precisions: list[str]) -> Bundle:
+    """The bundle of a sample model, exported anew where this version has not done so yet."""
+    folder = cache_folder() / "benchmarks" / f"{version('wherry')}-{name}-{'-'.join(precisions)}"
+    return Bundle.load(folder) if folder.exists() else export(sample(name), folder, precision=precisions)
+
+
+def compare(title: str, unit: str, runs: Runs, *, rounds: int = 7) -> None:
+    """Run every workload with every candidate in turn, `rounds` times, and print medians of items per second."""
+    rates: dict[str, dict[str, float]] = {}
+    for workload, candidates in runs.items():
+        taken: dict[str, list[float]] = {name: [] for name in candidates}
+        for turn in range(rounds + 1):
+            for name, run in candidates.items():
+                start = time.perf_counter()
+                count = run()
+                if turn:
+                    taken[name].append(count / (time.perf_counter() - start))
+        rates[workload] = {name: median(values) for name, values in taken.items()}
+    names = list(dict.fromkeys(name for candidates in rates.values() for name in candidates))
+    rows = [[f"{title}, {unit}", *names]]
+    rows += [[workload, *(f"{values[name]:.1f}" for name in names)] for workload, values in rates.items()]
+    print(table(rows))
+    tools = {name: version(name) for name in ("wherry", "onnxruntime", "torch", "transformers")}
+    facts = {"benchmark": title, "unit": unit, "machine": _machine(), "tools": tools, "rounds": rounds, "median": rates}
+    print(json.dumps(facts))
+
+
+def _machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {thread_count()} threads"
