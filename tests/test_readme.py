@@ -1,6 +1,5 @@
 """What the README and the docs show works as written."""
 
-import os
 import re
 import shlex
 import subprocess
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from wherry.cli import VERBS
 from wherry.pipelines import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -65,12 +63,3 @@ def test_the_table_of_tasks_is_complete():
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
         assert target.startswith("https://") or (page.parent / target).exists(), target
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_has_an_example(verb):
-    environment = os.environ | {"COLUMNS": "100"}
-    program = Path(sys.executable).with_name("wherry")
-    done = subprocess.run([program, verb, "--help"], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0
-    assert verb == "demo" or f"\n  wherry {verb} " in done.stdout

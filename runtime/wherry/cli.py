@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from types import FrameType
+from typing import NoReturn
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,13 @@ examples:
   wherry inspect my-bundle
 
 `wherry COMMAND --help` tells more; `wherry --version` prints the version."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(_fail(f"{message}; see `{self.prog} --help`", 2))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,7 +98,7 @@ def _run_verb(name: str, words: Sequence[str]) -> int:
     verb = VERBS[name]
     try:
         module = import_module(verb.module)
-        parser = argparse.ArgumentParser(
+        parser = _Parser(
             prog=f"wherry {name}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,

@@ -127,7 +127,10 @@ def test_arguments_that_do_not_parse_are_misuse(capsys, words):
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith(f"usage: wherry {words[0]} ")
+    error = capsys.readouterr().err
+    assert error.startswith("wherry: ")
+    assert error.endswith(f"; see `wherry {words[0]} --help`\n")
+    assert error.count("\n") == 1
 
 
 def test_vectors_as_json_are_those_of_the_original(wherry, minilm, vectors):

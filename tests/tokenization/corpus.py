@@ -111,7 +111,7 @@ def real_lines() -> list[str]:
     return [line for text in texts for line in text.splitlines() if line.strip()]
 
 
-def corpus(count: int = 2000) -> list[str]:
+def corpus(count: int = 3000) -> list[str]:
     """Every multilingual and hostile line, and prose and mixtures up to `count` lines."""
     chance = random.Random(20)
     prose = chance.sample(real_lines(), count // 3)

@@ -23,7 +23,9 @@ from wherry.pipelines.text_generation import TextGenerationPipeline
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `wherry run`."""
     add_model_arguments(parser)
-    parser.add_argument("texts", metavar="TEXT", nargs="*", help="texts to run on (default: lines of standard input)")
+    parser.add_argument(
+        "texts", metavar="TEXT", nargs="*", default=[], help="texts to run on (default: lines of standard input)"
+    )
     parser.add_argument("--task", help=f"one of {', '.join(TASKS)} (default: what the bundle is for)")
     parser.add_argument("--json", action="store_true", help="one JSON value a line, one line a text")
     parser.add_argument("--stream", action="store_true", help="print generated text as it comes")
