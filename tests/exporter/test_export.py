@@ -107,7 +107,7 @@ def test_the_command_line_prints_figures(classifier, tmp_path, capsys):
         (["--precision", "int3"], "unknown precision 'int3': choose from fp32, int4, int8", 2),
         (["--precision", "int4"], "text-classification cannot be exported as int4: fp32, int8 can", 2),
         (["--precision", ""], "unknown precision ''", 2),
-        (["--task", "text-generation"], "task text-generation does not fit", 1),
+        (["--task", "text-generation"], "task text-generation does not fit", 2),
     ],
 )
 def test_misuse_is_one_line(classifier, tmp_path, capsys, arguments, message, code):
