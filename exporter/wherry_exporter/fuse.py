@@ -64,7 +64,8 @@ def pack_attention(graph: ir.Graph) -> None:
             continue
         weight = _constant(graph, f"{node.outputs[0].name}.qkv.weight", np.concatenate(weights, axis=1))
         bias = _constant(graph, f"{node.outputs[0].name}.qkv.bias", np.concatenate(biases))
-        _replace(graph, node, "Attention", [sources[0], weight, bias, node.inputs[4]], node.attributes.values())
+        mask = node.inputs[4:5]
+        _replace(graph, node, "Attention", [sources[0], weight, bias, *mask], node.attributes.values())
 
 
 def pack_grouped_attention(graph: ir.Graph) -> None:

@@ -16,7 +16,7 @@ from wherry.files import read_json, sha256
 from wherry.hub import resolve
 from wherry_exporter.errors import ExportError
 from wherry_exporter.quiet import quiet
-from wherry_exporter.tasks import TASKS, find_task
+from wherry_exporter.tasks import TASKS, find_task, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,6 +29,8 @@ CARRIED = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "added_tokens.json",
+    "normalizer.json",
     "preprocessor_config.json",
     "processor_config.json",
     "modules.json",
@@ -127,7 +129,7 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
         raise ExportError(f"transformers cannot read {folder / 'config.json'}: {_first_line(error)}") from error
     chosen = find_task(task, config, folder)
     model = _read_weights(_model_class(chosen, config, raw), folder, config=config)
-    return Checkpoint(model, chosen, _carried(folder), source, revision, _licence(folder))
+    return Checkpoint(model, chosen, _carried(folder, chosen), source, revision, _licence(folder))
 
 
 def _from_gguf(path: Path, task: str | None) -> Checkpoint:
@@ -159,7 +161,9 @@ def _from_python(model: "PreTrainedModel", task: str | None, tokenizer: Any) -> 
     if tokenizer is not None:
         files = _save_tokenizer(tokenizer)
     elif folder is not None:
-        files = _carried(folder)
+        files = _carried(folder, chosen)
+    elif not TASKS[chosen].text:
+        files = {}
     else:
         raise ExportError("a model that was not loaded from a folder needs its tokenizer: pass tokenizer=...")
     source = config.name_or_path or type(model).__name__
@@ -204,7 +208,8 @@ def _model_class(task: str, config: Any, raw: Mapping[str, Any]) -> Any:
     auto = TASKS[task].auto
     for name in raw.get("architectures") or config.architectures or []:
         own = getattr(transformers, name, None)
-        if own is not None and TasksManager.infer_task_from_model(own) == auto:
+        able = task_of(own) if own is not None else None
+        if able is not None and able in TASKS and TASKS[able].auto == auto:
             return own
     return TasksManager.get_model_class_for_task(auto, model_type=config.model_type)
 
@@ -236,7 +241,7 @@ def _read_weights(model_class: Any, folder: Path, **options: Any) -> "PreTrained
     return loaded
 
 
-def _carried(folder: Path) -> dict[str, bytes]:
+def _carried(folder: Path, task: str) -> dict[str, bytes]:
     """The files of a checkpoint's folder that travel unchanged, and a tokenizer.json made where there is none."""
     from transformers import AutoTokenizer
 
@@ -247,6 +252,8 @@ def _carried(folder: Path) -> dict[str, bytes]:
     if "tokenizer.json" in files:
         return files
     if not any(next(folder.glob(pattern), None) for pattern in VOCABULARIES):  # transformers would make an empty one
+        if not TASKS[task].text:
+            return files
         raise ExportError(f"{folder} has no tokenizer (tokenizer.json): copy the tokenizer's files into the folder")
     try:
         return files | _save_tokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True))

@@ -23,21 +23,13 @@ from transformers.activations import NewGELUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
+from wherry_exporter.convert import OPSET
+
 NAME = "wherry_onnxruntime"
-OPSET = 20
 
 
 class NotLowered(Exception):
     """This architecture does something with attention that the fused operators cannot express."""
-
-
-def cache_shape(model: PreTrainedModel) -> tuple[int, int, int]:
-    """Layers, key/value heads and head size of a decoder's past_key_values, as its configuration tells."""
-    config: Any = model.config.get_text_config()
-    heads = int(config.num_attention_heads)
-    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
-    size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-    return int(config.num_hidden_layers), kv_heads, size
 
 
 @dataclass
@@ -63,10 +55,11 @@ class Lowering:
     interleaved: bool = False
     calls: int = 0
 
-    def begin(self, attention_mask: Tensor, past: Sequence[tuple[Tensor, Tensor]] = ()) -> None:
+    def begin(self, attention_mask: Tensor | None, past: Sequence[tuple[Tensor, Tensor]] = ()) -> None:
         """Start one traced forward."""
         self.attention_mask, self.past, self.present, self.calls = attention_mask, past, [], 0
         if past:
+            assert attention_mask is not None
             self.seqlens_k = (attention_mask.sum(1) - 1).to(torch.int32)
             shape = symbolic(
                 "Shape", [attention_mask], {"start": 1, "end": 2}, dtype=torch.int64, shape=[1], version=OPSET
@@ -116,10 +109,9 @@ class Lowering:
             if getattr(module, "is_causal", False):
                 raise NotLowered("causal attention without past_key_values")
             mask = self.attention_mask
-            assert mask is not None
             output = symbolic(
                 "com.microsoft::MultiHeadAttention",
-                [*inputs, None, mask.to(torch.int32)],
+                [*inputs, None, mask.to(torch.int32)] if mask is not None else inputs,
                 attributes,
                 dtype=query.dtype,
                 shape=[batch, length, heads * size],
@@ -138,6 +130,7 @@ class Lowering:
         if self.rotary is not None:
             attributes |= {"do_rotary": 1, "rotary_interleaved": int(self.interleaved)}
             inputs += self.rotary
+            self.rotary = None  # a layer without rotation may follow
         cache = [batch, kv_heads, self.attention_mask.shape[1], size]
         output, present_key, present_value = symbolic_multi_out(
             "com.microsoft::GroupQueryAttention",
@@ -223,8 +216,10 @@ def _lower_rotary(model: PreTrainedModel, state: Lowering, stack: ExitStack) -> 
         return
     table: Any = tables[0]
     rope = getattr(table, "rope_type", "default")
-    positions = int(getattr(model.config, "max_position_embeddings", 0))
-    if rope in ("dynamic", "longrope") or not positions:
+    positions = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0))
+    config: Any = model.config.get_text_config()
+    size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    if rope in ("dynamic", "longrope") or not positions or size % 16:  # GroupQueryAttention rotates no other sizes
         return
     interleaved = _is_interleaved(apply)
     if interleaved is None:
@@ -233,7 +228,7 @@ def _lower_rotary(model: PreTrainedModel, state: Lowering, stack: ExitStack) -> 
         cosine, sine = table(torch.zeros(1, 1, 1), torch.arange(positions)[None])
     cosine, sine = cosine[0], sine[0]
     half = cosine.shape[-1] // 2
-    if half % 8 or cache_shape(model)[2] % 16:  # GroupQueryAttention rotates no other sizes
+    if half % 8:
         return
     pick = slice(0, None, 2) if interleaved else slice(0, half)
     rotary = (cosine[:, pick].clone(), sine[:, pick].clone())

@@ -104,13 +104,13 @@ def worst_first(model: ir.Model, feeds: Mapping[str, Array]) -> list[str]:
         session = InferenceSession(path, providers=["CPUExecutionProvider"])
         values = session.run(None, dict(feeds))
     activations = {source.name: value for source, value in zip(sources, values, strict=True)}
-    real = feeds["attention_mask"].astype(bool)
+    mask = feeds.get("attention_mask")
     losses = {}
     for name, source, weight in products:
         states = activations[source.name]
         rounded = _as_uint8(states)
-        if states.shape[:2] == real.shape:
-            states, rounded = states[real], rounded[real]
+        if mask is not None and states.shape[:2] == mask.shape:
+            states, rounded = states[mask.astype(bool)], rounded[mask.astype(bool)]
         exact = states @ weight
         errors = np.linalg.norm(rounded @ weight - exact, axis=-1)
         losses[name] = float(np.mean(errors / np.maximum(np.linalg.norm(exact, axis=-1), 1e-9)))

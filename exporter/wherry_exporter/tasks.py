@@ -17,23 +17,46 @@ class ExportTask:
 
     Attributes:
         auto: the task by which optimum's TasksManager finds the model class.
-        output: the model output that becomes the graph's main output.
-        decoder: whether the graph carries past_key_values.
+        outputs: the model outputs that become outputs of the graph, as far as the model has them.
+        generates: whether the model makes tokens one after another, over a cache.
+        text: whether the probe text is what the model takes; others are measured on random inputs.
         precisions: what it can be exported to; the first is what parity is measured from.
     """
 
     auto: str
-    output: str
-    decoder: bool = False
+    outputs: tuple[str, ...]
+    generates: bool = False
+    text: bool = False
     precisions: tuple[str, ...] = ("fp32", "int8")
 
 
 TASKS: Mapping[str, ExportTask] = {
-    "feature-extraction": ExportTask("feature-extraction", "last_hidden_state"),
-    "sentence-embeddings": ExportTask("feature-extraction", "last_hidden_state"),
-    "text-classification": ExportTask("text-classification", "logits"),
-    "token-classification": ExportTask("token-classification", "logits"),
-    "text-generation": ExportTask("text-generation", "logits", decoder=True, precisions=("fp32", "int8", "int4")),
+    "feature-extraction": ExportTask("feature-extraction", ("last_hidden_state",), text=True),
+    "sentence-embeddings": ExportTask("feature-extraction", ("last_hidden_state",), text=True),
+    "fill-mask": ExportTask("fill-mask", ("logits",), text=True),
+    "text-classification": ExportTask("text-classification", ("logits",), text=True),
+    "token-classification": ExportTask("token-classification", ("logits",), text=True),
+    "question-answering": ExportTask("question-answering", ("start_logits", "end_logits"), text=True),
+    "text-generation": ExportTask(
+        "text-generation", ("logits",), generates=True, text=True, precisions=("fp32", "int8", "int4")
+    ),
+    "text2text-generation": ExportTask("text2text-generation", ("logits",), generates=True, text=True),
+    "image-classification": ExportTask("image-classification", ("logits",)),
+    "image-feature-extraction": ExportTask("feature-extraction", ("last_hidden_state", "pooler_output")),
+    "object-detection": ExportTask("object-detection", ("logits", "pred_boxes")),
+    "image-segmentation": ExportTask(
+        "image-segmentation", ("logits", "pred_masks", "class_queries_logits", "masks_queries_logits")
+    ),
+    "depth-estimation": ExportTask("depth-estimation", ("predicted_depth",)),
+    "zero-shot-image-classification": ExportTask(
+        "zero-shot-image-classification", ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds")
+    ),
+    "visual-question-answering": ExportTask("visual-question-answering", ("logits",)),
+    "automatic-speech-recognition": ExportTask("automatic-speech-recognition", ("logits",), generates=True),
+    "image-to-text": ExportTask("image-to-text", ("logits",), generates=True),
+    "audio-feature-extraction": ExportTask("feature-extraction", ("last_hidden_state",)),
+    "audio-classification": ExportTask("audio-classification", ("logits",)),
+    "text-to-audio": ExportTask("text-to-audio", ("waveform",)),
 }
 
 SYNONYMS: Mapping[str, str] = {
@@ -42,10 +65,18 @@ SYNONYMS: Mapping[str, str] = {
     "sentence-similarity": "sentence-embeddings",
     "sentiment-analysis": "text-classification",
     "sequence-classification": "text-classification",
+    "text-ranking": "text-classification",
+    "zero-shot-classification": "text-classification",
     "ner": "token-classification",
+    "masked-lm": "fill-mask",
     "causal-lm": "text-generation",
     "text-generation-with-past": "text-generation",
     "dialogue": "text-generation",
+    "summarization": "text2text-generation",
+    "translation": "text2text-generation",
+    "text2text-generation-with-past": "text2text-generation",
+    "semantic-segmentation": "image-segmentation",
+    "text-to-speech": "text-to-audio",
 }
 
 
@@ -60,10 +91,8 @@ def find_task(asked: str | None, config: Any, folder: Path | None) -> str:
     Raises:
         TaskError: an unknown task, one that does not fit the model, or one that cannot be inferred or exported.
     """
-    from optimum.exporters.tasks import TasksManager
-
     architectures = list(getattr(config, "architectures", None) or [])
-    able = _tasks_of(architectures, TasksManager)
+    able = _tasks_of(architectures)
     if folder is not None and (folder / "modules.json").exists():
         able = "sentence-embeddings"
     if asked is None:
@@ -78,7 +107,7 @@ def find_task(asked: str | None, config: Any, folder: Path | None) -> str:
     task = SYNONYMS.get(asked, asked)
     if task not in TASKS:
         raise TaskError(f"unknown task '{asked}': choose one of {', '.join(TASKS)}")
-    if able is not None and TASKS[task].auto != "feature-extraction":
+    if able is not None and not task.endswith("feature-extraction") and task != "sentence-embeddings":
         same = able in TASKS and TASKS[able].auto == TASKS[task].auto
         if not same:
             raise TaskError(
@@ -88,11 +117,34 @@ def find_task(asked: str | None, config: Any, folder: Path | None) -> str:
     return task
 
 
-def _tasks_of(architectures: list[str], manager: Any) -> str | None:
+def _tasks_of(architectures: list[str]) -> str | None:
     import transformers
 
     for name in architectures:
         model_class = getattr(transformers, name, None)
         if model_class is not None:
-            return str(manager.infer_task_from_model(model_class))
+            return task_of(model_class)
     return None
+
+
+def task_of(model_class: Any) -> str | None:
+    """The task that a class of transformers is made for; None where neither optimum nor its signature tell."""
+    from optimum.exporters.tasks import TasksManager
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING_NAMES,
+        MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    )
+
+    task: str | None
+    try:
+        task = str(TasksManager.infer_task_from_model(model_class))
+    except (ValueError, KeyError):
+        task = "feature-extraction" if model_class.__name__.endswith("Model") else None
+    if task != "feature-extraction":
+        return task
+    if model_class.__name__ in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES.values():
+        return "zero-shot-image-classification"
+    if model_class.__name__ in MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING_NAMES.values():
+        return "text-to-audio"
+    kinds = {"pixel_values": "image-", "input_values": "audio-", "input_features": "audio-"}
+    return kinds.get(model_class.main_input_name, "") + task

@@ -1,198 +1,339 @@
-"""A checkpoint's torch module to one ONNX graph, with the names and axes that the ecosystem knows.
+"""A checkpoint's torch module to ONNX graphs, with the names and axes that the ecosystem knows.
 
-The fused trace (`lower.py`) is tried first; architectures that it cannot express are traced as they are.
-Knows nothing of precisions or files.
+Three shapes of model: one that runs in one go, a decoder with past_key_values, and an encoder with a decoder. A model
+may be traced in several ways; which of them serves is seen by measuring, not decided here. Knows no architecture, no
+precision and no file.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
 
+from wherry_exporter.convert import convert, name_axes
 from wherry_exporter.errors import ExportError
+from wherry_exporter.inputs import BATCH, FIXED, PAST, SEQUENCE, TOTAL, axes_of, input_names, random_inputs
 from wherry_exporter.load import Checkpoint
-from wherry_exporter.lower import OPSET, Lowering, NotLowered, cache_shape, lowered
-from wherry_exporter.quiet import quiet
+from wherry_exporter.lower import Lowering, NotLowered, lowered
+from wherry_exporter.merge import merge_cross_attention
 from wherry_exporter.tasks import TASKS
 
-BATCH, SEQUENCE, PAST, TOTAL = (
-    "batch_size",
-    "sequence_length",
-    "past_sequence_length",
-    "total_sequence_length",
-)
+ENCODER_SEQUENCE = "encoder_sequence_length"
+Pairs = list[tuple[Tensor, Tensor]]
 
 
-def trace(checkpoint: Checkpoint) -> ir.Model:
-    """Trace a checkpoint to a float32 graph.
+@dataclass(frozen=True)
+class Traced:
+    """A model's graphs in float32.
 
-    Inputs are `input_ids`, `attention_mask`, where the model has them `token_type_ids`, and for decoders
-    `past_key_values.N.key|value` of shape (batch, kv_heads, past_sequence, head_size), all with dynamic batch and
-    sequence. Outputs are the task's main output and, for decoders, `present.N.key|value`. A decoder's one graph
-    is the prefill (empty past) and the decode step; rows of a batch are padded on the right.
-
-    Raises:
-        ExportError: the architecture cannot be traced; the message gathers the reasons.
+    Attributes:
+        graphs: role to graph: `model`, or `encoder_model` and `decoder_model_merged`.
+        padding_side: where rows of unlike length in a decoder's batch are padded.
     """
-    decoder = TASKS[checkpoint.task].decoder
-    reasons = []
-    try:
-        with quiet(), torch.no_grad():
-            return _trace_decoder(checkpoint) if decoder else _trace_encoder(checkpoint)
-    except NotLowered as error:
-        reasons.append(f"fused: {error}")
-    if not decoder:
-        try:
-            with quiet(), torch.no_grad():
-                return _trace_plain_encoder(checkpoint)
-        except (RuntimeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
-            reasons.append(f"plain: {str(error).splitlines()[0]}")
-    name = type(checkpoint.model).__name__
-    raise ExportError(f"{name} cannot be traced for {checkpoint.task}: {'; '.join(reasons)}")
+
+    graphs: Mapping[str, ir.Model]
+    padding_side: str = "right"
 
 
-class _Encoder(nn.Module):
-    def __init__(self, model: Any, output: str, lowering: Lowering | None) -> None:
+def ways(checkpoint: Checkpoint) -> dict[str, Callable[[Checkpoint], Traced]]:
+    """The ways to trace a checkpoint, the one that gives the fastest graph first.
+
+    A way gives float32 graphs or raises `NotLowered`, `ExportError` or one of `convert.FAILURES`.
+    """
+    if not TASKS[checkpoint.task].generates:
+        return {"fused": _fused_model, "plain": _plain_model}
+    if checkpoint.model.config.is_encoder_decoder:
+        return {"plain": _encoder_and_decoder}
+    return {"fused": _fused_decoder, "plain": _plain_decoder}
+
+
+def output_names(checkpoint: Checkpoint) -> list[str]:
+    """Which of a model's outputs become outputs of its graph: those of its task, else every tensor it gives."""
+    inputs = random_inputs(checkpoint.model, input_names(checkpoint.model), batch=2, scale=1, seed=0)
+    with torch.no_grad():
+        outputs = checkpoint.model(**inputs)
+    given = [name for name, value in outputs.items() if isinstance(value, Tensor)]
+    return [name for name in TASKS[checkpoint.task].outputs if name in given] or given
+
+
+class _Model(nn.Module):
+    def __init__(self, model: Any, outputs: list[str], lowering: Lowering | None) -> None:
         super().__init__()
-        self.model, self.output, self.lowering = model, output, lowering
+        self.model, self.outputs, self.lowering = model, outputs, lowering
 
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+    def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         if self.lowering:
-            self.lowering.begin(inputs["attention_mask"])
-        output: Tensor = self.model(**inputs)[self.output]
-        return output
+            self.lowering.begin(inputs.get("attention_mask"))
+        outputs = self.model(**inputs)
+        return tuple(outputs[name] for name in self.outputs)
 
 
-class _Decoder(nn.Module):
+def _fused_model(checkpoint: Checkpoint) -> Traced:
+    outputs = output_names(checkpoint)
+    with lowered(checkpoint.model, decoder=False) as lowering:
+        graph = _trace_model(checkpoint.model, outputs, lowering)
+        if not lowering.calls:
+            raise NotLowered("no layer uses transformers' attention interface")
+    return Traced({"model": graph})
+
+
+def _plain_model(checkpoint: Checkpoint) -> Traced:
+    return Traced({"model": _trace_model(checkpoint.model, output_names(checkpoint), None)})
+
+
+def _trace_model(model: Any, outputs: list[str], lowering: Lowering | None) -> ir.Model:
+    names = input_names(model)
+    inputs = random_inputs(model, names, batch=2, scale=1, seed=0)
+    axes = {name: axes_of(model, name) for name in names}
+    batch, shapes = Dim(BATCH), {}
+    for name in names:
+        free = {position: Dim.AUTO for position, axis in enumerate(axes[name]) if axis not in FIXED}
+        shapes[name] = {**free, 0: batch}
+    graph = convert(_Model(model, outputs, lowering), {"inputs": inputs}, {"inputs": shapes}, names, outputs)
+    return name_axes(graph, axes)
+
+
+class _FusedDecoder(nn.Module):
     def __init__(self, model: Any, lowering: Lowering) -> None:
         super().__init__()
         self.model, self.lowering = model, lowering
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, past: list[tuple[Tensor, Tensor]]) -> Any:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, past: Pairs) -> tuple[Tensor, Pairs]:
         self.lowering.begin(attention_mask, past)
-        length = input_ids.shape[1]
-        positions = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -length:]
+        positions = _positions(attention_mask, input_ids.shape[1])
         output = self.model(input_ids=input_ids, position_ids=positions, use_cache=False)
         if len(self.lowering.present) != len(past):
-            raise NotLowered(
-                f"{len(self.lowering.present)} of {len(past)} layers use transformers' attention interface"
-            )
+            count = len(self.lowering.present)
+            raise NotLowered(f"{count} of {len(past)} layers use transformers' attention interface")
         return output.logits, self.lowering.present
 
 
-def encoder_inputs(model: Any) -> list[str]:
-    """The names of the graph inputs of an encoder."""
-    types = getattr(model.config, "type_vocab_size", 0) or 0
-    return ["input_ids", "attention_mask", *(["token_type_ids"] if types > 1 else [])]
+class _PlainDecoder(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.takes = model, set(_parameters(model))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, past: Pairs) -> tuple[Tensor, Pairs]:
+        cache = DynamicCache(past)
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "past_key_values": cache}
+        if "position_ids" in self.takes:
+            inputs["position_ids"] = _positions(attention_mask, input_ids.shape[1])
+        output = self.model(**inputs, use_cache=True)
+        return output.logits, _pairs(cache)
 
 
-def _sample(model: Any) -> dict[str, Tensor]:
-    """Two padded rows: a mask of ones would be folded into the graph as a constant."""
-    inputs = {name: torch.ones(2, 7, dtype=torch.int64) for name in encoder_inputs(model)}
-    inputs["attention_mask"][1, 5:] = 0
-    if "token_type_ids" in inputs:
-        inputs["token_type_ids"][:] = 0
-    return inputs
+def _positions(attention_mask: Tensor, length: int) -> Tensor:
+    """Position of each new token among the real ones of its row."""
+    return (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -length:]
 
 
-def _trace_encoder(checkpoint: Checkpoint) -> ir.Model:
-    output = TASKS[checkpoint.task].output
-    inputs = _sample(checkpoint.model)
-    axes = {name: {0: Dim(BATCH), 1: Dim.DYNAMIC} for name in inputs}
-    with lowered(checkpoint.model, decoder=False) as lowering:
-        module = _Encoder(checkpoint.model, output, lowering)
-        program = torch.export.export(module, (inputs,), dynamic_shapes={"inputs": axes}, strict=False)
-        if not lowering.calls:
-            raise NotLowered("no layer uses transformers' attention interface")
-        model = _to_onnx(program, list(inputs), [output])
-    return _named(model, {name: [BATCH, SEQUENCE] for name in inputs})
+def _pairs(cache: Any) -> Pairs:
+    return [(layer.keys, layer.values) for layer in cache.layers]
 
 
-def _trace_plain_encoder(checkpoint: Checkpoint) -> ir.Model:
-    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+def _parameters(model: Any) -> list[str]:
+    import inspect
 
-    output = TASKS[checkpoint.task].output
-    inputs = _sample(checkpoint.model)
-    axes = {name: {0: Dim(BATCH), 1: Dim.DYNAMIC} for name in inputs}
-    exported = OnnxExporter().export(
-        checkpoint.model, dict(inputs), OnnxConfig(dynamic=True, dynamic_shapes=axes, opset_version=OPSET)
-    )
-    model: ir.Model = exported.program
-    kept = [value for value in model.graph.outputs if value.name == output]
-    if not kept:
-        names = ", ".join(str(value.name) for value in model.graph.outputs)
-        raise ValueError(f"the graph has outputs {names}, but no {output}")
-    model.graph.outputs[:] = kept
-    return _named(model, {name: [BATCH, SEQUENCE] for name in inputs})
+    return list(inspect.signature(model.forward).parameters)
 
 
-def _trace_decoder(checkpoint: Checkpoint) -> ir.Model:
-    count, kv_heads, size = cache_shape(checkpoint.model)
-    layers = range(count)
+def _fused_decoder(checkpoint: Checkpoint) -> Traced:
+    shapes = cache_shapes(checkpoint.model)
+    with lowered(checkpoint.model, decoder=True) as lowering:
+        graph = _trace_decoder(_FusedDecoder(checkpoint.model, lowering), shapes)
+    return Traced({"model": graph}, padding_side="right")
+
+
+def _plain_decoder(checkpoint: Checkpoint) -> Traced:
+    model = checkpoint.model
+    return Traced({"model": _trace_decoder(_PlainDecoder(model), cache_shapes(model))}, padding_side="left")
+
+
+def cache_shapes(model: Any) -> list[tuple[int, int, int]]:
+    """Key/value heads, key size and value size of each layer's cache, seen by running the model.
+
+    Raises:
+        ExportError: the model keeps no keys and values, or no such cache for each layer.
+    """
+    with torch.no_grad():
+        past = model(input_ids=torch.ones(1, 2, dtype=torch.int64), use_cache=True).past_key_values
+    return _layer_shapes(model, past)
+
+
+def _layer_shapes(model: Any, past: Any) -> list[tuple[int, int, int]]:
+    layers = getattr(past, "layers", None) or []
+    if not layers or not all(isinstance(getattr(layer, "keys", None), Tensor) for layer in layers):
+        raise ExportError(f"{type(model).__name__} keeps a state between steps that is not keys and values alone")
+    return [(layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]) for layer in layers]
+
+
+def _trace_decoder(module: nn.Module, shapes: list[tuple[int, int, int]]) -> ir.Model:
     ids = torch.ones(2, 3, dtype=torch.int64)
     mask = torch.ones(2, 7, dtype=torch.int64)
     mask[1, -1] = 0
-    past = [(torch.zeros(2, kv_heads, 4, size), torch.zeros(2, kv_heads, 4, size)) for _ in layers]
+    past = [(torch.zeros(2, heads, 4, key), torch.zeros(2, heads, 4, value)) for heads, key, value in shapes]
     batch, cached = Dim(BATCH), {0: Dim(BATCH), 2: Dim(PAST)}
-    shapes = {
+    dynamic = {
         "input_ids": {0: batch, 1: Dim.DYNAMIC},
         "attention_mask": {0: batch, 1: Dim.DYNAMIC},
-        "past": [(cached, cached) for _ in layers],
+        "past": [(cached, cached) for _ in shapes],
     }
-    with lowered(checkpoint.model, decoder=True) as lowering:
-        module = _Decoder(checkpoint.model, lowering)
-        inputs = {"input_ids": ids, "attention_mask": mask, "past": past}
-        program = torch.export.export(module, (), inputs, dynamic_shapes=shapes, strict=False)
-        cache = [f"{layer}.{part}" for layer in layers for part in ("key", "value")]
-        model = _to_onnx(
-            program,
-            ["input_ids", "attention_mask", *(f"past_key_values.{name}" for name in cache)],
-            ["logits", *(f"present.{name}" for name in cache)],
-        )
-    dims: dict[str, list[str | int]] = {"input_ids": [BATCH, SEQUENCE], "attention_mask": [BATCH, TOTAL]}
-    dims |= {f"past_key_values.{name}": [BATCH, kv_heads, PAST, size] for name in cache}
-    dims |= {f"present.{name}": [BATCH, kv_heads, TOTAL, size] for name in cache}
-    return _named(model, dims)
-
-
-def _to_onnx(program: Any, inputs: list[str], outputs: list[str]) -> ir.Model:
-    converted = torch.onnx.export(
-        program,
-        (),
-        input_names=inputs,
-        output_names=outputs,
-        opset_version=OPSET,
-        optimize=True,
-        verbose=False,
+    names, axes = _cache_axes(shapes)
+    graph = convert(
+        module,
+        {"input_ids": ids, "attention_mask": mask, "past": past},
+        dynamic,
+        ["input_ids", "attention_mask", *(f"past_key_values.{name}" for name in names)],
+        ["logits", *(f"present.{name}" for name in names)],
     )
-    assert converted is not None
-    model: ir.Model = converted.model
-    return model
+    return name_axes(graph, {"input_ids": (BATCH, SEQUENCE), "attention_mask": (BATCH, TOTAL), **axes})
 
 
-def _named(model: ir.Model, dims: dict[str, Any]) -> ir.Model:
-    """Give inputs and outputs speaking axis names, after checking that none was folded away."""
-    graph = model.graph
-    present = {str(value.name) for value in graph.inputs}
-    lost = sorted(name for name in dims if name not in present and not name.startswith("present."))
-    if lost:
-        raise ExportError(f"the trace folded the input {', '.join(lost)} away")
-    symbols: dict[str, str] = {}
-    for value in [*graph.inputs, *graph.outputs]:
-        wanted = dims.get(str(value.name))
-        if wanted and value.shape is not None:
-            symbols |= {str(old): new for old, new in zip(value.shape, wanted, strict=True) if isinstance(new, str)}
-    for node in graph:
-        for value in node.outputs:
-            _rename(value, symbols)
-    for value in graph.inputs:
-        _rename(value, symbols)
-    graph.name = "wherry"
-    return model
+def _cache_axes(
+    shapes: list[tuple[int, int, int]], kind: str = "", past: str = PAST, present: str = TOTAL
+) -> tuple[list[str], dict[str, tuple[int | str, ...]]]:
+    """Names of the caches, and their axes as inputs and outputs; `kind` goes between layer and key or value."""
+    names: list[str] = []
+    axes: dict[str, tuple[int | str, ...]] = {}
+    for layer, (heads, *sizes) in enumerate(shapes):
+        for part, size in zip(("key", "value"), sizes, strict=True):
+            name = f"{layer}.{kind}{part}"
+            names.append(name)
+            axes[f"past_key_values.{name}"] = (BATCH, heads, past, size)
+            axes[f"present.{name}"] = (BATCH, heads, present, size)
+    return names, axes
 
 
-def _rename(value: ir.Value, symbols: dict[str, str]) -> None:
-    if value.shape is not None:
-        value.shape = ir.Shape([symbols.get(str(dim), dim) for dim in value.shape])
+class _Encoder(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.encoder = model.get_encoder()
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        states: Tensor = self.encoder(**inputs).last_hidden_state
+        return states
+
+
+class _CrossAttention(nn.Module):
+    """The keys and values that a decoder's cross-attention makes of the encoder's states."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, encoder_hidden_states: Tensor) -> Pairs:
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self.model(
+            decoder_input_ids=encoder_hidden_states.new_zeros(encoder_hidden_states.shape[0], 1, dtype=torch.int64),
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoder_hidden_states),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return _pairs(cache.cross_attention_cache)
+
+
+class _CrossDecoder(nn.Module):
+    """A decoder's step on cached keys and values of the encoder's states, which it needs the shape of alone."""
+
+    def __init__(self, model: Any, size: int, *, masked: bool) -> None:
+        super().__init__()
+        self.model, self.size, self.masked = model, size, masked
+
+    def forward(self, input_ids: Tensor, encoder_attention_mask: Tensor, past: Pairs, cross: Pairs) -> Any:
+        cache = EncoderDecoderCache(DynamicCache(past), DynamicCache(cross))
+        cache.is_updated = dict.fromkeys(range(len(cross)), True)
+        states = cross[0][0].new_zeros(input_ids.shape[0], cross[0][0].shape[2], self.size)
+        output = self.model(
+            decoder_input_ids=input_ids,
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            past_key_values=cache,
+            use_cache=True,
+            **({"attention_mask": encoder_attention_mask} if self.masked else {}),
+        )
+        return output.logits, _pairs(cache.self_attention_cache)
+
+
+def _encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
+    """The encoder's graph, and one decoder graph for the first step and all later ones.
+
+    The decoder's cross-attention keys and values are computed in the first step, where `use_cache_branch` is false, and
+    handed back as `present.N.encoder.key` and `.value`; later steps take them as they are.
+    """
+    model: Any = checkpoint.model
+    names = [name for name in input_names(model) if name in _parameters(model.get_encoder())]
+    inputs = random_inputs(model, names, batch=2, scale=1, seed=0)
+    axes = {name: axes_of(model, name) for name in names}
+    batch = Dim(BATCH)
+    free = {
+        name: {**{at: Dim.AUTO for at, axis in enumerate(axes[name]) if axis not in FIXED}, 0: batch} for name in names
+    }
+    encoder = convert(_Encoder(model), {"inputs": inputs}, {"inputs": free}, names, ["last_hidden_state"])
+    name_axes(encoder, {**axes, "last_hidden_state": (BATCH, ENCODER_SEQUENCE, "hidden_size")})
+
+    with torch.no_grad():
+        states = model.get_encoder()(**inputs).last_hidden_state
+        trial = _run_decoder(model, torch.ones(2, 2, dtype=torch.int64), states)
+    own = _layer_shapes(model, trial.self_attention_cache)
+    cross = _layer_shapes(model, trial.cross_attention_cache)
+    own_names, own_axes = _cache_axes(own, "decoder.", "past_decoder_sequence_length", "total_decoder_sequence_length")
+    cross_names, cross_axes = _cache_axes(cross, "encoder.", ENCODER_SEQUENCE, ENCODER_SEQUENCE)
+    size, longest = states.shape[2], states.shape[1]
+
+    projections = convert(
+        _CrossAttention(model),
+        {"encoder_hidden_states": states},
+        {"encoder_hidden_states": {0: batch, 1: Dim.AUTO}},
+        ["encoder_hidden_states"],
+        [f"present.{name}" for name in cross_names],
+    )
+    masked = "attention_mask" in names
+    past = [(torch.zeros(2, heads, 4, key), torch.zeros(2, heads, 4, value)) for heads, key, value in own]
+    fixed = [
+        (torch.randn(2, heads, longest, key), torch.randn(2, heads, longest, value)) for heads, key, value in cross
+    ]
+    cached, crossed = {0: batch, 2: Dim("past")}, {0: batch, 2: Dim.AUTO}
+    mask = torch.ones(2, longest, dtype=torch.int64)
+    mask[1, -1] = 0
+    step = convert(
+        _CrossDecoder(model, size, masked=masked),
+        {
+            "input_ids": torch.ones(2, 3, dtype=torch.int64),
+            "encoder_attention_mask": mask,
+            "past": past,
+            "cross": fixed,
+        },
+        {
+            "input_ids": {0: batch, 1: Dim.DYNAMIC},
+            "encoder_attention_mask": {0: batch, 1: Dim.AUTO},
+            "past": [(cached, cached) for _ in own],
+            "cross": [(crossed, crossed) for _ in cross],
+        },
+        [
+            "input_ids",
+            "encoder_attention_mask",
+            *(f"past_key_values.{name}" for name in own_names),
+            *(f"past_key_values.{name}" for name in cross_names),
+        ],
+        ["logits", *(f"present.{name}" for name in own_names)],
+    )
+    decoder = merge_cross_attention(step, projections, cross_names, masked=masked)
+    decoder_axes: dict[str, tuple[int | str, ...]] = {
+        "input_ids": (BATCH, SEQUENCE),
+        "encoder_hidden_states": (BATCH, ENCODER_SEQUENCE, size),
+        **({"encoder_attention_mask": (BATCH, ENCODER_SEQUENCE)} if masked else {}),
+        **own_axes,
+        **cross_axes,
+    }
+    name_axes(decoder, decoder_axes)
+    return Traced({"encoder_model": encoder, "decoder_model_merged": decoder})
+
+
+def _run_decoder(model: Any, ids: Tensor, states: Tensor) -> Any:
+    output = model(decoder_input_ids=ids, encoder_outputs=BaseModelOutput(last_hidden_state=states), use_cache=True)
+    return output.past_key_values

@@ -1,0 +1,95 @@
+"""A torch module and sample inputs to an ONNX graph, through torch.export with the patches that transformers keeps.
+
+Knows nothing of what the module computes. The patches make models traceable and mend what torch.onnx gets wrong; they
+are those of `transformers.exporters.OnnxExporter`, used here for modules that are not a whole model.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import nn
+from transformers.exporters.exporter_dynamo import reset_model_state
+from transformers.exporters.exporter_onnx import _ONNX_TRANSLATION_TABLE, apply_onnx_ir_fixes
+from transformers.exporters.utils import apply_fx_node_fixes, apply_patches
+
+from wherry_exporter.errors import ExportError
+
+OPSET = 20
+
+FAILURES = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    AssertionError,
+    NotImplementedError,
+)
+"""What tracing raises for a model it cannot express (torch.export's own errors are RuntimeErrors)."""
+
+
+def convert(
+    module: nn.Module,
+    inputs: Mapping[str, Any],
+    dynamic_shapes: Mapping[str, Any],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+) -> ir.Model:
+    """Trace `module(**inputs)`.
+
+    Args:
+        dynamic_shapes: as torch.export takes them.
+        input_names: of the flattened inputs, in order.
+        output_names: of the flattened outputs, in order.
+
+    Raises:
+        any of FAILURES: the module cannot be traced.
+    """
+    with torch.no_grad(), apply_patches("dynamo"), apply_patches("onnx"), reset_model_state(module):
+        program = torch.export.export(module, (), dict(inputs), dynamic_shapes=dict(dynamic_shapes), strict=False)
+        apply_fx_node_fixes("onnx", program.graph_module)
+        converted = torch.onnx.export(
+            program,
+            (),
+            input_names=list(input_names),
+            output_names=list(output_names),
+            opset_version=OPSET,
+            custom_translation_table=_ONNX_TRANSLATION_TABLE,
+            optimize=True,
+            verbose=False,
+        )
+    assert converted is not None
+    apply_onnx_ir_fixes(converted)
+    model: ir.Model = converted.model
+    return model
+
+
+def name_axes(model: ir.Model, axes: Mapping[str, Sequence[int | str]]) -> ir.Model:
+    """Give the axes of inputs and outputs that vary speaking names, after checking that no input was folded away.
+
+    Raises:
+        ExportError: an input is gone, or the batch axis of one was fixed.
+    """
+    graph = model.graph
+    values = {str(value.name): value for value in [*graph.inputs, *graph.outputs]}
+    lost = sorted(set(axes) - set(values))
+    if lost:
+        raise ExportError(f"the trace folded {', '.join(lost)} away")
+    symbols: dict[str, str] = {}
+    for name, wanted in axes.items():
+        shape = values[name].shape
+        if shape is None:
+            continue
+        for position, (old, new) in enumerate(zip(shape, wanted, strict=True)):
+            if isinstance(new, str) and not isinstance(old, int):
+                symbols.setdefault(str(old), new)
+            elif isinstance(old, int) and position == 0 and new == "batch_size":
+                raise ExportError(f"the trace fixed the batch size of {name} to {old}")
+    for value in [*graph.inputs, *(value for node in graph for value in node.outputs)]:
+        if value.shape is not None:
+            value.shape = ir.Shape([symbols.get(str(dim), dim) for dim in value.shape])
+    graph.name = "wherry"
+    return model

@@ -1,0 +1,124 @@
+"""What a model takes: the names of its inputs, which of their axes vary, and random values for them in any size.
+
+Read off the model's own signature and configuration, so no architecture has a line here.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BATCH, SEQUENCE, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length"
+IMAGE_AXES = (BATCH, "num_channels", "height", "width")
+
+TEXT = ("input_ids", "attention_mask", "token_type_ids")
+AXES: Mapping[str, tuple[str, ...]] = {
+    "input_ids": (BATCH, SEQUENCE),
+    "attention_mask": (BATCH, SEQUENCE),
+    "token_type_ids": (BATCH, SEQUENCE),
+    "bbox": (BATCH, SEQUENCE, "box"),
+    "pixel_values": IMAGE_AXES,
+    "input_values": (BATCH, "num_samples"),
+    "input_features": (BATCH, "feature_size", "num_frames"),
+}
+"""The names that optimum and transformers.js know, and the names of their axes."""
+
+FIXED = ("num_channels", "feature_size", "box")
+"""Axes that are part of the architecture."""
+
+
+def input_names(model: Any) -> list[str]:
+    """The graph inputs of a model that runs in one go, in the order of its signature's main input, then the rest."""
+    config = model.config
+    parameters = inspect.signature(model.forward).parameters
+    names = [name for name in AXES if name in parameters and name not in TEXT[1:]]
+    main = model.main_input_name
+    if main not in ("input_ids", "pixel_values") and main in names:  # audio models also take features of other kinds
+        names = [main]
+    if "input_ids" in names:
+        types = getattr(config, "type_vocab_size", 0) or 0
+        if "attention_mask" in parameters:
+            names.insert(1, "attention_mask")
+        if "token_type_ids" in parameters and types > 1:
+            names.insert(2, "token_type_ids")
+    return names
+
+
+def axes_of(model: Any, name: str) -> tuple[str, ...]:
+    """The names of an input's axes. Spectrogram transformers call their frames of features `input_values`."""
+    if name == "input_values" and _setting(model.config, "num_mel_bins"):
+        return (BATCH, "num_frames", "feature_size")
+    return AXES[name]
+
+
+def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float, seed: int) -> dict[str, Tensor]:
+    """Inputs of that batch size; `scale` stretches sequences, images and sounds. Rows of text are padded unalike."""
+    random = torch.Generator().manual_seed(seed)
+    config = model.config
+    text = config.get_text_config()
+    longest = int(getattr(text, "max_position_embeddings", 0) or 64)
+    length = max(3, min(round(7 * scale), longest - 2))
+    real = torch.randint(2, length + 1, (batch, 1), generator=random)
+    real[0] = length
+    mask = (torch.arange(length) < real).to(torch.int64)
+    values: dict[str, Tensor] = {}
+    for name in names:
+        if name == "input_ids":
+            vocabulary = int(getattr(text, "vocab_size", 0) or 100)
+            ids = torch.randint(min(5, vocabulary - 1), vocabulary, (batch, length), generator=random)
+            padding = getattr(text, "pad_token_id", None)
+            values[name] = torch.where(mask.bool(), ids, 0 if padding is None else padding)
+        elif name == "attention_mask":
+            values[name] = mask
+        elif name == "token_type_ids":
+            values[name] = (torch.arange(length) > length // 2).to(torch.int64).expand(batch, length).contiguous()
+        elif name == "bbox":
+            corners = torch.randint(0, 500, (batch, length, 2), generator=random)
+            values[name] = torch.cat([corners, corners + 300], -1)
+        elif name == "pixel_values":
+            height, width = image_size(config)
+            shape = (batch, _channels(config), _stretched(height, scale), _stretched(width, scale))
+            values[name] = torch.rand(shape, generator=random) * 2 - 1
+        elif name == "input_features":
+            frames = 2 * int(_setting(config, "max_source_positions") or 100)
+            bins = int(_setting(config, "num_mel_bins") or _setting(config, "feature_size") or 80)
+            values[name] = torch.randn(batch, bins, frames, generator=random)
+        elif _setting(config, "num_mel_bins"):
+            frames = int(_setting(config, "max_length") or 128)
+            values[name] = torch.randn(batch, frames, int(config.num_mel_bins), generator=random)
+        else:
+            values[name] = torch.randn(batch, round(4000 * scale), generator=random)
+    return values
+
+
+def image_size(config: Any) -> tuple[int, int]:
+    """Height and width that the configuration names, else a small one that every stride divides."""
+    size = _setting(config, "image_size") or 64
+    if isinstance(size, Mapping):
+        size = (size["height"], size["width"])
+    height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
+    return int(height), int(width)
+
+
+def _stretched(size: int, scale: float) -> int:
+    """A multiple of 32 where the size is one, so that strides and patches go on dividing it."""
+    unit = 32 if size % 32 == 0 else size
+    return max(unit, round(size * scale / unit) * unit)
+
+
+def _channels(config: Any) -> int:
+    found = _setting(config, "num_channels")
+    return int(found) if isinstance(found, int) else 3
+
+
+def _setting(config: Any, name: str) -> Any:
+    """A setting of the configuration or of one of the configurations in it."""
+    if getattr(config, name, None):
+        return getattr(config, name)
+    for part in ("vision_config", "backbone_config", "audio_config", "encoder", "text_config"):
+        inner = getattr(config, part, None)
+        if inner is not None and not isinstance(inner, Mapping) and (found := _setting(inner, name)):
+            return found
+    return None

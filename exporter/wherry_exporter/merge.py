@@ -1,0 +1,56 @@
+"""Two graphs to one: a decoder's step, and the projections of the encoder's states that only its first step needs.
+
+The If that optimum and transformers.js know as `use_cache_branch` holds nothing but those projections, so the decoder's
+weights and nodes are there once.
+"""
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+
+def merge_cross_attention(step: ir.Model, projections: ir.Model, names: Sequence[str], *, masked: bool) -> ir.Model:
+    """A decoder graph that computes its cross-attention keys and values when `use_cache_branch` is false.
+
+    Args:
+        step: takes `past_key_values.NAME` of each name.
+        projections: takes `encoder_hidden_states`, gives `present.NAME` of each name.
+        names: such as `0.encoder.key`.
+        masked: whether `step` takes `encoder_attention_mask`; an unused one is dropped otherwise.
+    """
+    graph, branch = step.graph, projections.graph
+    inputs = {str(value.name): value for value in graph.inputs}
+    if not masked:
+        graph.inputs.remove(inputs["encoder_attention_mask"])
+    states = ir.Input("encoder_hidden_states", type=ir.TensorType(ir.DataType.FLOAT), shape=branch.inputs[0].shape)
+    chosen = ir.Input("use_cache_branch", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([1]))
+
+    given = [inputs[f"past_key_values.{name}"] for name in names]
+    kept = [ir.node("Identity", [value]) for value in given]
+    for number, node in enumerate(kept):
+        node.outputs[0].name = f"kept.{number}"
+        node.outputs[0].type = given[number].type
+    then_branch = ir.Graph([], [node.outputs[0] for node in kept], nodes=kept, name="kept")
+
+    branch.inputs[0].replace_all_uses_with(states)
+    branch.inputs.clear()
+    branch.name = "computed"
+    for node in branch:
+        node.name = f"cross.{node.name}"
+        for value in node.outputs:
+            value.name = f"cross.{value.name}"
+    for value in list(branch.initializers.values()):
+        branch.initializers.pop(str(value.name))
+        value.name = f"cross.{value.name}"
+        graph.register_initializer(value)
+    branches = [ir.AttrGraph("then_branch", then_branch), ir.AttrGraph("else_branch", branch)]
+    choice = ir.Node("", "If", [chosen], branches, num_outputs=len(names), name="cross_attention_keys_and_values")
+    for name, value, output in zip(names, given, choice.outputs, strict=True):
+        output.name, output.type, output.shape = f"present.{name}", value.type, value.shape
+        for use in list(value.uses()):
+            if use.node not in kept:
+                use.node.replace_input_with(use.idx, output)
+    graph.insert_before(graph[0], choice)
+    graph.inputs.extend([states, chosen])
+    graph.outputs.extend(choice.outputs)
+    return step

@@ -1,0 +1,359 @@
+"""What the original computes and what its graphs compute on the same inputs, for each shape of model.
+
+Inputs are the probe text, padded, or random values, at batch sizes and lengths other than those traced. A decoder runs
+step by step over its cache, fed with given tokens, so that an early difference does not hide later ones. Knows nothing
+of how a graph was made and does not judge what it finds.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from onnxruntime import InferenceSession, SessionOptions
+
+from wherry.pooling import Pooling
+from wherry.session import thread_count
+from wherry_exporter.errors import ExportError
+from wherry_exporter.inputs import input_names, random_inputs
+from wherry_exporter.load import Checkpoint
+from wherry_exporter.probe import PROSE, SENTENCES
+from wherry_exporter.tasks import TASKS
+from wherry_tokenization import Tokenizer
+
+Array = np.ndarray[Any, Any]
+Feed = dict[str, Array]
+Graphs = Mapping[str, Path]
+Pair = tuple[Array, Array]
+"""Vectors of the original and of the graph, (vectors, size) each."""
+
+BATCHES = ((0, 5), (5, 6), (6, 17), (17, 24))
+"""Slices of the probe sentences: batches of 5, 1, 11 and 7 rows, each padded to its longest."""
+
+STEPS = 6
+
+
+class Probe(Protocol):
+    """One shape of model, with the original's outputs computed once."""
+
+    def pairs(self, graphs: Graphs) -> list[tuple[str, Pair]]:
+        """Output name, and vectors of both."""
+
+    def losses(self, graphs: Graphs) -> tuple[float, float] | None:
+        """Mean negative log-likelihood of a page of English: the original's and the graph's; for language models."""
+
+    def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        """The same work for the original and for the graph, to be timed."""
+
+
+def probe_for(checkpoint: Checkpoint, folder: Path, padding_side: str) -> Probe:
+    """The probe of a checkpoint whose tokenizer and pooling are in `folder`."""
+    torch.set_num_threads(thread_count())
+    if not TASKS[checkpoint.task].generates or (
+        not checkpoint.model.config.is_encoder_decoder and checkpoint.model.main_input_name != "input_ids"
+    ):
+        return ModelProbe(checkpoint, folder)
+    if checkpoint.model.config.is_encoder_decoder:
+        return EncoderDecoderProbe(checkpoint, folder)
+    return DecoderProbe(checkpoint, folder, padding_side)
+
+
+class ModelProbe:
+    """A model that runs in one go."""
+
+    def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
+        self.model: Any = checkpoint.model
+        self.outputs = TASKS[checkpoint.task].outputs
+        self.pooling = Pooling.load(folder) if checkpoint.task == "sentence-embeddings" else None
+        self.names = input_names(self.model)
+        if TASKS[checkpoint.task].text:
+            tokenizer = Tokenizer.load(folder)
+            longest = " ".join([*SENTENCES, PROSE])
+            texts = [list(SENTENCES[first:last]) for first, last in BATCHES] + [[longest, SENTENCES[0]]]
+            self.feeds = [text_feed(self.model, tokenizer, batch, self.names) for batch in texts]
+        else:
+            sizes = ((1, 1.0), (3, 1.0), (2, 2.0), (1, 3.0))
+            self.feeds = [
+                _arrays(random_inputs(self.model, self.names, batch=batch, scale=scale, seed=number))
+                for number, (batch, scale) in enumerate(sizes, 1)
+            ]
+        self.expected = [self._expected(feed) for feed in self.feeds]
+        self.calibration = self.feeds[2] if TASKS[checkpoint.task].text else self.feeds[1]
+
+    def pairs(self, graphs: Graphs) -> list[tuple[str, Pair]]:
+        session = open_session(graphs["model"])
+        names = [port.name for port in session.get_outputs()]
+        found = []
+        for feed, expected in zip(self.feeds, self.expected, strict=True):
+            if expected is None or not _takes(session, feed):
+                continue
+            for name, output in zip(names, session.run(names, feed), strict=True):
+                if output.shape != expected[name].shape:
+                    raise ExportError(f"{name} has shape {output.shape} where the original's is {expected[name].shape}")
+                found.append((name, (self._vectors(expected[name], feed), self._vectors(output, feed))))
+        if not found:
+            raise ExportError("the graph takes none of the sizes it was tried with")
+        return found
+
+    def losses(self, graphs: Graphs) -> None:  # noqa: ARG002
+        return None
+
+    def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        session = open_session(graphs["model"])
+        feed = max(
+            (feed for feed in self.feeds[:3] if _takes(session, feed)), key=lambda feed: len(feed[self.names[0]])
+        )
+        tensors = _tensors(feed)
+        return lambda: self.model(**tensors), lambda: session.run(None, feed)
+
+    def _expected(self, feed: Feed) -> dict[str, Array] | None:
+        """What the original gives; None for a size that it does not take itself."""
+        try:
+            outputs = self.model(**_tensors(feed))
+        except (ValueError, RuntimeError, IndexError):
+            return None
+        return {name: value.numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+
+    def _vectors(self, output: Array, feed: Feed) -> Array:
+        """The vectors that matter of an output: pooled, or of real tokens, or all along the last axis."""
+        mask = feed.get("attention_mask")
+        if self.pooling is not None and mask is not None:
+            return self.pooling.apply(output, mask)
+        if mask is not None and output.ndim == 3 and output.shape[:2] == mask.shape:
+            return np.asarray(output[mask.astype(bool)])
+        if mask is not None and output.shape == mask.shape:
+            return np.where(mask, output, 0)
+        return output.reshape(-1, output.shape[-1])
+
+
+class DecoderProbe:
+    """A decoder over past_key_values."""
+
+    def __init__(self, checkpoint: Checkpoint, folder: Path, padding_side: str) -> None:
+        self.model: Any = checkpoint.model
+        self.padding_side = padding_side
+        self.tokenizer = Tokenizer.load(folder)
+        limit = position_limit(self.model)
+        self.rows = [token_row(self.tokenizer, text, min(24, limit)) for text in (*SENTENCES[1:8], SENTENCES[17])]
+        self.prose = token_row(self.tokenizer, PROSE, min(256, limit))
+        self.expected = [self._logits(row) for row in self.rows]
+        self.prose_loss = _loss(self._logits(self.prose), self.prose)
+
+    def pairs(self, graphs: Graphs) -> list[tuple[str, Pair]]:
+        session = open_session(graphs["model"])
+        found = []
+        for first in range(0, len(self.rows), 3):
+            rows, expected = self.rows[first : first + 3], self.expected[first : first + 3]
+            found += [("logits", pair) for pair in zip(expected, self._forced(session, rows, STEPS), strict=True)]
+        return found
+
+    def losses(self, graphs: Graphs) -> tuple[float, float]:
+        logits = self._forced(open_session(graphs["model"]), [self.prose], 0)[0]
+        return self.prose_loss, _loss(logits, self.prose)
+
+    def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        session = open_session(graphs["model"])
+        row, steps = self.rows[0], 8
+        prompt = torch.from_numpy(row[None])
+
+        def run_torch() -> None:
+            output = self.model(input_ids=prompt, use_cache=True)
+            for _ in range(steps):
+                token = output.logits[:, -1:].argmax(-1)
+                output = self.model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+
+        def run_graph() -> None:
+            logits, past = _step(session, row[None], np.ones((1, len(row)), np.int64), no_past(session, 1))
+            for step in range(1, steps + 1):
+                token = logits[:, -1:].argmax(-1)
+                logits, past = _step(session, token, np.ones((1, len(row) + step), np.int64), past)
+
+        return run_torch, run_graph
+
+    def _logits(self, row: Array) -> Array:
+        logits: Array = self.model(input_ids=torch.from_numpy(row[None])).logits[0].numpy()
+        return logits
+
+    def _forced(self, session: InferenceSession, rows: Sequence[Array], steps: int) -> list[Array]:
+        """Logits at each position of each row: all but the last `steps` tokens as a prefill, those one at a time."""
+        prefill = np.array([len(row) for row in rows]) - steps
+        width, left = int(prefill.max()), self.padding_side == "left"
+        places = [slice(width - count, width) if left else slice(0, count) for count in prefill]
+        ids = np.zeros((len(rows), width), np.int64)
+        for index, row in enumerate(rows):
+            ids[index, places[index]] = row[: prefill[index]]
+
+        def mask(step: int) -> Array:
+            columns = np.arange(width + step)
+            real = columns >= (width - prefill)[:, None] if left else columns < (prefill + step)[:, None]
+            return np.asarray(real, dtype=np.int64)
+
+        logits, past = _step(session, ids, mask(0), no_past(session, len(rows)))
+        found = [[logits[index, places[index]]] for index in range(len(rows))]
+        for step in range(steps):
+            ids = np.array([[row[at + step]] for row, at in zip(rows, prefill, strict=True)])
+            logits, past = _step(session, ids, mask(step + 1), past)
+            for index in range(len(rows)):
+                found[index].append(logits[index])
+        return [np.concatenate(parts) for parts in found]
+
+
+class EncoderDecoderProbe:
+    """An encoder, and a decoder over its states and past_key_values."""
+
+    def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
+        self.model: Any = checkpoint.model
+        self.names = [name for name in input_names(self.model) if name in _parameters(self.model.get_encoder())]
+        vocabulary = int(self.model.config.get_text_config(decoder=True).vocab_size)
+        random = np.random.default_rng(0)
+        if TASKS[checkpoint.task].text:
+            tokenizer = Tokenizer.load(folder)
+            texts = [SENTENCES[0:3], SENTENCES[3:4], SENTENCES[13:18]]
+            self.feeds = [text_feed(self.model, tokenizer, list(batch), self.names) for batch in texts]
+        else:
+            self.feeds = [
+                _arrays(random_inputs(self.model, self.names, batch=batch, scale=1, seed=batch)) for batch in (1, 3)
+            ]
+        self.rows = [
+            random.integers(min(5, vocabulary - 1), vocabulary, (len(feed[self.names[0]]), 5 + STEPS))
+            for feed in self.feeds
+        ]
+        self.expected = []
+        for feed, rows in zip(self.feeds, self.rows, strict=True):
+            outputs = self.model(**_tensors(feed), decoder_input_ids=torch.from_numpy(rows))
+            self.expected.append((outputs.encoder_last_hidden_state.numpy(), outputs.logits.numpy()))
+
+    def pairs(self, graphs: Graphs) -> list[tuple[str, Pair]]:
+        encoder, decoder = open_session(graphs["encoder_model"]), open_session(graphs["decoder_model_merged"])
+        found = []
+        for feed, rows, (states, logits) in zip(self.feeds, self.rows, self.expected, strict=True):
+            encoded = encoder.run(None, feed)[0]
+            mask = feed.get("attention_mask")
+            real = mask.astype(bool) if mask is not None and mask.shape == states.shape[:2] else ...
+            size = states.shape[-1]
+            found.append(("states", (states[real].reshape(-1, size), encoded[real].reshape(-1, size))))
+            steps = np.concatenate(list(self._steps(decoder, encoded, mask, rows)), 1)
+            found.append(("logits", (logits.reshape(-1, logits.shape[-1]), steps.reshape(-1, logits.shape[-1]))))
+        return found
+
+    def losses(self, graphs: Graphs) -> None:  # noqa: ARG002
+        return None
+
+    def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        encoder, decoder = open_session(graphs["encoder_model"]), open_session(graphs["decoder_model_merged"])
+        feed, rows = self.feeds[0], self.rows[0]
+        tensors, ids = _tensors(feed), torch.from_numpy(rows)
+
+        def run_torch() -> None:
+            outputs = self.model(**tensors, decoder_input_ids=ids[:, :-STEPS], use_cache=True)
+            states = (outputs.encoder_last_hidden_state,)
+            mask = {"attention_mask": tensors["attention_mask"]} if "attention_mask" in tensors else {}
+            for step in range(STEPS, 0, -1):
+                token = ids[:, -step : (1 - step) or None]
+                past = outputs.past_key_values
+                outputs = self.model(
+                    encoder_outputs=states, **mask, decoder_input_ids=token, past_key_values=past, use_cache=True
+                )
+                outputs.encoder_last_hidden_state = states[0]
+
+        def run_graphs() -> None:
+            for _ in self._steps(decoder, encoder.run(None, feed)[0], feed.get("attention_mask"), rows):
+                pass
+
+        return run_torch, run_graphs
+
+    def _steps(self, decoder: InferenceSession, states: Array, mask: Array | None, rows: Array) -> Any:
+        """Logits of a prefill of all but the last tokens, then of those one at a time."""
+        ports = [port.name for port in decoder.get_inputs()]
+        names = [port.name for port in decoder.get_outputs()]
+        past = no_past(decoder, len(rows))
+        if mask is None:
+            mask = np.ones(states.shape[:2], np.int64)
+        parts = [rows[:, :-STEPS], *np.split(rows[:, -STEPS:], STEPS, 1)]
+        for number, ids in enumerate(parts):
+            feed = {
+                "input_ids": ids,
+                "encoder_hidden_states": states,
+                "encoder_attention_mask": mask,
+                "use_cache_branch": np.array([number > 0]),
+                **past,
+            }
+            values = dict(zip(names, decoder.run(names, {k: v for k, v in feed.items() if k in ports}), strict=True))
+            past = {name.replace("present.", "past_key_values."): values[name] for name in names if name != "logits"}
+            yield values["logits"]
+
+
+def text_feed(model: Any, tokenizer: Tokenizer, texts: Sequence[str], names: Sequence[str]) -> Feed:
+    """Texts as the inputs of a graph, padded to the longest."""
+    limit = position_limit(model)
+    encoded = tokenizer.encode(texts, max_length=min(limit, tokenizer.model_max_length or limit, 256))
+    given = {
+        "input_ids": encoded.input_ids,
+        "attention_mask": encoded.attention_mask,
+        "token_type_ids": encoded.token_type_ids,
+    }
+    return {name: given[name] for name in names}
+
+
+def token_row(tokenizer: Tokenizer, text: str, length: int) -> Array:
+    """Token ids of a text, cut to a length."""
+    row: Array = tokenizer.encode(text, max_length=length).input_ids[0]
+    return row
+
+
+def position_limit(model: Any) -> int:
+    """The most tokens that a model takes, 512 where its configuration does not tell."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 512) or 512)
+
+
+def open_session(path: Path) -> InferenceSession:
+    """A bare session on the CPU, with the threads this process may use."""
+    options = SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = thread_count(), 3
+    return InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def no_past(session: InferenceSession, batch: int) -> Feed:
+    """Empty past_key_values."""
+    return {
+        port.name: np.zeros((batch, port.shape[1], 0, port.shape[3]), np.float32)
+        for port in session.get_inputs()
+        if port.name.startswith("past_key_values")
+    }
+
+
+def _step(session: InferenceSession, ids: Array, mask: Array, past: Feed) -> tuple[Array, Feed]:
+    logits, *present = session.run(None, {"input_ids": ids, "attention_mask": mask, **past})
+    return logits, dict(zip(past, present, strict=True))
+
+
+def _takes(session: InferenceSession, feed: Feed) -> bool:
+    """Whether the axes that a graph fixes have the sizes of these inputs."""
+    return all(
+        not isinstance(dim, int) or dim == size
+        for port in session.get_inputs()
+        for dim, size in zip(port.shape, feed[port.name].shape, strict=True)
+    )
+
+
+def _parameters(module: Any) -> list[str]:
+    import inspect
+
+    return list(inspect.signature(module.forward).parameters)
+
+
+def _arrays(tensors: Mapping[str, torch.Tensor]) -> Feed:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def _tensors(feed: Feed) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in feed.items()}
+
+
+def _loss(logits: Array, ids: Array) -> float:
+    """Mean negative log-likelihood of each token given those before it."""
+    scores = logits[:-1].astype(np.float64)
+    scores -= scores.max(-1, keepdims=True)
+    chosen = scores[np.arange(len(scores)), ids[1:]]
+    return float((np.log(np.exp(scores).sum(-1)) - chosen).mean())
