@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export import Dim
 
 BATCH, SEQUENCE, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length"
 IMAGE_AXES = (BATCH, "num_channels", "height", "width")
@@ -29,10 +30,15 @@ FIXED = ("num_channels", "feature_size", "box")
 """Axes that are part of the architecture."""
 
 
+def parameters_of(module: Any) -> list[str]:
+    """The names of what a module's forward takes."""
+    return list(inspect.signature(module.forward).parameters)
+
+
 def input_names(model: Any) -> list[str]:
     """The graph inputs of a model that runs in one go, in the order of its signature's main input, then the rest."""
     config = model.config
-    parameters = inspect.signature(model.forward).parameters
+    parameters = parameters_of(model)
     names = [name for name in AXES if name in parameters and name not in TEXT[1:]]
     main = model.main_input_name
     if main not in ("input_ids", "pixel_values") and main in names:  # audio models also take features of other kinds
@@ -54,7 +60,10 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
 
 
 def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float, seed: int) -> dict[str, Tensor]:
-    """Inputs of that batch size; `scale` stretches sequences, images and sounds. Rows of text are padded unalike."""
+    """Inputs of that batch size; `scale` stretches sequences, images and sounds. Rows of text are padded unalike.
+
+    A stretched image is wider than high.
+    """
     random = torch.Generator().manual_seed(seed)
     config = model.config
     text = config.get_text_config()
@@ -79,18 +88,45 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             values[name] = torch.cat([corners, corners + 300], -1)
         elif name == "pixel_values":
             height, width = image_size(config)
-            shape = (batch, _channels(config), _stretched(height, scale), _stretched(width, scale))
+            wider = scale if scale == 1 else 1.5 * scale
+            shape = (batch, _channels(config), _stretched(height, scale), _stretched(width, wider))
             values[name] = torch.rand(shape, generator=random) * 2 - 1
         elif name == "input_features":
             frames = 2 * int(_setting(config, "max_source_positions") or 100)
             bins = int(_setting(config, "num_mel_bins") or _setting(config, "feature_size") or 80)
-            values[name] = torch.randn(batch, bins, frames, generator=random)
+            values[name] = torch.randn(batch, bins, round(frames * scale), generator=random)
         elif _setting(config, "num_mel_bins"):
             frames = int(_setting(config, "max_length") or 128)
-            values[name] = torch.randn(batch, frames, int(config.num_mel_bins), generator=random)
+            values[name] = torch.randn(batch, round(frames * scale), int(config.num_mel_bins), generator=random)
         else:
             values[name] = torch.randn(batch, round(4000 * scale), generator=random)
     return values
+
+
+def free_axes(model: Any, names: Sequence[str]) -> tuple[dict[str, dict[int, Any]], dict[str, Tensor]]:
+    """Which axes of a graph's inputs vary, as torch.export takes them, and inputs to trace with.
+
+    Batch and text always vary. Images and sounds do where the model itself runs on another size than its
+    configuration's; then they are traced at another one, for a model may treat its own size apart.
+    """
+    batch = Dim(BATCH)
+    sized = [name for name in names if name not in TEXT and name != "bbox"]
+    own = random_inputs(model, names, batch=2, scale=1, seed=0)
+    other = own | {
+        name: value for name, value in random_inputs(model, names, batch=2, scale=2, seed=0).items() if name in sized
+    }
+    try:
+        with torch.no_grad():
+            model(**other)
+        free = bool(sized)
+    except (ValueError, RuntimeError, IndexError, AssertionError):
+        free = False
+    shapes: dict[str, dict[int, Any]] = {}
+    for name in names:
+        vary = name not in sized or free
+        axes = enumerate(axes_of(model, name))
+        shapes[name] = {at: Dim.AUTO for at, axis in axes if vary and axis not in FIXED} | {0: batch}
+    return shapes, other if free else own
 
 
 def image_size(config: Any) -> tuple[int, int]:

@@ -16,10 +16,10 @@ from onnxruntime import InferenceSession, SessionOptions
 from wherry.pooling import Pooling
 from wherry.session import thread_count
 from wherry_exporter.errors import ExportError
-from wherry_exporter.inputs import input_names, random_inputs
+from wherry_exporter.inputs import input_names, parameters_of, random_inputs
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.probe import PROSE, SENTENCES
-from wherry_exporter.tasks import TASKS
+from wherry_exporter.tasks import TASKS, shape_of
 from wherry_tokenization import Tokenizer
 
 Array = np.ndarray[Any, Any]
@@ -50,13 +50,10 @@ class Probe(Protocol):
 def probe_for(checkpoint: Checkpoint, folder: Path, padding_side: str) -> Probe:
     """The probe of a checkpoint whose tokenizer and pooling are in `folder`."""
     torch.set_num_threads(thread_count())
-    if not TASKS[checkpoint.task].generates or (
-        not checkpoint.model.config.is_encoder_decoder and checkpoint.model.main_input_name != "input_ids"
-    ):
-        return ModelProbe(checkpoint, folder)
-    if checkpoint.model.config.is_encoder_decoder:
-        return EncoderDecoderProbe(checkpoint, folder)
-    return DecoderProbe(checkpoint, folder, padding_side)
+    shape = shape_of(checkpoint.task, checkpoint.model)
+    if shape == "decoder":
+        return DecoderProbe(checkpoint, folder, padding_side)
+    return EncoderDecoderProbe(checkpoint, folder) if shape == "encoder-decoder" else ModelProbe(checkpoint, folder)
 
 
 class ModelProbe:
@@ -204,7 +201,7 @@ class EncoderDecoderProbe:
 
     def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
         self.model: Any = checkpoint.model
-        self.names = [name for name in input_names(self.model) if name in _parameters(self.model.get_encoder())]
+        self.names = [name for name in input_names(self.model) if name in parameters_of(self.model.get_encoder())]
         vocabulary = int(self.model.config.get_text_config(decoder=True).vocab_size)
         random = np.random.default_rng(0)
         if TASKS[checkpoint.task].text:
@@ -335,12 +332,6 @@ def _takes(session: InferenceSession, feed: Feed) -> bool:
         for port in session.get_inputs()
         for dim, size in zip(port.shape, feed[port.name].shape, strict=True)
     )
-
-
-def _parameters(module: Any) -> list[str]:
-    import inspect
-
-    return list(inspect.signature(module.forward).parameters)
 
 
 def _arrays(tensors: Mapping[str, torch.Tensor]) -> Feed:

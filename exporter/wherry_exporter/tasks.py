@@ -6,7 +6,7 @@ The table grows by a row per task. Nothing here loads weights.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from wherry.errors import TaskError
 
@@ -18,7 +18,7 @@ class ExportTask:
     Attributes:
         auto: the task by which optimum's TasksManager finds the model class.
         outputs: the model outputs that become outputs of the graph, as far as the model has them.
-        generates: whether the model makes tokens one after another, over a cache.
+        generates: whether tokens are made one after another, over a cache, by models that have one.
         text: whether the probe text is what the model takes; others are measured on random inputs.
         precisions: what it can be exported to; the first is what parity is measured from.
     """
@@ -127,10 +127,20 @@ def _tasks_of(architectures: list[str]) -> str | None:
     return None
 
 
+def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-decoder"]:
+    """How a checkpoint runs for a task: in one go, as a decoder over a cache, or as an encoder with such a decoder."""
+    if not TASKS[task].generates:
+        return "model"
+    if model.config.is_encoder_decoder:
+        return "encoder-decoder"
+    return "decoder" if model.main_input_name == "input_ids" else "model"
+
+
 def task_of(model_class: Any) -> str | None:
     """The task that a class of transformers is made for; None where neither optimum nor its signature tell."""
     from optimum.exporters.tasks import TasksManager
     from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING_NAMES,
         MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     )
@@ -140,6 +150,8 @@ def task_of(model_class: Any) -> str | None:
         task = str(TasksManager.infer_task_from_model(model_class))
     except (ValueError, KeyError):
         task = "feature-extraction" if model_class.__name__.endswith("Model") else None
+    if model_class.__name__ in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values():
+        return "text2text-generation"  # BART's is good for filling masks too
     if task != "feature-extraction":
         return task
     if model_class.__name__ in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES.values():

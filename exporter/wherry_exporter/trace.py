@@ -18,11 +18,22 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from wherry_exporter.convert import convert, name_axes
 from wherry_exporter.errors import ExportError
-from wherry_exporter.inputs import BATCH, FIXED, PAST, SEQUENCE, TOTAL, axes_of, input_names, random_inputs
+from wherry_exporter.inputs import (
+    BATCH,
+    PAST,
+    SEQUENCE,
+    TEXT,
+    TOTAL,
+    axes_of,
+    free_axes,
+    input_names,
+    parameters_of,
+    random_inputs,
+)
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.merge import merge_cross_attention
-from wherry_exporter.tasks import TASKS
+from wherry_exporter.tasks import TASKS, shape_of
 
 ENCODER_SEQUENCE = "encoder_sequence_length"
 Pairs = list[tuple[Tensor, Tensor]]
@@ -46,11 +57,11 @@ def ways(checkpoint: Checkpoint) -> dict[str, Callable[[Checkpoint], Traced]]:
 
     A way gives float32 graphs or raises `NotLowered`, `ExportError` or one of `convert.FAILURES`.
     """
-    if not TASKS[checkpoint.task].generates:
-        return {"fused": _fused_model, "plain": _plain_model}
-    if checkpoint.model.config.is_encoder_decoder:
-        return {"plain": _encoder_and_decoder}
-    return {"fused": _fused_decoder, "plain": _plain_decoder}
+    return {
+        "model": {"fused": _fused_model, "plain": _plain_model},
+        "decoder": {"fused": _fused_decoder, "plain": _plain_decoder},
+        "encoder-decoder": {"plain": _encoder_and_decoder},
+    }[shape_of(checkpoint.task, checkpoint.model)]
 
 
 def output_names(checkpoint: Checkpoint) -> list[str]:
@@ -75,28 +86,28 @@ class _Model(nn.Module):
 
 
 def _fused_model(checkpoint: Checkpoint) -> Traced:
-    outputs = output_names(checkpoint)
-    with lowered(checkpoint.model, decoder=False) as lowering:
-        graph = _trace_model(checkpoint.model, outputs, lowering)
+    model = checkpoint.model
+    names = input_names(model)
+    if "attention_mask" in names and not set(names) <= set(TEXT):
+        raise NotLowered("it attends to text and to something else, and one attention_mask is not for both")
+    outputs, traced_with = output_names(checkpoint), free_axes(model, names)
+    with lowered(model, decoder=False) as lowering:
+        graph = _trace_model(model, outputs, traced_with, lowering)
         if not lowering.calls:
             raise NotLowered("no layer uses transformers' attention interface")
     return Traced({"model": graph})
 
 
 def _plain_model(checkpoint: Checkpoint) -> Traced:
-    return Traced({"model": _trace_model(checkpoint.model, output_names(checkpoint), None)})
+    model = checkpoint.model
+    traced_with = free_axes(model, input_names(model))
+    return Traced({"model": _trace_model(model, output_names(checkpoint), traced_with, None)})
 
 
-def _trace_model(model: Any, outputs: list[str], lowering: Lowering | None) -> ir.Model:
-    names = input_names(model)
-    inputs = random_inputs(model, names, batch=2, scale=1, seed=0)
-    axes = {name: axes_of(model, name) for name in names}
-    batch, shapes = Dim(BATCH), {}
-    for name in names:
-        free = {position: Dim.AUTO for position, axis in enumerate(axes[name]) if axis not in FIXED}
-        shapes[name] = {**free, 0: batch}
-    graph = convert(_Model(model, outputs, lowering), {"inputs": inputs}, {"inputs": shapes}, names, outputs)
-    return name_axes(graph, axes)
+def _trace_model(model: Any, outputs: list[str], traced_with: Any, lowering: Lowering | None) -> ir.Model:
+    shapes, inputs = traced_with
+    graph = convert(_Model(model, outputs, lowering), {"inputs": inputs}, {"inputs": shapes}, list(shapes), outputs)
+    return name_axes(graph, {name: axes_of(model, name) for name in shapes})
 
 
 class _FusedDecoder(nn.Module):
@@ -117,7 +128,7 @@ class _FusedDecoder(nn.Module):
 class _PlainDecoder(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model, self.takes = model, set(_parameters(model))
+        self.model, self.takes = model, set(parameters_of(model))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, past: Pairs) -> tuple[Tensor, Pairs]:
         cache = DynamicCache(past)
@@ -135,12 +146,6 @@ def _positions(attention_mask: Tensor, length: int) -> Tensor:
 
 def _pairs(cache: Any) -> Pairs:
     return [(layer.keys, layer.values) for layer in cache.layers]
-
-
-def _parameters(model: Any) -> list[str]:
-    import inspect
-
-    return list(inspect.signature(model.forward).parameters)
 
 
 def _fused_decoder(checkpoint: Checkpoint) -> Traced:
@@ -266,13 +271,10 @@ def _encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
     handed back as `present.N.encoder.key` and `.value`; later steps take them as they are.
     """
     model: Any = checkpoint.model
-    names = [name for name in input_names(model) if name in _parameters(model.get_encoder())]
-    inputs = random_inputs(model, names, batch=2, scale=1, seed=0)
+    names = [name for name in input_names(model) if name in parameters_of(model.get_encoder())]
+    free, inputs = free_axes(model.get_encoder(), names)
     axes = {name: axes_of(model, name) for name in names}
     batch = Dim(BATCH)
-    free = {
-        name: {**{at: Dim.AUTO for at, axis in enumerate(axes[name]) if axis not in FIXED}, 0: batch} for name in names
-    }
     encoder = convert(_Encoder(model), {"inputs": inputs}, {"inputs": free}, names, ["last_hidden_state"])
     name_axes(encoder, {**axes, "last_hidden_state": (BATCH, ENCODER_SEQUENCE, "hidden_size")})
 
@@ -297,7 +299,7 @@ def _encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
     fixed = [
         (torch.randn(2, heads, longest, key), torch.randn(2, heads, longest, value)) for heads, key, value in cross
     ]
-    cached, crossed = {0: batch, 2: Dim("past")}, {0: batch, 2: Dim.AUTO}
+    cached = {0: batch, 2: Dim.AUTO}
     mask = torch.ones(2, longest, dtype=torch.int64)
     mask[1, -1] = 0
     step = convert(
@@ -309,10 +311,10 @@ def _encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
             "cross": fixed,
         },
         {
-            "input_ids": {0: batch, 1: Dim.DYNAMIC},
+            "input_ids": {0: batch, 1: Dim.AUTO},
             "encoder_attention_mask": {0: batch, 1: Dim.AUTO},
             "past": [(cached, cached) for _ in own],
-            "cross": [(crossed, crossed) for _ in cross],
+            "cross": [(cached, cached) for _ in cross],
         },
         [
             "input_ids",
