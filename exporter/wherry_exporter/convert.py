@@ -9,6 +9,8 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, RuntimeException
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as OrtNotImplemented
 from torch import nn
 from transformers.exporters.exporter_dynamo import reset_model_state
 from transformers.exporters.exporter_onnx import _ONNX_TRANSLATION_TABLE, apply_onnx_ir_fixes
@@ -19,7 +21,7 @@ from wherry_exporter.errors import ExportError
 OPSET = 20
 
 FAILURES = (
-    RuntimeError,
+    RuntimeError,  # those of torch.export and torch.onnx among them
     ValueError,
     TypeError,
     KeyError,
@@ -27,8 +29,13 @@ FAILURES = (
     IndexError,
     AssertionError,
     NotImplementedError,
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    OrtNotImplemented,
+    RuntimeException,
 )
-"""What tracing raises for a model it cannot express (torch.export's own errors are RuntimeErrors)."""
+"""What tracing raises for a model that it cannot express, and onnxruntime for a graph that it cannot run."""
 
 
 def convert(

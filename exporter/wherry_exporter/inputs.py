@@ -103,11 +103,14 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
     return values
 
 
-def free_axes(model: Any, names: Sequence[str]) -> tuple[dict[str, dict[int, Any]], dict[str, Tensor]]:
+def free_axes(
+    model: Any, names: Sequence[str], *, sizes: bool = True
+) -> tuple[dict[str, dict[int, Any]], dict[str, Tensor]]:
     """Which axes of a graph's inputs vary, as torch.export takes them, and inputs to trace with.
 
     Batch and text always vary. Images and sounds do where the model itself runs on another size than its
-    configuration's; then they are traced at another one, for a model may treat its own size apart.
+    configuration's; then they are traced at another one, for a model may treat its own size apart. With `sizes` off
+    they are fixed in any case.
     """
     batch = Dim(BATCH)
     sized = [name for name in names if name not in TEXT and name != "bbox"]
@@ -118,13 +121,12 @@ def free_axes(model: Any, names: Sequence[str]) -> tuple[dict[str, dict[int, Any
     try:
         with torch.no_grad():
             model(**other)
-        free = bool(sized)
+        free = bool(sized) and sizes
     except (ValueError, RuntimeError, IndexError, AssertionError):
         free = False
     shapes: dict[str, dict[int, Any]] = {}
     for name in names:
-        vary = name not in sized or free
-        axes = enumerate(axes_of(model, name))
+        vary, axes = name not in sized or free, enumerate(axes_of(model, name))
         shapes[name] = {at: Dim.AUTO for at, axis in axes if vary and axis not in FIXED} | {0: batch}
     return shapes, other if free else own
 

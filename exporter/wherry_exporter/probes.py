@@ -16,7 +16,7 @@ from onnxruntime import InferenceSession, SessionOptions
 from wherry.pooling import Pooling
 from wherry.session import thread_count
 from wherry_exporter.errors import ExportError
-from wherry_exporter.inputs import input_names, parameters_of, random_inputs
+from wherry_exporter.inputs import TEXT, input_names, parameters_of, random_inputs
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.probe import PROSE, SENTENCES
 from wherry_exporter.tasks import TASKS, shape_of
@@ -64,7 +64,8 @@ class ModelProbe:
         self.outputs = TASKS[checkpoint.task].outputs
         self.pooling = Pooling.load(folder) if checkpoint.task == "sentence-embeddings" else None
         self.names = input_names(self.model)
-        if TASKS[checkpoint.task].text:
+        self.text = TASKS[checkpoint.task].text and set(self.names) <= set(TEXT)
+        if self.text:
             tokenizer = Tokenizer.load(folder)
             longest = " ".join([*SENTENCES, PROSE])
             texts = [list(SENTENCES[first:last]) for first, last in BATCHES] + [[longest, SENTENCES[0]]]
@@ -76,7 +77,7 @@ class ModelProbe:
                 for number, (batch, scale) in enumerate(sizes, 1)
             ]
         self.expected = [self._expected(feed) for feed in self.feeds]
-        self.calibration = self.feeds[2] if TASKS[checkpoint.task].text else self.feeds[1]
+        self.calibration = self.feeds[2] if self.text else self.feeds[1]
 
     def pairs(self, graphs: Graphs) -> list[tuple[str, Pair]]:
         session = open_session(graphs["model"])
@@ -301,7 +302,8 @@ def token_row(tokenizer: Tokenizer, text: str, length: int) -> Array:
 
 def position_limit(model: Any) -> int:
     """The most tokens that a model takes, 512 where its configuration does not tell."""
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 512) or 512)
+    limit = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 0)
+    return limit if limit > 0 else 512
 
 
 def open_session(path: Path) -> InferenceSession:

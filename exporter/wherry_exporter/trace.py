@@ -57,11 +57,13 @@ def ways(checkpoint: Checkpoint) -> dict[str, Callable[[Checkpoint], Traced]]:
 
     A way gives float32 graphs or raises `NotLowered`, `ExportError` or one of `convert.FAILURES`.
     """
-    return {
-        "model": {"fused": _fused_model, "plain": _plain_model},
-        "decoder": {"fused": _fused_decoder, "plain": _plain_decoder},
-        "encoder-decoder": {"plain": _encoder_and_decoder},
-    }[shape_of(checkpoint.task, checkpoint.model)]
+    shape = shape_of(checkpoint.task, checkpoint.model)
+    if shape == "decoder":
+        return {"fused": _fused_decoder, "plain": _plain_decoder}
+    if shape == "encoder-decoder":
+        return {"plain": _encoder_and_decoder}
+    sized = not set(input_names(checkpoint.model)) <= set(TEXT)
+    return {"fused": _fused_model, "plain": _plain_model, **({"of one size": _fixed_model} if sized else {})}
 
 
 def output_names(checkpoint: Checkpoint) -> list[str]:
@@ -101,6 +103,12 @@ def _fused_model(checkpoint: Checkpoint) -> Traced:
 def _plain_model(checkpoint: Checkpoint) -> Traced:
     model = checkpoint.model
     traced_with = free_axes(model, input_names(model))
+    return Traced({"model": _trace_model(model, output_names(checkpoint), traced_with, None)})
+
+
+def _fixed_model(checkpoint: Checkpoint) -> Traced:
+    model = checkpoint.model
+    traced_with = free_axes(model, input_names(model), sizes=False)
     return Traced({"model": _trace_model(model, output_names(checkpoint), traced_with, None)})
 
 
