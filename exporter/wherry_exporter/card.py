@@ -35,12 +35,7 @@ def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
         + (f" at `{source['revision']}`" if source["revision"] else "")
         + f" by wherry {source['tools']['wherry']} on {source['created'][:10]}.",
         "",
-        "```python",
-        "from wherry import pipeline",
-        "",
-        'pipe = pipeline(model="THIS_FOLDER")',
-        USES[manifest["task"]],
-        "```",
+        *_use(manifest),
         "",
         "Each variant was run beside the original in float32, padded, at batch sizes and lengths other than traced:",
         "",
@@ -51,8 +46,17 @@ def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def _use(manifest: Mapping[str, Any]) -> list[str]:
+    if manifest["task"] not in USES:
+        graphs = next(iter(manifest["variants"].values()))["graphs"].values()
+        return [f"The graphs ({', '.join(f'`{name}`' for name in graphs)}) run in onnxruntime."]
+    code = ["from wherry import pipeline", "", 'pipe = pipeline(model="THIS_FOLDER")', USES[manifest["task"]]]
+    return ["```python", *code, "```"]
+
+
 def _hub_task(task: str) -> str:
-    return "sentence-similarity" if task == "sentence-embeddings" else task
+    names = {"sentence-embeddings": "sentence-similarity", "audio-feature-extraction": "feature-extraction"}
+    return names.get(task, task)
 
 
 def _table(variants: Mapping[str, Any]) -> list[str]:

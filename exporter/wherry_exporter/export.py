@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,12 +15,9 @@ from wherry_exporter.errors import ExportError, UsageError
 from wherry_exporter.tasks import TASKS
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
     from transformers import PreTrainedModel
 
     from wherry_exporter.load import Checkpoint
-    from wherry_exporter.trace import Traced
-    from wherry_exporter.verify import Parity, Verifier
 
 TOOLS = ("wherry", "torch", "transformers", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
 
@@ -112,6 +109,7 @@ def _check_output(target: Path, overwrite: bool) -> None:
 def _write_bundle(
     folder: Path, checkpoint: "Checkpoint", precisions: Sequence[str], started: float, tell: Callable[..., None]
 ) -> None:
+    from wherry_exporter.build import remove, trace_verified, write_variant
     from wherry_exporter.card import write_card
     from wherry_exporter.verify import judge
 
@@ -124,12 +122,12 @@ def _write_bundle(
         checkpoint.model.generation_config.save_pretrained(folder)
     (folder / "onnx").mkdir()
     tell(f"tracing {type(checkpoint.model).__name__}")
-    traced, verifier, exact = _trace(checkpoint, folder)
+    traced, verifier, exact = trace_verified(checkpoint, folder)
     variants: dict[str, dict[str, Any]] = {}
     for precision in precisions:
         tell(f"writing {precision}")
         paths = {role: folder / f"onnx/{role}{SUFFIXES[precision]}.onnx" for role in traced.graphs}
-        parity = exact if precision == "fp32" else _write_variant(traced, precision, paths, verifier)
+        parity = exact if precision == "fp32" else write_variant(traced, precision, paths, verifier)
         judge(precision, parity)
         tell(f"timing {precision}")
         files = [file for path in paths.values() for file in sorted(path.parent.glob(path.name + "*"))]
@@ -142,7 +140,7 @@ def _write_bundle(
         }
     if "fp32" not in precisions:
         for role in traced.graphs:
-            _remove(folder / f"onnx/{role}.onnx")
+            remove(folder / f"onnx/{role}.onnx")
     manifest = {
         "schema": SCHEMA,
         "task": checkpoint.task,
@@ -164,82 +162,6 @@ def _write_bundle(
     shared = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "onnx"]
     manifest["files"] = {path.relative_to(folder).as_posix(): _record(path) for path in shared}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _trace(checkpoint: "Checkpoint", folder: Path) -> "tuple[Traced, Verifier, Parity]":
-    """Trace in the first way whose float32 graphs, written into `folder`, compute what the original does.
-
-    Raises:
-        ExportError: none does; the message gathers each way's reason.
-    """
-    from wherry_exporter.convert import FAILURES
-    from wherry_exporter.fuse import fuse
-    from wherry_exporter.lower import NotLowered
-    from wherry_exporter.quiet import quiet
-    from wherry_exporter.trace import ways
-    from wherry_exporter.verify import Verifier, judge
-
-    reasons = []
-    for name, way in ways(checkpoint).items():
-        try:
-            with quiet():
-                traced = way(checkpoint)
-            paths = {role: folder / f"onnx/{role}.onnx" for role in traced.graphs}
-            for role, graph in traced.graphs.items():
-                _save(fuse(graph), paths[role])
-            verifier = Verifier(checkpoint, folder, traced.padding_side)
-            parity = verifier.measure(paths)
-            judge("fp32", parity)
-            return traced, verifier, parity
-        except (NotLowered, ExportError, *FAILURES) as error:
-            reasons.append(f"{name}: {' '.join(str(error).split())[:200] or type(error).__name__}")
-            for path in (folder / "onnx").iterdir():
-                path.unlink()
-    kind = type(checkpoint.model).__name__
-    raise ExportError(f"{kind} cannot be exported for {checkpoint.task}: {'; '.join(reasons)}")
-
-
-def _write_variant(traced: "Traced", precision: str, paths: Mapping[str, Path], verifier: "Verifier") -> "Parity":
-    """Write one variant and measure it.
-
-    Where quantizing everything costs too much, the layers that suffer most keep a higher precision (float32 beside
-    dynamic int8, 8 bits beside 4), more of them until the outputs are close.
-    """
-    from wherry_exporter.probes import DecoderProbe, ModelProbe
-    from wherry_exporter.quantize import dynamic_int8, ends_first, weight_only, worst_first
-    from wherry_exporter.verify import close
-
-    graphs = traced.graphs
-    if isinstance(verifier.probe, DecoderProbe):
-        if precision == "int8":
-            _save(weight_only(graphs["model"], 8), paths["model"])
-            return verifier.measure(paths)
-        order = {"model": ends_first(graphs["model"])}
-    elif isinstance(verifier.probe, ModelProbe):
-        order = {"model": worst_first(graphs["model"], verifier.probe.calibration)}
-    else:
-        order = {role: [] for role in graphs}
-    for share in (0, 1 / 12, 1 / 8, 1 / 4, 1 / 2):
-        for role, graph in graphs.items():
-            keep = order[role][: round(len(order[role]) * share)]
-            _save(weight_only(graph, 4, keep) if precision == "int4" else dynamic_int8(graph, keep), paths[role])
-        parity = verifier.measure(paths)
-        if close(parity) or not any(order.values()):
-            break
-    return parity
-
-
-def _remove(path: Path) -> None:
-    for file in path.parent.glob(path.name + "*"):
-        file.unlink()
-
-
-def _save(graph: "ir.Model", path: Path) -> None:
-    """Write a graph with its weights beside it, which onnxruntime maps instead of parsing."""
-    import onnx_ir as ir
-
-    _remove(path)
-    ir.save(graph, path, external_data=f"{path.name}_data")
 
 
 def _record(path: Path) -> dict[str, Any]:

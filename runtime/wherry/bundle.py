@@ -48,7 +48,8 @@ class Variant:
 
     Attributes:
         precision: a key of `SUFFIXES`.
-        graphs: role (`model`) to path of the ONNX file, relative to the bundle's folder.
+        graphs: role (`model`, or `encoder_model` and `decoder_model_merged`) to path of the ONNX file, relative to the
+            bundle's folder.
         files: every file of this variant, external data included, by relative path.
         opset: version of the default ONNX operator set, where known.
         parity: figures measured against the original model when it was exported; empty where unknown.
@@ -80,6 +81,8 @@ class Bundle:
         variants: precision to `Variant`; the first is the default.
         files: records of the files that all variants share (tokenizer, configuration).
         provenance: source, revision, tool versions and time of the export; empty without a manifest.
+        padding_side: where rows of unlike length in a decoder's batch are padded; None where that is not known, and
+            rows have to run one by one.
     """
 
     folder: Path
@@ -88,6 +91,7 @@ class Bundle:
     variants: Mapping[str, Variant]
     files: Mapping[str, FileRecord]
     provenance: Mapping[str, Any]
+    padding_side: str | None = None
 
     @classmethod
     def load(cls, folder: str | Path) -> "Bundle":
@@ -165,6 +169,7 @@ def _from_manifest(folder: Path) -> Bundle:
             variants=variants,
             files=_records(data["files"]),
             provenance=dict(data["provenance"].items()),
+            padding_side=_side(data["padding_side"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise BundleError(f"{path} is not a wherry manifest: {type(error).__name__} {error}") from error
@@ -173,11 +178,17 @@ def _from_manifest(folder: Path) -> Bundle:
     return bundle
 
 
+def _side(value: Any) -> str:
+    if value not in ("left", "right"):
+        raise ValueError(f"padding_side is {value!r}")
+    return str(value)
+
+
 def _variant(precision: str, entry: Mapping[str, Any]) -> Variant:
     graphs = {role: _inside(name) for role, name in entry["graphs"].items()}
     files = _records(entry["files"])
-    if graphs.get("model") not in files:
-        raise ValueError(f"the variant {precision} has no graph 'model' among its files")
+    if not graphs or not set(graphs.values()) <= set(files):
+        raise ValueError(f"the variant {precision} has no graph, or one that is not among its files")
     return Variant(
         precision=precision,
         graphs=graphs,

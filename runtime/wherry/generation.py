@@ -118,15 +118,20 @@ def make_sampler(config: GenerationConfig) -> Sampler:
 
 
 class Decoder:
-    """A graph with past_key_values, run over prompts padded on the right, each row with a length of its own."""
+    """A graph with past_key_values, run over prompts padded on one side, each row with a length of its own."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, padding_side: str = "right") -> None:
         """Look at a graph's inputs and outputs.
+
+        Args:
+            session: the graph.
+            padding_side: `right` for graphs that put new keys after a row's last real one (GroupQueryAttention),
+                `left` for those that append them to the cache.
 
         Raises:
             SessionError: the graph has no cache.
         """
-        self.session = session
+        self.session, self.padding_side = session, padding_side
         self.past = [name for name in session.inputs if name.startswith("past_key_values.")]
         self.present = [name.replace("past_key_values.", "present.", 1) for name in self.past]
         if not self.past or "logits" not in session.outputs:
@@ -148,18 +153,21 @@ class Decoder:
         if config.max_length is not None:
             limits = np.minimum(limits, config.max_length - lengths)
         ids = np.zeros((batch, width), np.int64)
+        left = self.padding_side == "left"
         for index, row in enumerate(rows):
-            ids[index, : len(row)] = row
+            ids[index, width - len(row) if left else 0 : width if left else len(row)] = row
         ends = np.array(config.eos_token_ids, np.int64)
         columns = np.arange(width + int(limits.max()))
         active = limits > 0
         past: list[Any] = [self._empty(name, batch) for name in self.past]
-        last = lengths - 1  # where in this step's logits each row's next token is
+        starts = (width - lengths if left else np.zeros_like(lengths))[:, None]
+        last = (starts[:, 0] + lengths) - 1  # where in this step's logits each row's next token is
         step = 0
         while active.any():
             # A row that has ended goes on with padding; its tokens are thrown away.
-            mask = (columns[: width + step] < (lengths + step)[:, None]).astype(np.int64)
-            positions = columns[:width][None].repeat(batch, 0) if step == 0 else (lengths + step - 1)[:, None]
+            seen = columns[: width + step]
+            mask = ((seen >= starts) & (seen < starts + lengths[:, None] + step)).astype(np.int64)
+            positions = np.maximum(columns[:width] - starts, 0) if step == 0 else (lengths + step - 1)[:, None]
             logits, past = self._forward(ids, mask, positions, past)
             tokens = sampler(logits[np.arange(batch), last])
             tokens = np.where(active, tokens, -1)

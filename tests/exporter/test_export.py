@@ -149,8 +149,12 @@ def test_a_variant_beyond_its_limit_is_refused_and_nothing_written(classifier, t
     from wherry_exporter import verify
 
     strict = verify.Limit(cosine=1.1, cosine_min=0.999, top1=0.99, perplexity=1.001)
+    monkeypatch.setitem(verify.LIMITS, "int8", strict)
+    with pytest.raises(ParityError, match=r"int8 is too far from the original: mean cosine [01]\.\d+, limit 1\.1"):
+        export(classifier, tmp_path / "bundle", precision=["fp32", "int8"])
+    assert not list(tmp_path.iterdir())
     monkeypatch.setitem(verify.LIMITS, "fp32", strict)
-    with pytest.raises(ParityError, match=r"fp32 is too far from the original: mean cosine 1\.00000, limit 1\.1"):
+    with pytest.raises(ExportError, match="cannot be exported for text-classification: fused: fp32 .*; plain: fp32"):
         export(classifier, tmp_path / "bundle", precision=["fp32"])
     assert not list(tmp_path.iterdir())
 

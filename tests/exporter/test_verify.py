@@ -28,13 +28,13 @@ def altered(graph: Path, folder: Path, share: float) -> Path:
 def test_an_encoder(bundle, tmp_path):
     folder = bundle("minilm").folder
     verifier = Verifier(load(sample("minilm")), folder)
-    good = verifier.measure(folder / "onnx/model.onnx")
+    good = verifier.measure({"model": folder / "onnx/model.onnx"})
     assert good.cosine > 0.99999
     assert good.max_abs_diff < 1e-5
     assert good.vectors == len(SENTENCES) + 2
     assert good.top1 is None
     judge("fp32", good)
-    bad = verifier.measure(altered(folder / "onnx/model.onnx", tmp_path, 0.05))
+    bad = verifier.measure({"model": altered(folder / "onnx/model.onnx", tmp_path, 0.05)})
     with pytest.raises(ParityError, match="fp32 is too far from the original: mean cosine"):
         judge("fp32", bad)
 
@@ -43,14 +43,14 @@ def test_a_decoder(bundle, tmp_path):
     folder = bundle("smollm2-gguf").folder
     checkpoint = load(sample("smollm2-gguf"))
     verifier = Verifier(checkpoint, folder)
-    good = verifier.measure(folder / "onnx/model.onnx")
+    good = verifier.measure({"model": folder / "onnx/model.onnx"})
     judge("fp32", good)
-    ids = torch.tensor(verifier.tokenizer.encode(PROSE, max_length=256).input_ids)
+    ids = torch.tensor(verifier.probe.tokenizer.encode(PROSE, max_length=256).input_ids)
     with torch.no_grad():
         loss = float(checkpoint.model(ids, labels=ids).loss)
     assert good.perplexity_torch == pytest.approx(np.exp(loss), rel=1e-4)
     assert good.perplexity == pytest.approx(np.exp(loss), rel=1e-3)
-    bad = verifier.measure(altered(folder / "onnx/model.onnx", tmp_path, 0.05))
+    bad = verifier.measure({"model": altered(folder / "onnx/model.onnx", tmp_path, 0.05)})
     with pytest.raises(ParityError, match="fp32 is too far from the original"):
         judge("fp32", bad)
 

@@ -215,7 +215,10 @@ def test_inspect_as_json(wherry, minilm):
     assert facts["variants"]["int8"]["parity"] == manifest["variants"]["int8"]["parity"]
     weights = sum(path.stat().st_size for path in (minilm / "onnx").glob("model.onnx*"))
     assert facts["variants"]["fp32"]["bytes"] == weights
-    ports = {port["name"]: (port["dtype"], len(port["shape"])) for port in facts["inputs"] + facts["outputs"]}
+    ports = {
+        port["name"]: (port["dtype"], len(port["shape"]))
+        for port in facts["graphs"]["model"]["inputs"] + facts["graphs"]["model"]["outputs"]
+    }
     assert ports["input_ids"] == ("int64", 2)
     assert ports["last_hidden_state"] == ("float32", 3)
 

@@ -22,9 +22,9 @@ def run(arguments: argparse.Namespace) -> int:
     bundle = Bundle.load(resolve(arguments.bundle))
     variant = bundle.variant()
     bundle.check(variant)
-    session = Session(bundle.folder / variant.graphs["model"], device="cpu", threads=1)
+    sessions = {role: Session(bundle.folder / path, device="cpu", threads=1) for role, path in variant.graphs.items()}
     if arguments.json:
-        print(json.dumps(_facts(bundle, session), indent=2, ensure_ascii=False))
+        print(json.dumps(_facts(bundle, sessions), indent=2, ensure_ascii=False))
         return 0
     print(f"{bundle.folder}: {bundle.task or 'task unknown'}, {bundle.config.get('model_type', 'model type unknown')}")
     for name, value in bundle.provenance.items():
@@ -35,27 +35,29 @@ def run(arguments: argparse.Namespace) -> int:
     print()
     print(variants_table(bundle))
     print()
+    for role, session in sessions.items():
+        print(_ports(role, session))
+    return 0
+
+
+def _ports(role: str, session: Session) -> str:
+    """A graph's inputs and outputs as a table, its cache summed up in a line."""
     ports = [("in", port) for port in session.inputs.values()] + [("out", port) for port in session.outputs.values()]
     shown = [(way, port) for way, port in ports if not port.name.startswith(("past_key_values.", "present."))]
     cache = [port for _, port in ports if port.name.startswith("past_key_values.")]
-    print(
-        table(
-            [
-                ["graph", "name", "type", "shape"],
-                *([way, port.name, str(port.dtype), _shape(port.shape)] for way, port in shown),
-            ]
-        )
-    )
+    rows = [[way, port.name, str(port.dtype), _shape(port.shape)] for way, port in shown]
+    text = table([[role, "name", "type", "shape"], *rows])
     if cache:
-        print(f"and {len(cache)} past_key_values with as many present, each {cache[0].dtype} {_shape(cache[0].shape)}")
-    return 0
+        first = f"{cache[0].dtype} {_shape(cache[0].shape)}"
+        text += f"\nand {len(cache)} past_key_values with as many present, each {first}"
+    return text
 
 
 def _shape(shape: tuple[int | str, ...]) -> str:
     return f"({', '.join(map(str, shape))})"
 
 
-def _facts(bundle: Bundle, session: Session) -> dict[str, Any]:
+def _facts(bundle: Bundle, sessions: dict[str, Session]) -> dict[str, Any]:
     def ports(ports: Any) -> list[dict[str, Any]]:
         return [{"name": port.name, "dtype": str(port.dtype), "shape": list(port.shape)} for port in ports.values()]
 
@@ -74,6 +76,8 @@ def _facts(bundle: Bundle, session: Session) -> dict[str, Any]:
             }
             for name, variant in bundle.variants.items()
         },
-        "inputs": ports(session.inputs),
-        "outputs": ports(session.outputs),
+        "graphs": {
+            role: {"inputs": ports(session.inputs), "outputs": ports(session.outputs)}
+            for role, session in sessions.items()
+        },
     }

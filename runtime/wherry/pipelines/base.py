@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from wherry.bundle import Bundle, Variant
-from wherry.errors import InputError
+from wherry.errors import BundleError, InputError
 from wherry.session import Session
 from wherry_tokenization import Encoding, Tokenizer
 
@@ -43,6 +43,8 @@ class Pipeline:
         self.variant: Variant = bundle.variant(precision)
         bundle.check(self.variant)
         self.tokenizer = Tokenizer.load(bundle.folder)
+        if "model" not in self.variant.graphs:
+            raise BundleError(f"{bundle.folder} has no single graph but {', '.join(self.variant.graphs)}, not run yet")
         self.session = Session(bundle.folder / self.variant.graphs["model"], device=device, threads=threads)
 
     @property

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from wherry.bundle import MANIFEST
 from wherry.errors import InputError
 from wherry.files import read_json
 from wherry.generation import Decoder, GenerationConfig, make_sampler
@@ -23,13 +22,11 @@ class TextGenerationPipeline(Pipeline):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.decoder = Decoder(self.session)
+        self.decoder = Decoder(self.session, self.bundle.padding_side or "right")
         path = self.bundle.folder / "generation_config.json"
         generation = read_json(path) if path.exists() else {}
         self.defaults = GenerationConfig.from_files(self.bundle.config, generation)
         self.context = self._context()
-        # Rows of unlike length share a batch only in graphs that are known to take padding on the right.
-        self.batches = (self.bundle.folder / MANIFEST).exists()
 
     def __call__(
         self,
@@ -60,7 +57,7 @@ class TextGenerationPipeline(Pipeline):
         config = self.defaults.updated(**options)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         rows = [self._encode(prompt, config, truncation) for prompt in prompts]
-        size = batch_size if self.batches else 1
+        size = batch_size if self.bundle.padding_side else 1
         texts = [""] * len(rows)
         for first in range(0, len(rows), size):
             for index, piece in self._pieces(rows[first : first + size], config, stops):

@@ -1,0 +1,312 @@
+"""One tiny random model of each family crosses: its graphs compute what torch computes, its tokens are torch's.
+
+`trace_verified` compares with torch at batch sizes, lengths and image sizes other than traced; here that has to come
+out within a thousandth, and models that generate have to give the tokens of `generate`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+import transformers
+from onnxruntime import InferenceSession
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+from wherry.generation import Decoder, GenerationConfig, make_sampler
+from wherry.session import Session
+from wherry_exporter.build import trace_verified
+from wherry_exporter.errors import ExportError
+from wherry_exporter.load import Checkpoint
+from wherry_exporter.tasks import task_of
+
+TEXT = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+WIDE = {**TEXT, "hidden_size": 64, "num_key_value_heads": 2}
+VISION = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 8,
+}
+SOUND = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "conv_dim": [8] * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}
+T5 = {
+    "vocab_size": 120,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+}
+BART = {
+    "vocab_size": 120,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": None,
+}
+RESNET = transformers.ResNetConfig(
+    embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], out_features=["stage4"]
+)
+DETR = {
+    "use_timm_backbone": False,
+    "use_pretrained_backbone": False,
+    "backbone": None,
+    "backbone_config": RESNET,
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "num_queries": 5,
+}
+GEMMA = {**WIDE, "head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16}
+GLOBAL = {"global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": 1, "sep_token_id": 2}
+
+IN_ONE_GO: dict[str, dict[str, Any]] = {
+    "AlbertForMaskedLM": {**TEXT, "embedding_size": 16},
+    "MPNetModel": TEXT,
+    "DebertaV2ForSequenceClassification": {**TEXT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "ModernBertForTokenClassification": {**TEXT, **GLOBAL},
+    "BertForQuestionAnswering": TEXT,
+    "XLNetForSequenceClassification": {"vocab_size": 120, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
+    "LayoutLMForTokenClassification": TEXT,
+    "ViTForImageClassification": VISION,
+    "Dinov2Model": VISION,
+    "ResNetForImageClassification": {**RESNET.to_dict()},
+    "SegformerForSemanticSegmentation": {
+        "hidden_sizes": [8, 8, 16, 16],
+        "depths": [1, 1, 1, 1],
+        "num_attention_heads": [1, 1, 2, 2],
+        "decoder_hidden_size": 16,
+    },
+    "YolosForObjectDetection": {**VISION, "image_size": [32, 32], "num_detection_tokens": 5},
+    "DetrForObjectDetection": DETR,
+    "DPTForDepthEstimation": {
+        **VISION,
+        "num_hidden_layers": 4,
+        "backbone_out_indices": [0, 1, 2, 3],
+        "neck_hidden_sizes": [8, 8, 8, 8],
+        "fusion_hidden_size": 16,
+    },
+    "CLIPModel": {"text_config": TEXT, "vision_config": VISION},
+    "SiglipModel": {"text_config": TEXT, "vision_config": VISION},
+    "Wav2Vec2ForCTC": SOUND,
+    "HubertForSequenceClassification": SOUND,
+    "ASTForAudioClassification": {
+        **{name: VISION[name] for name in VISION if not name.endswith("size")},
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "max_length": 64,
+        "num_mel_bins": 16,
+    },
+}
+
+DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "GPT2LMHeadModel": ("right", {**TEXT, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
+    "GPTNeoXForCausalLM": ("right", {**TEXT, "rotary_pct": 0.5}),
+    "OPTForCausalLM": ("right", {**TEXT, "ffn_dim": 48, "word_embed_proj_dim": 32}),
+    "BloomForCausalLM": ("left", {**TEXT, "n_layer": 2, "n_head": 4}),
+    "LlamaForCausalLM": ("right", WIDE),
+    "Qwen3ForCausalLM": ("right", {**WIDE, "head_dim": 32}),
+    "Gemma2ForCausalLM": ("right", GEMMA),
+    "Gemma3ForCausalLM": ("right", {**GEMMA, "layer_types": ["sliding_attention", "full_attention"]}),
+    "Phi3ForCausalLM": ("right", WIDE),
+    "SmolLM3ForCausalLM": ("right", {**WIDE, "no_rope_layers": [1, 0], "no_rope_layer_interval": 2}),
+}
+
+ENCODER_DECODERS: dict[str, dict[str, Any]] = {
+    "T5ForConditionalGeneration": T5,
+    "MarianMTModel": BART,
+    "M2M100ForConditionalGeneration": BART,
+    "WhisperForConditionalGeneration": {
+        **BART,
+        "num_mel_bins": 8,
+        "max_source_positions": 30,
+        "max_target_positions": 64,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """A tokenizer of single characters, in a folder."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,?!:;()0123456789'"
+    vocabulary = {letter: number + 6 for number, letter in enumerate(letters)} | {"[UNK]": 5}
+    rust = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    rust.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    rust.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 48}))
+    return folder
+
+
+@pytest.fixture
+def folder(tokenizer, tmp_path):
+    for path in tokenizer.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "onnx").mkdir()
+    return tmp_path
+
+
+def checkpoint(name: str, settings: dict[str, Any]) -> Checkpoint:
+    torch.manual_seed(0)
+    model_class = getattr(transformers, name)
+    model = model_class(model_class.config_class(**settings)).eval()
+    for parameter in model.parameters():  # random biases and norms too, so that none can go missing unseen
+        torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.15)
+    return Checkpoint(model, task_of(model_class), {}, name, None, None)
+
+
+def crossed(name: str, settings: dict[str, Any], folder: Path) -> Any:
+    model = checkpoint(name, settings)
+    traced, _, parity = trace_verified(model, folder)
+    assert parity.max_abs_diff < 1e-3
+    assert parity.cosine_min > 0.99999
+    return model.model, traced
+
+
+@pytest.mark.parametrize("name", IN_ONE_GO)
+def test_in_one_go(name, folder):
+    _, traced = crossed(name, IN_ONE_GO[name], folder)
+    shapes = {value.name: value.shape for value in traced.graphs["model"].graph.inputs}
+    assert all(str(shape[0]) == "batch_size" for shape in shapes.values())
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_decoder(name, folder):
+    side, settings = DECODERS[name]
+    model, traced = crossed(name, settings, folder)
+    assert traced.padding_side == side
+    rows = [np.random.default_rng(seed).integers(5, 120, length).tolist() for seed, length in enumerate((3, 9, 5))]
+    decoder = Decoder(Session(folder / "onnx/model.onnx", device="cpu"), side)
+    config = GenerationConfig(max_new_tokens=32)
+    found = np.stack(list(decoder.steps(rows, config, make_sampler(config))), 1)
+    for row, tokens in zip(rows, found.tolist(), strict=True):
+        ids = torch.tensor([row])
+        expected = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False, eos_token_id=None
+        )
+        assert tokens == expected[0, len(row) :].tolist()
+
+
+@pytest.mark.parametrize("name", ENCODER_DECODERS)
+def test_encoder_decoder(name, folder):
+    model, traced = crossed(name, ENCODER_DECODERS[name], folder)
+    encoder, decoder = (
+        InferenceSession(folder / f"onnx/{role}.onnx", providers=["CPUExecutionProvider"])
+        for role in ("encoder_model", "decoder_model_merged")
+    )
+    feed = inputs_of(model)
+    states = encoder.run(None, feed)[0]
+    expected = model.generate(
+        **{key: torch.from_numpy(value) for key, value in feed.items()},
+        max_new_tokens=32,
+        min_new_tokens=32,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=None,
+    )
+    tokens = greedy(decoder, states, feed.get("attention_mask"), model.config.decoder_start_token_id, 32)
+    assert tokens.tolist() == expected[:, -32:].tolist()
+    kinds = [node.op_type for node in traced.graphs["decoder_model_merged"].graph]
+    assert kinds.count("If") == 1  # and it holds nothing but the projections of the encoder's states
+    branch = next(node for node in traced.graphs["decoder_model_merged"].graph if node.op_type == "If")
+    computed = [node.op_type for node in branch.attributes["else_branch"].as_graph()]
+    assert computed.count("MatMul") == 4
+
+
+def inputs_of(model: Any) -> dict[str, Any]:
+    random = np.random.default_rng(2)
+    if model.main_input_name == "input_features":
+        return {"input_features": random.normal(size=(2, 8, 60)).astype(np.float32)}
+    mask = np.ones((2, 9), np.int64)
+    mask[1, 6:] = 0
+    ids = random.integers(5, 120, (2, 9))
+    return {"input_ids": np.where(mask, ids, model.config.pad_token_id), "attention_mask": mask}
+
+
+def greedy(decoder: InferenceSession, states: Any, mask: Any, start: int, steps: int) -> Any:
+    ports = {port.name: port.shape for port in decoder.get_inputs()}
+    past = {name: np.zeros((2, shape[1], 0, shape[3]), np.float32) for name, shape in ports.items() if "past" in name}
+    ids, tokens = np.full((2, 1), start), []
+    for step in range(steps):
+        feed = {
+            "input_ids": ids,
+            "encoder_hidden_states": states,
+            "encoder_attention_mask": mask,
+            "use_cache_branch": np.array([step > 0]),
+        }
+        names = [port.name for port in decoder.get_outputs()]
+        given = {name: value for name, value in (feed | past).items() if name in ports}
+        values = dict(zip(names, decoder.run(names, given), strict=True))
+        past = {name.replace("present", "past_key_values"): values[name] for name in names if name != "logits"}
+        ids = values["logits"][:, -1:].argmax(-1)
+        tokens.append(ids[:, 0])
+    return np.stack(tokens, 1)
+
+
+def test_what_cannot_be_traced_is_refused_with_every_reason(folder):
+    settings = {"vocab_size": 120, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
+    message = "MambaForCausalLM cannot be exported for text-generation: fused: .*; plain: "
+    with pytest.raises(ExportError, match=message) as caught:
+        trace_verified(checkpoint("MambaForCausalLM", settings), folder)
+    assert "\n" not in str(caught.value)
+    assert not list((folder / "onnx").iterdir())
+
+
+def test_the_names_that_everybody_reads(folder):
+    crossed("MarianMTModel", BART, folder)
+    ports = {}
+    for role in ("encoder_model", "decoder_model_merged"):
+        graph = ir.load(folder / f"onnx/{role}.onnx").graph
+        ports[role] = ({value.name for value in graph.inputs}, {value.name for value in graph.outputs})
+    caches = {
+        f"{layer}.{kind}.{part}" for layer in (0, 1) for kind in ("decoder", "encoder") for part in ("key", "value")
+    }
+    assert ports["encoder_model"] == ({"input_ids", "attention_mask"}, {"last_hidden_state"})
+    assert ports["decoder_model_merged"] == (
+        {
+            "input_ids",
+            "encoder_attention_mask",
+            "encoder_hidden_states",
+            "use_cache_branch",
+            *(f"past_key_values.{name}" for name in caches),
+        },
+        {"logits", *(f"present.{name}" for name in caches)},
+    )
