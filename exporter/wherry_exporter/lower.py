@@ -24,6 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
 from wherry_exporter.convert import OPSET
+from wherry_exporter.inputs import parameters_of
 
 NAME = "wherry_onnxruntime"
 
@@ -212,7 +213,7 @@ def _lower_rotary(model: PreTrainedModel, state: Lowering, stack: ExitStack) -> 
     tables = [module for module in model.modules() if type(module).__name__.endswith("RotaryEmbedding")]
     source = sys.modules[type(model).__module__]
     apply = getattr(source, "apply_rotary_pos_emb", None)
-    if apply is None or len(tables) != 1:
+    if apply is None or len(tables) != 1 or len(parameters_of(tables[0])) > 2:  # more than states and positions
         return
     table: Any = tables[0]
     rope = getattr(table, "rope_type", "default")
