@@ -21,6 +21,8 @@ PRECISIONS = {
     "minilm": ["fp32", "int8"],
     "rampart": ["fp32", "int8"],
     "smollm2-gguf": ["fp32", "int8", "int4"],
+    "whisper": ["fp32", "int8"],
+    "efficientnet": ["fp32"],
 }
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")

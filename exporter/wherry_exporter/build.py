@@ -13,8 +13,8 @@ from wherry_exporter.errors import ExportError
 from wherry_exporter.fuse import fuse
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import NotLowered
-from wherry_exporter.probes import DecoderProbe, ModelProbe
-from wherry_exporter.quantize import dynamic_int8, ends_first, weight_only, worst_first
+from wherry_exporter.probes import DecoderProbe, EncoderDecoderProbe, ModelProbe
+from wherry_exporter.quantize import dynamic_int8, ends_first, has_products, weight_only, worst_first
 from wherry_exporter.quiet import quiet
 from wherry_exporter.trace import Traced, ways
 from wherry_exporter.verify import Parity, Verifier, close, judge
@@ -46,28 +46,37 @@ def trace_verified(checkpoint: Checkpoint, folder: Path) -> tuple[Traced, Verifi
     raise ExportError(f"{kind} cannot be exported for {checkpoint.task}: {'; '.join(reasons)}")
 
 
+def can_write(traced: Traced, precision: str) -> bool:
+    """Whether a precision changes anything in the graphs."""
+    return precision == "fp32" or any(has_products(graph) for graph in traced.graphs.values())
+
+
 def write_variant(traced: Traced, precision: str, paths: Mapping[str, Path], verifier: Verifier) -> Parity:
     """Write one variant and measure it.
 
-    Where quantizing everything costs too much, the layers that suffer most keep a higher precision (float32 beside
-    dynamic int8, 8 bits beside 4), more of them until the outputs are close.
+    Models that generate are quantized weight-only, all others dynamically. Where quantizing everything costs too
+    much, the layers that suffer most keep a higher precision (float32 beside dynamic int8, 8 bits beside 4), more of
+    them until the outputs are close.
     """
-    graphs = traced.graphs
-    if isinstance(verifier.probe, DecoderProbe):
+    graphs, probe = traced.graphs, verifier.probe
+    if isinstance(probe, DecoderProbe):
         if precision == "int8":
             save(weight_only(graphs["model"], 8), paths["model"])
             return verifier.measure(paths)
-        order = {"model": ends_first(graphs["model"])}
-    elif isinstance(verifier.probe, ModelProbe):
-        order = {"model": worst_first(graphs["model"], verifier.probe.calibration)}
-    else:
-        order = {role: [] for role in graphs}
-    for share in (0, 1 / 12, 1 / 8, 1 / 4, 1 / 2):
+        role, order = "model", ends_first(graphs["model"])
+    elif isinstance(probe, EncoderDecoderProbe):
         for role, graph in graphs.items():
-            keep = order[role][: round(len(order[role]) * share)]
-            save(weight_only(graph, 4, keep) if precision == "int4" else dynamic_int8(graph, keep), paths[role])
+            save(weight_only(graph, 8), paths[role])
+        return verifier.measure(paths)
+    else:
+        assert isinstance(probe, ModelProbe)
+        role, order = "model", worst_first(graphs["model"], probe.calibration)
+    for share in (0, 1 / 12, 1 / 8, 1 / 4, 1 / 2):
+        keep = order[: round(len(order) * share)]
+        graph = weight_only(graphs[role], 4, keep) if precision == "int4" else dynamic_int8(graphs[role], keep)
+        save(graph, paths[role])
         parity = verifier.measure(paths)
-        if close(parity) or not any(order.values()):
+        if close(parity):
             break
     return parity
 

@@ -79,7 +79,7 @@ def export(
 
         try:
             with written_aside(target, overwrite=overwrite) as folder:
-                _write_bundle(folder, checkpoint, precisions, started, tell)
+                _write_bundle(folder, checkpoint, precisions, wanted is not None, started, tell)
         except OSError as error:
             raise ExportError(f"cannot write {target}: {error.strerror or error}; nothing was left there") from error
     return Bundle.load(target)
@@ -107,9 +107,14 @@ def _check_output(target: Path, overwrite: bool) -> None:
 
 
 def _write_bundle(
-    folder: Path, checkpoint: "Checkpoint", precisions: Sequence[str], started: float, tell: Callable[..., None]
+    folder: Path,
+    checkpoint: "Checkpoint",
+    precisions: Sequence[str],
+    asked: bool,
+    started: float,
+    tell: Callable[..., None],
 ) -> None:
-    from wherry_exporter.build import remove, trace_verified, write_variant
+    from wherry_exporter.build import can_write, remove, trace_verified, write_variant
     from wherry_exporter.card import write_card
     from wherry_exporter.verify import judge
 
@@ -123,8 +128,11 @@ def _write_bundle(
     (folder / "onnx").mkdir()
     tell(f"tracing {type(checkpoint.model).__name__}")
     traced, verifier, exact = trace_verified(checkpoint, folder)
+    unfit = [precision for precision in precisions if not can_write(traced, precision)]
+    if unfit and asked:
+        raise UsageError(f"{', '.join(unfit)} would change nothing: the model has no matrix products with weights")
     variants: dict[str, dict[str, Any]] = {}
-    for precision in precisions:
+    for precision in (precision for precision in precisions if precision not in unfit):
         tell(f"writing {precision}")
         paths = {role: folder / f"onnx/{role}{SUFFIXES[precision]}.onnx" for role in traced.graphs}
         parity = exact if precision == "fp32" else write_variant(traced, precision, paths, verifier)

@@ -94,7 +94,7 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
         elif name == "input_features":
             frames = 2 * int(_setting(config, "max_source_positions") or 100)
             bins = int(_setting(config, "num_mel_bins") or _setting(config, "feature_size") or 80)
-            values[name] = torch.randn(batch, bins, round(frames * scale), generator=random)
+            values[name] = torch.rand(batch, bins, round(frames * scale), generator=random) * 2 - 1
         elif _setting(config, "num_mel_bins"):
             frames = int(_setting(config, "max_length") or 128)
             values[name] = torch.randn(batch, round(frames * scale), int(config.num_mel_bins), generator=random)

@@ -203,8 +203,6 @@ class EncoderDecoderProbe:
     def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
         self.model: Any = checkpoint.model
         self.names = [name for name in input_names(self.model) if name in parameters_of(self.model.get_encoder())]
-        vocabulary = int(self.model.config.get_text_config(decoder=True).vocab_size)
-        random = np.random.default_rng(0)
         if TASKS[checkpoint.task].text:
             tokenizer = Tokenizer.load(folder)
             texts = [SENTENCES[0:3], SENTENCES[3:4], SENTENCES[13:18]]
@@ -213,26 +211,34 @@ class EncoderDecoderProbe:
             self.feeds = [
                 _arrays(random_inputs(self.model, self.names, batch=batch, scale=1, seed=batch)) for batch in (1, 3)
             ]
-        self.rows = [
-            random.integers(min(5, vocabulary - 1), vocabulary, (len(feed[self.names[0]]), 5 + STEPS))
-            for feed in self.feeds
-        ]
-        self.expected = []
-        for feed, rows in zip(self.feeds, self.rows, strict=True):
-            outputs = self.model(**_tensors(feed), decoder_input_ids=torch.from_numpy(rows))
-            self.expected.append((outputs.encoder_last_hidden_state.numpy(), outputs.logits.numpy()))
+        self.rows, self.expected = [], []
+        for feed in self.feeds:
+            states = self.model.get_encoder()(**_tensors(feed))
+            rows, logits = self._greedy(feed, states)
+            self.rows.append(rows)
+            self.expected.append(logits)
+
+    def _greedy(self, feed: Feed, states: Any) -> tuple[Array, Array]:
+        """The original's own first tokens, and its logits for them."""
+        config = self.model.config
+        start = getattr(config, "decoder_start_token_id", None)
+        if start is None:
+            start = self.model.generation_config.decoder_start_token_id
+        ids = torch.full((len(feed[self.names[0]]), 1), int(start or 0))
+        mask = {"attention_mask": torch.from_numpy(feed["attention_mask"])} if "attention_mask" in feed else {}
+        for _ in range(5 + STEPS):
+            logits = self.model(encoder_outputs=states, decoder_input_ids=ids, **mask).logits
+            ids = torch.cat([ids, logits[:, -1:].argmax(-1)], 1)
+        return ids[:, :-1].numpy(), logits.numpy()
 
     def pairs(self, graphs: Graphs) -> list[tuple[str, Pair]]:
         encoder, decoder = open_session(graphs["encoder_model"]), open_session(graphs["decoder_model_merged"])
         found = []
-        for feed, rows, (states, logits) in zip(self.feeds, self.rows, self.expected, strict=True):
-            encoded = encoder.run(None, feed)[0]
-            mask = feed.get("attention_mask")
-            real = mask.astype(bool) if mask is not None and mask.shape == states.shape[:2] else ...
-            size = states.shape[-1]
-            found.append(("states", (states[real].reshape(-1, size), encoded[real].reshape(-1, size))))
-            steps = np.concatenate(list(self._steps(decoder, encoded, mask, rows)), 1)
-            found.append(("logits", (logits.reshape(-1, logits.shape[-1]), steps.reshape(-1, logits.shape[-1]))))
+        for feed, rows, logits in zip(self.feeds, self.rows, self.expected, strict=True):
+            states = encoder.run(None, feed)[0]
+            steps = np.concatenate(list(self._steps(decoder, states, feed.get("attention_mask"), rows)), 1)
+            size = logits.shape[-1]
+            found.append(("logits", (logits.reshape(-1, size), steps.reshape(-1, size))))
         return found
 
     def losses(self, graphs: Graphs) -> None:  # noqa: ARG002

@@ -81,6 +81,14 @@ def ends_first(model: ir.Model) -> list[str]:
     return [*names[-1:], *(middle[index] for index in order)]
 
 
+def has_products(model: ir.Model) -> bool:
+    """Whether there is anything in a graph that `dynamic_int8` quantizes."""
+    return any(
+        node.op_type in DYNAMIC and node.inputs[1] is not None and node.inputs[1].const_value is not None
+        for node in model.graph
+    )
+
+
 def worst_first(model: ir.Model, feeds: Mapping[str, Array]) -> list[str]:
     """Names of the nodes that `dynamic_int8` would quantize, the one that loses most first.
 

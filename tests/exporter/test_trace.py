@@ -36,9 +36,6 @@ DECODERS = {
     "GPT2LMHeadModel": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "LlamaForCausalLM": {"num_key_value_heads": 1, "num_attention_heads": 2},
     "MistralForCausalLM": {"num_key_value_heads": 2, "sliding_window": 5},
-    "Qwen2ForCausalLM": {"num_key_value_heads": 2},
-    "Qwen3ForCausalLM": {"num_key_value_heads": 2, "head_dim": 32},
-    "GPTNeoXForCausalLM": {"rotary_pct": 0.5},
 }
 
 
