@@ -28,7 +28,7 @@ VERBS = {
     "run": Verb("wherry.commands.run", "run a model on texts"),
     "chat": Verb("wherry.commands.chat", "talk to a model"),
     "inspect": Verb("wherry.commands.inspect", "show what is in a bundle"),
-    "verify": Verb("wherry.commands.verify", "check a bundle's files against its manifest"),
+    "verify": Verb("wherry.commands.verify", "check a bundle against its manifest, or against the original", "export"),
     "demo": Verb("wherry_exporter.demo", "export, verify and run two small models", "export"),
 }
 

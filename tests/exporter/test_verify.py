@@ -1,5 +1,6 @@
 """Verification measures what torch measures, and sees a graph that went wrong."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from wherry.cli import main
 from wherry_exporter.errors import ParityError
 from wherry_exporter.load import load
 from wherry_exporter.probe import PROSE, SENTENCES
@@ -65,3 +67,29 @@ def test_the_shipped_figures_are_within_the_limits(bundle):
             if "perplexity" in variant.parity:
                 assert variant.parity["perplexity"] <= limit.perplexity * variant.parity["perplexity_torch"]
             assert variant.speed > 0
+
+
+def test_the_proof_can_be_repeated(bundle, capsys):
+    folder = bundle("rampart").folder
+    assert main(["verify", str(folder), "--against", str(sample("rampart")), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["parity"]
+    for precision, variant in bundle("rampart").variants.items():
+        assert found[precision]["cosine"] == pytest.approx(variant.parity["cosine"], abs=1e-5)
+
+
+def test_the_proof_of_what_others_made(capsys):
+    """rampart's own 4-bit graph, whose weights the sample's float32 ones were made of."""
+    folder = str(sample("rampart"))
+    assert main(["verify", folder, "--against", folder]) == 0
+    row = capsys.readouterr().out.strip().splitlines()[-1].split()
+    assert row[0] == "int4"
+    assert float(row[4]) > 0.9999
+
+
+def test_another_model_is_not_the_original(bundle, classifier, capsys):
+    assert main(["verify", str(bundle("minilm").folder), "--against", str(sample("rampart"))]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("wherry: ")
+    assert error.count("\n") == 1
+    assert main(["verify", str(bundle("rampart").folder), "--against", str(classifier)]) == 2
+    assert "task token-classification does not fit" in capsys.readouterr().err
