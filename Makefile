@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test interop check format bench clean
 
 demo: $(READY)
 	$(BIN)/wherry demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+interop: $(READY)
+	$(BIN)/python -m pytest -m interop tests/interop
 
 check: $(READY)
 	$(BIN)/ruff format --check .

