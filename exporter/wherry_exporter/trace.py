@@ -61,7 +61,7 @@ def ways(checkpoint: Checkpoint) -> dict[str, Callable[[Checkpoint], Traced]]:
     if shape == "decoder":
         return {"fused": _fused_decoder, "plain": _plain_decoder}
     if shape == "encoder-decoder":
-        return {"plain": _encoder_and_decoder}
+        return {"fused": _fused_encoder_and_decoder, "plain": _plain_encoder_and_decoder}
     sized = not set(input_names(checkpoint.model)) <= set(TEXT)
     return {"fused": _fused_model, "plain": _plain_model, **({"of one size": _fixed_model} if sized else {})}
 
@@ -224,11 +224,13 @@ def _cache_axes(
 
 
 class _Encoder(nn.Module):
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, lowering: Lowering | None) -> None:
         super().__init__()
-        self.encoder = model.get_encoder()
+        self.encoder, self.lowering = model.get_encoder(), lowering
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        if self.lowering:
+            self.lowering.begin(inputs.get("attention_mask"))
         states: Tensor = self.encoder(**inputs).last_hidden_state
         return states
 
@@ -272,20 +274,44 @@ class _CrossDecoder(nn.Module):
         return output.logits, _pairs(cache.self_attention_cache)
 
 
-def _encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
+def _fused_encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
+    model = checkpoint.model
+    encoder_inputs = _encoder_inputs(model)
+    with lowered(model, decoder=False) as lowering:
+        encoder = _trace_encoder(model, lowering, *encoder_inputs)
+        if not lowering.calls:
+            raise NotLowered("no layer of the encoder uses transformers' attention interface")
+    return _with_decoder(model, encoder, encoder_inputs[1])
+
+
+def _plain_encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
+    encoder_inputs = _encoder_inputs(checkpoint.model)
+    encoder = _trace_encoder(checkpoint.model, None, *encoder_inputs)
+    return _with_decoder(checkpoint.model, encoder, encoder_inputs[1])
+
+
+def _encoder_inputs(model: Any) -> tuple[dict[str, dict[int, Any]], dict[str, Tensor]]:
+    encoder = model.get_encoder()
+    return free_axes(encoder, [name for name in input_names(model) if name in parameters_of(encoder)])
+
+
+def _trace_encoder(
+    model: Any, lowering: Lowering | None, shapes: dict[str, dict[int, Any]], inputs: dict[str, Tensor]
+) -> ir.Model:
+    encoder = convert(
+        _Encoder(model, lowering), {"inputs": inputs}, {"inputs": shapes}, list(shapes), ["last_hidden_state"]
+    )
+    axes = {name: axes_of(model, name) for name in shapes}
+    return name_axes(encoder, {**axes, "last_hidden_state": (BATCH, ENCODER_SEQUENCE, "hidden_size")})
+
+
+def _with_decoder(model: Any, encoder: ir.Model, inputs: dict[str, Tensor]) -> Traced:
     """The encoder's graph, and one decoder graph for the first step and all later ones.
 
     The decoder's cross-attention keys and values are computed in the first step, where `use_cache_branch` is false, and
     handed back as `present.N.encoder.key` and `.value`; later steps take them as they are.
     """
-    model: Any = checkpoint.model
-    names = [name for name in input_names(model) if name in parameters_of(model.get_encoder())]
-    free, inputs = free_axes(model.get_encoder(), names)
-    axes = {name: axes_of(model, name) for name in names}
     batch = Dim(BATCH)
-    encoder = convert(_Encoder(model), {"inputs": inputs}, {"inputs": free}, names, ["last_hidden_state"])
-    name_axes(encoder, {**axes, "last_hidden_state": (BATCH, ENCODER_SEQUENCE, "hidden_size")})
-
     with torch.no_grad():
         states = model.get_encoder()(**inputs).last_hidden_state
         trial = _run_decoder(model, torch.ones(2, 2, dtype=torch.int64), states)
@@ -302,7 +328,7 @@ def _encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
         ["encoder_hidden_states"],
         [f"present.{name}" for name in cross_names],
     )
-    masked = "attention_mask" in names
+    masked = "attention_mask" in inputs
     past = [(torch.zeros(2, heads, 4, key), torch.zeros(2, heads, 4, value)) for heads, key, value in own]
     fixed = [
         (torch.randn(2, heads, longest, key), torch.randn(2, heads, longest, value)) for heads, key, value in cross
