@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from wherry_exporter.convert import FAILURES
+from wherry_exporter.convert import FAILURES, Traced
 from wherry_exporter.errors import ExportError
 from wherry_exporter.fuse import fuse
 from wherry_exporter.load import Checkpoint
@@ -16,7 +16,7 @@ from wherry_exporter.lower import NotLowered
 from wherry_exporter.probes import DecoderProbe, EncoderDecoderProbe, ModelProbe
 from wherry_exporter.quantize import dynamic_int8, ends_first, has_products, weight_only, worst_first
 from wherry_exporter.quiet import quiet
-from wherry_exporter.trace import Traced, ways
+from wherry_exporter.trace import ways
 from wherry_exporter.verify import Parity, Verifier, close, judge
 
 

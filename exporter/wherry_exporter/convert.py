@@ -5,6 +5,7 @@ are those of `transformers.exporters.OnnxExporter`, used here for modules that a
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
@@ -36,6 +37,19 @@ FAILURES = (
     RuntimeException,
 )
 """What tracing raises for a model that it cannot express, and onnxruntime for a graph that it cannot run."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A model's graphs in float32.
+
+    Attributes:
+        graphs: role to graph: `model`, or `encoder_model` and `decoder_model_merged`.
+        padding_side: where rows of unlike length in a decoder's batch are padded.
+    """
+
+    graphs: Mapping[str, ir.Model]
+    padding_side: str = "right"
 
 
 def convert(

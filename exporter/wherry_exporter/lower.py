@@ -43,7 +43,7 @@ class Lowering:
         present: per layer, what the traced attention returned as the new key and value.
         seqlens_k: (batch,) int32, number of valid tokens per row minus one.
         total: () int32, total_sequence.
-        rotary: cosine and sine tables, (max_position, rotary_size / 2), once a layer asked for rotation.
+        rotary: cosine and sine tables, (max_position, rotary_size / 2), when the layer at hand asked for rotation.
         interleaved: whether rotation pairs neighbouring elements instead of halves.
     """
 
