@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where the bundles go (default: %(default)s)",
     )
-    parser.epilog = "Downloads about 200 MB on first use; later runs export again but download nothing."
+    parser.epilog = "Downloads about 180 MB on first use; later runs export again but download nothing."
 
 
 def run(arguments: argparse.Namespace) -> int:
