@@ -14,6 +14,7 @@ from wherry_exporter.fuse import fuse
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import NotLowered
 from wherry_exporter.probes import DecoderProbe, EncoderDecoderProbe, ModelProbe
+from wherry_exporter.probes_multimodal import PartsProbe
 from wherry_exporter.quantize import dynamic_int8, ends_first, has_products, weight_only, worst_first
 from wherry_exporter.quiet import quiet
 from wherry_exporter.trace import ways
@@ -63,18 +64,19 @@ def write_variant(traced: Traced, precision: str, paths: Mapping[str, Path], ver
         if precision == "int8":
             save(weight_only(graphs["model"], 8), paths["model"])
             return verifier.measure(paths)
-        role, order = "model", ends_first(graphs["model"])
+        orders = {"model": ends_first(graphs["model"])}
     elif isinstance(probe, EncoderDecoderProbe):
         for role, graph in graphs.items():
             save(weight_only(graph, 8), paths[role])
         return verifier.measure(paths)
     else:
-        assert isinstance(probe, ModelProbe)
-        role, order = "model", worst_first(graphs["model"], probe.calibration)
+        assert isinstance(probe, ModelProbe | PartsProbe)
+        orders = {role: worst_first(graphs[role], feeds) for role, feeds in probe.calibration.items()}
     for share in (0, 1 / 12, 1 / 8, 1 / 4, 1 / 2):
-        keep = order[: round(len(order) * share)]
-        graph = weight_only(graphs[role], 4, keep) if precision == "int4" else dynamic_int8(graphs[role], keep)
-        save(graph, paths[role])
+        for role, order in orders.items():
+            keep = order[: round(len(order) * share)]
+            graph = weight_only(graphs[role], 4, keep) if precision == "int4" else dynamic_int8(graphs[role], keep)
+            save(graph, paths[role])
         parity = verifier.measure(paths)
         if close(parity):
             break

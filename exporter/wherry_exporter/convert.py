@@ -4,15 +4,18 @@ Knows nothing of what the module computes. The patches make models traceable and
 are those of `transformers.exporters.OnnxExporter`, used here for modules that are not a whole model.
 """
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import onnx_ir as ir
 import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, RuntimeException
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as OrtNotImplemented
-from torch import nn
+from torch import Tensor, nn
 from transformers.exporters.exporter_dynamo import reset_model_state
 from transformers.exporters.exporter_onnx import _ONNX_TRANSLATION_TABLE, apply_onnx_ir_fixes
 from transformers.exporters.utils import apply_fx_node_fixes, apply_patches
@@ -44,7 +47,8 @@ class Traced:
     """A model's graphs in float32.
 
     Attributes:
-        graphs: role to graph: `model`, or `encoder_model` and `decoder_model_merged`.
+        graphs: role to graph: `model`, alone or with `text_model` and `vision_model`; or `encoder_model` and
+            `decoder_model_merged`.
         padding_side: where rows of unlike length in a decoder's batch are padded.
     """
 
@@ -69,7 +73,13 @@ def convert(
     Raises:
         any of FAILURES: the module cannot be traced.
     """
-    with torch.no_grad(), apply_patches("dynamo"), apply_patches("onnx"), reset_model_state(module):
+    with (
+        torch.no_grad(),
+        apply_patches("dynamo"),
+        apply_patches("onnx"),
+        reset_model_state(module),
+        _lengths_stay_symbols(module),
+    ):
         program = torch.export.export(module, (), dict(inputs), dynamic_shapes=dict(dynamic_shapes), strict=False)
         apply_fx_node_fixes("onnx", program.graph_module)
         converted = torch.onnx.export(
@@ -86,6 +96,19 @@ def convert(
     apply_onnx_ir_fixes(converted)
     model: ir.Model = converted.model
     return model
+
+
+@contextmanager
+def _lengths_stay_symbols(module: nn.Module) -> Iterator[None]:
+    """Give `len` of a tensor, in the modules' own source files, as its shape does: Python's makes it a constant."""
+    with ExitStack() as stack:
+        for name in {type(inner).__module__ for inner in module.modules()}:
+            stack.enter_context(patch.object(sys.modules[name], "len", _length, create=True))
+        yield
+
+
+def _length(sized: Any) -> Any:
+    return sized.shape[0] if isinstance(sized, Tensor) else len(sized)
 
 
 def name_axes(model: ir.Model, axes: Mapping[str, Sequence[int | str]]) -> ir.Model:

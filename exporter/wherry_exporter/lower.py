@@ -107,8 +107,8 @@ class Lowering:
         if not self.past:
             if options.get("sliding_window") or options.get("softcap") or heads != kv_heads:
                 raise NotLowered("an encoder with windowed, capped or grouped attention")
-            if getattr(module, "is_causal", False):
-                raise NotLowered("causal attention without past_key_values")
+            if options.get("is_causal", getattr(module, "is_causal", False)):
+                attributes["unidirectional"] = 1
             mask = self.attention_mask
             output = symbolic(
                 "com.microsoft::MultiHeadAttention",

@@ -19,7 +19,7 @@ from wherry_exporter.errors import ExportError
 from wherry_exporter.inputs import TEXT, input_names, parameters_of, random_inputs
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.probe import PROSE, SENTENCES
-from wherry_exporter.tasks import TASKS, shape_of
+from wherry_exporter.tasks import TASKS
 from wherry_tokenization import Tokenizer
 
 Array = np.ndarray[Any, Any]
@@ -47,15 +47,6 @@ class Probe(Protocol):
         """The same work for the original and for the graph, to be timed."""
 
 
-def probe_for(checkpoint: Checkpoint, folder: Path, padding_side: str) -> Probe:
-    """The probe of a checkpoint whose tokenizer and pooling are in `folder`."""
-    torch.set_num_threads(thread_count())
-    shape = shape_of(checkpoint.task, checkpoint.model)
-    if shape == "decoder":
-        return DecoderProbe(checkpoint, folder, padding_side)
-    return EncoderDecoderProbe(checkpoint, folder) if shape == "encoder-decoder" else ModelProbe(checkpoint, folder)
-
-
 class ModelProbe:
     """A model that runs in one go."""
 
@@ -77,7 +68,7 @@ class ModelProbe:
                 for number, (batch, scale) in enumerate(sizes, 1)
             ]
         self.expected = [self._expected(feed) for feed in self.feeds]
-        self.calibration = self.feeds[2] if self.text else self.feeds[1]
+        self.calibration = {"model": self.feeds[2] if self.text else self.feeds[1]}
 
     def pairs(self, graphs: Graphs) -> list[tuple[str, Pair]]:
         session = open_session(graphs["model"])

@@ -32,6 +32,7 @@ from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.pair import fused_encoder_and_decoder, plain_encoder_and_decoder
 from wherry_exporter.tasks import TASKS, shape_of
+from wherry_exporter.towers import parts_of
 
 
 def ways(checkpoint: Checkpoint) -> dict[str, Callable[[Checkpoint], Traced]]:
@@ -70,28 +71,42 @@ class _Model(nn.Module):
 
 
 def _fused_model(checkpoint: Checkpoint) -> Traced:
-    model = checkpoint.model
-    names = input_names(model)
-    if "attention_mask" in names and not set(names) <= set(TEXT):
+    parts = parts_of(checkpoint)
+    mixed = {role for role, part in parts.items() if _attends_to_two(input_names(part.model))}
+    if mixed == set(parts):
         raise NotLowered("it attends to text and to something else, and one attention_mask is not for both")
-    outputs, traced_with = output_names(checkpoint), free_axes(model, names)
-    with lowered(model, decoder=False) as lowering:
-        graph = _trace_model(model, outputs, traced_with, lowering)
-        if not lowering.calls:
-            raise NotLowered("no layer uses transformers' attention interface")
-    return Traced({"model": graph})
+    return Traced(
+        {
+            role: _plain_graph(part) if role in mixed else _fused_graph(part, checkpoint.model)
+            for role, part in parts.items()
+        }
+    )
 
 
 def _plain_model(checkpoint: Checkpoint) -> Traced:
-    model = checkpoint.model
-    traced_with = free_axes(model, input_names(model))
-    return Traced({"model": _trace_model(model, output_names(checkpoint), traced_with, None)})
+    return Traced({role: _plain_graph(part) for role, part in parts_of(checkpoint).items()})
 
 
 def _fixed_model(checkpoint: Checkpoint) -> Traced:
-    model = checkpoint.model
-    traced_with = free_axes(model, input_names(model), sizes=False)
-    return Traced({"model": _trace_model(model, output_names(checkpoint), traced_with, None)})
+    return Traced({role: _plain_graph(part, sizes=False) for role, part in parts_of(checkpoint).items()})
+
+
+def _attends_to_two(names: list[str]) -> bool:
+    return "attention_mask" in names and not set(names) <= set(TEXT)
+
+
+def _fused_graph(part: Checkpoint, whole: Any) -> ir.Model:
+    outputs, traced_with = output_names(part), free_axes(part.model, input_names(part.model))
+    with lowered(whole, decoder=False) as lowering:
+        graph = _trace_model(part.model, outputs, traced_with, lowering)
+        if not lowering.calls:
+            raise NotLowered("no layer uses transformers' attention interface")
+    return graph
+
+
+def _plain_graph(part: Checkpoint, *, sizes: bool = True) -> ir.Model:
+    traced_with = free_axes(part.model, input_names(part.model), sizes=sizes)
+    return _trace_model(part.model, output_names(part), traced_with, None)
 
 
 def _trace_model(model: Any, outputs: list[str], traced_with: Any, lowering: Lowering | None) -> ir.Model:

@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from wherry.session import thread_count
 from wherry_exporter.errors import ParityError
 from wherry_exporter.load import Checkpoint
-from wherry_exporter.probes import Graphs, Pair, probe_for
+from wherry_exporter.probes import DecoderProbe, EncoderDecoderProbe, Graphs, ModelProbe, Pair, Probe
+from wherry_exporter.probes_multimodal import PartsProbe
+from wherry_exporter.tasks import shape_of
+from wherry_exporter.towers import parts_of
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,18 @@ class Verifier:
         original, graph = self.probe.racers(graphs)
         with torch.no_grad():
             return _ratio(original, graph)
+
+
+def probe_for(checkpoint: Checkpoint, folder: Path, padding_side: str) -> Probe:
+    """The probe of a checkpoint whose tokenizer and pooling are in `folder`."""
+    torch.set_num_threads(thread_count())
+    shape = shape_of(checkpoint.task, checkpoint.model)
+    if shape == "decoder":
+        return DecoderProbe(checkpoint, folder, padding_side)
+    if shape == "encoder-decoder":
+        return EncoderDecoderProbe(checkpoint, folder)
+    parts = parts_of(checkpoint)
+    return PartsProbe(parts, folder) if len(parts) > 1 else ModelProbe(checkpoint, folder)
 
 
 def _compare(pairs: Sequence[tuple[str, Pair]], reference: float | None, loss: float | None) -> Parity:

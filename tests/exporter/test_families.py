@@ -18,10 +18,11 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from wherry.generation import Decoder, GenerationConfig, make_sampler
 from wherry.session import Session
-from wherry_exporter.build import trace_verified
+from wherry_exporter.build import trace_verified, write_variant
 from wherry_exporter.errors import ExportError
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.tasks import task_of
+from wherry_exporter.verify import judge
 
 TEXT = {
     "vocab_size": 120,
@@ -95,12 +96,17 @@ DETR = {
     "decoder_ffn_dim": 32,
     "num_queries": 5,
 }
+ROBERTA = {**TEXT, "pad_token_id": 1, "bos_token_id": 0, "max_position_embeddings": 66}
 GEMMA = {**WIDE, "head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16}
 GLOBAL = {"global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": 1, "sep_token_id": 2}
 
 IN_ONE_GO: dict[str, dict[str, Any]] = {
     "AlbertForMaskedLM": {**TEXT, "embedding_size": 16},
     "MPNetModel": TEXT,
+    "RobertaForSequenceClassification": ROBERTA,
+    "XLMRobertaModel": ROBERTA,
+    "DistilBertForTokenClassification": {**TEXT, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
+    "ElectraForSequenceClassification": {**TEXT, "embedding_size": 16},
     "DebertaV2ForSequenceClassification": {**TEXT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
     "ModernBertForTokenClassification": {**TEXT, **GLOBAL},
     "BertForQuestionAnswering": TEXT,
@@ -124,9 +130,8 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
         "neck_hidden_sizes": [8, 8, 8, 8],
         "fusion_hidden_size": 16,
     },
-    "CLIPModel": {"text_config": TEXT, "vision_config": VISION},
-    "SiglipModel": {"text_config": TEXT, "vision_config": VISION},
     "Wav2Vec2ForCTC": SOUND,
+    "HubertForCTC": SOUND,
     "HubertForSequenceClassification": SOUND,
     "ASTForAudioClassification": {
         **{name: VISION[name] for name in VISION if not name.endswith("size")},
@@ -137,12 +142,20 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     },
 }
 
+TOWERS: dict[str, tuple[list[str], list[str]]] = {
+    "CLIPModel": (["text_embeds"], ["image_embeds"]),
+    "SiglipModel": (["pooler_output", "last_hidden_state"], ["pooler_output", "last_hidden_state"]),
+}
+"""What the text's and the image's graph give."""
+
 DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "GPT2LMHeadModel": ("right", {**TEXT, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
     "GPTNeoXForCausalLM": ("right", {**TEXT, "rotary_pct": 0.5}),
     "OPTForCausalLM": ("right", {**TEXT, "ffn_dim": 48, "word_embed_proj_dim": 32}),
     "BloomForCausalLM": ("left", {**TEXT, "n_layer": 2, "n_head": 4}),
     "LlamaForCausalLM": ("right", WIDE),
+    "MistralForCausalLM": ("right", {**WIDE, "sliding_window": 6}),
+    "Qwen2ForCausalLM": ("right", WIDE),
     "Qwen3ForCausalLM": ("right", {**WIDE, "head_dim": 32}),
     "Gemma2ForCausalLM": ("right", GEMMA),
     "Gemma3ForCausalLM": ("right", {**GEMMA, "layer_types": ["sliding_attention", "full_attention"]}),
@@ -150,10 +163,21 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "SmolLM3ForCausalLM": ("right", {**WIDE, "no_rope_layers": [1, 0], "no_rope_layer_interval": 2}),
 }
 
+TROCR = {
+    "encoder": {**VISION, "model_type": "vit"},
+    "decoder": {**BART, "model_type": "trocr", "is_decoder": True, "add_cross_attention": True},
+    "decoder_start_token_id": 2,
+}
+
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "T5ForConditionalGeneration": T5,
+    "MT5ForConditionalGeneration": T5,
     "MarianMTModel": BART,
     "M2M100ForConditionalGeneration": BART,
+    "BartForConditionalGeneration": BART,
+    "MBartForConditionalGeneration": BART,
+    "PegasusForConditionalGeneration": BART,
+    "VisionEncoderDecoderModel": TROCR,
     "WhisperForConditionalGeneration": {
         **BART,
         "num_mel_bins": 8,
@@ -206,6 +230,28 @@ def test_in_one_go(name, folder):
     _, traced = crossed(name, IN_ONE_GO[name], folder)
     shapes = {value.name: value.shape for value in traced.graphs["model"].graph.inputs}
     assert all(str(shape[0]) == "batch_size" for shape in shapes.values())
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_towers(name, folder):
+    model = checkpoint(name, {"text_config": TEXT, "vision_config": VISION})
+    traced, verifier, parity = trace_verified(model, folder)
+    assert parity.max_abs_diff < 1e-3
+    ports = {
+        role: ([value.name for value in model.graph.inputs], [value.name for value in model.graph.outputs])
+        for role, model in traced.graphs.items()
+    }
+    texts, images = TOWERS[name]
+    assert ports == {
+        "model": (
+            ["input_ids", "attention_mask", "pixel_values"],
+            ["logits_per_image", "logits_per_text", "text_embeds", "image_embeds"],
+        ),
+        "text_model": (["input_ids", "attention_mask"], texts),
+        "vision_model": (["pixel_values"], images),
+    }
+    paths = {role: folder / f"onnx/{role}_quantized.onnx" for role in traced.graphs}
+    judge("int8", write_variant(traced, "int8", paths, verifier))
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -279,6 +325,8 @@ def inputs_of(model: Any) -> dict[str, Any]:
     random = np.random.default_rng(2)
     if model.main_input_name == "input_features":
         return {"input_features": random.normal(size=(2, 8, 60)).astype(np.float32)}
+    if model.main_input_name == "pixel_values":
+        return {"pixel_values": random.normal(size=(2, 3, 32, 32)).astype(np.float32)}
     mask = np.ones((2, 9), np.int64)
     mask[1, 6:] = 0
     ids = random.integers(5, 120, (2, 9))

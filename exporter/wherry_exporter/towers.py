@@ -1,0 +1,48 @@
+"""The two towers of a model that compares texts with images, each as a model of its own. Knows nothing of graphs."""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from wherry_exporter.load import Checkpoint
+
+
+class _TextTower(nn.Module):
+    main_input_name = "input_ids"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+        self.name = "text_embeds" if hasattr(model, "text_projection") else "pooler_output"
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        output = self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
+        return {self.name: output.pooler_output, "last_hidden_state": output.last_hidden_state}
+
+
+class _ImageTower(nn.Module):
+    main_input_name = "pixel_values"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+        self.name = "image_embeds" if hasattr(model, "visual_projection") else "pooler_output"
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        output = self.model.get_image_features(pixel_values=pixel_values)
+        return {self.name: output.pooler_output, "last_hidden_state": output.last_hidden_state}
+
+
+def parts_of(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
+    """Role to what a graph is made of: the whole model, and its towers where it has a text's and an image's.
+
+    What a tower gives has the names of `CLIPTextModelWithProjection` where there is a projection, of `SiglipTextModel`
+    where there is none.
+    """
+    model: Any = checkpoint.model
+    parts = {"model": checkpoint}
+    if checkpoint.task == "zero-shot-image-classification":
+        towers: dict[str, Any] = {"text_model": _TextTower(model), "vision_model": _ImageTower(model)}
+        parts |= {role: replace(checkpoint, model=tower) for role, tower in towers.items()}
+    return parts
