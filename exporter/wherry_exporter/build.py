@@ -14,7 +14,7 @@ from wherry_exporter.fuse import fuse
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import NotLowered
 from wherry_exporter.probes import DecoderProbe, EncoderDecoderProbe, ModelProbe
-from wherry_exporter.probes_multimodal import PartsProbe
+from wherry_exporter.probes_multimodal import PartsProbe, VisionLanguageProbe
 from wherry_exporter.quantize import dynamic_int8, ends_first, has_products, weight_only, worst_first
 from wherry_exporter.quiet import quiet
 from wherry_exporter.trace import ways
@@ -60,15 +60,15 @@ def write_variant(traced: Traced, precision: str, paths: Mapping[str, Path], ver
     them until the outputs are close.
     """
     graphs, probe = traced.graphs, verifier.probe
+    if isinstance(probe, EncoderDecoderProbe | VisionLanguageProbe):
+        for role, graph in graphs.items():
+            save(weight_only(graph, 8), paths[role])
+        return verifier.measure(paths)
     if isinstance(probe, DecoderProbe):
         if precision == "int8":
             save(weight_only(graphs["model"], 8), paths["model"])
             return verifier.measure(paths)
         orders = {"model": ends_first(graphs["model"])}
-    elif isinstance(probe, EncoderDecoderProbe):
-        for role, graph in graphs.items():
-            save(weight_only(graph, 8), paths[role])
-        return verifier.measure(paths)
     else:
         assert isinstance(probe, ModelProbe | PartsProbe)
         orders = {role: worst_first(graphs[role], feeds) for role, feeds in probe.calibration.items()}

@@ -210,8 +210,9 @@ def _rms_norm(module: nn.Module) -> Any:
 
 def _lower_rotary(model: PreTrainedModel, state: Lowering, stack: ExitStack) -> None:
     """Leave rotation to GroupQueryAttention where it is the usual kind with tables that depend on position alone."""
-    tables = [module for module in model.modules() if type(module).__name__.endswith("RotaryEmbedding")]
-    source = sys.modules[type(model).__module__]
+    decoder: Any = model.get_decoder()
+    tables = [module for module in decoder.modules() if type(module).__name__.endswith("RotaryEmbedding")]
+    source = sys.modules[type(decoder).__module__]
     apply = getattr(source, "apply_rotary_pos_emb", None)
     if apply is None or len(tables) != 1 or len(parameters_of(tables[0])) > 2:  # more than states and positions
         return

@@ -34,6 +34,14 @@ BATCHES = ((0, 5), (5, 6), (6, 17), (17, 24))
 STEPS = 6
 
 
+class Session(Protocol):
+    """As much of an onnxruntime session as a decoder's steps need."""
+
+    def get_inputs(self) -> Any: ...
+
+    def run(self, output_names: Any, input_feed: Any) -> Any: ...
+
+
 class Probe(Protocol):
     """One shape of model, with the original's outputs computed once."""
 
@@ -126,11 +134,11 @@ class DecoderProbe:
         limit = position_limit(self.model)
         self.rows = [token_row(self.tokenizer, text, min(24, limit)) for text in (*SENTENCES[1:8], SENTENCES[17])]
         self.prose = token_row(self.tokenizer, PROSE, min(256, limit))
-        self.expected = [self._logits(row) for row in self.rows]
-        self.prose_loss = _loss(self._logits(self.prose), self.prose)
+        self.expected = [self._logits(index) for index in range(len(self.rows))]
+        self.prose_loss = self._prose_loss()
 
     def pairs(self, graphs: Graphs) -> list[tuple[str, Pair]]:
-        session = open_session(graphs["model"])
+        session = self._open(graphs)
         found = []
         for first in range(0, len(self.rows), 3):
             rows, expected = self.rows[first : first + 3], self.expected[first : first + 3]
@@ -138,16 +146,16 @@ class DecoderProbe:
         return found
 
     def losses(self, graphs: Graphs) -> tuple[float, float]:
-        logits = self._forced(open_session(graphs["model"]), [self.prose], 0)[0]
+        logits = self._forced(self._open(graphs), [self.prose], 0)[0]
         return self.prose_loss, _loss(logits, self.prose)
 
     def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        session = open_session(graphs["model"])
+        session = self._open(graphs)
         row, steps = self.rows[0], 8
-        prompt = torch.from_numpy(row[None])
+        prompt = self._prompt(0)
 
         def run_torch() -> None:
-            output = self.model(input_ids=prompt, use_cache=True)
+            output = self.model(**prompt, use_cache=True)
             for _ in range(steps):
                 token = output.logits[:, -1:].argmax(-1)
                 output = self.model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
@@ -160,11 +168,23 @@ class DecoderProbe:
 
         return run_torch, run_graph
 
-    def _logits(self, row: Array) -> Array:
-        logits: Array = self.model(input_ids=torch.from_numpy(row[None])).logits[0].numpy()
+    def _open(self, graphs: Graphs) -> Session:
+        session: Session = open_session(graphs["model"])
+        return session
+
+    def _prompt(self, index: int) -> dict[str, torch.Tensor]:
+        """What the original takes for a row."""
+        return {"input_ids": torch.from_numpy(self.rows[index][None])}
+
+    def _logits(self, index: int) -> Array:
+        logits: Array = self.model(**self._prompt(index)).logits[0].numpy()
         return logits
 
-    def _forced(self, session: InferenceSession, rows: Sequence[Array], steps: int) -> list[Array]:
+    def _prose_loss(self) -> float:
+        logits = self.model(input_ids=torch.from_numpy(self.prose[None])).logits[0]
+        return _loss(logits.numpy(), self.prose)
+
+    def _forced(self, session: Session, rows: Sequence[Array], steps: int) -> list[Array]:
         """Logits at each position of each row: all but the last `steps` tokens as a prefill, those one at a time."""
         prefill = np.array([len(row) for row in rows]) - steps
         width, left = int(prefill.max()), self.padding_side == "left"
@@ -310,7 +330,7 @@ def open_session(path: Path) -> InferenceSession:
     return InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def no_past(session: InferenceSession, batch: int) -> Feed:
+def no_past(session: Session, batch: int) -> Feed:
     """Empty past_key_values."""
     return {
         port.name: np.zeros((batch, port.shape[1], 0, port.shape[3]), np.float32)
@@ -319,7 +339,7 @@ def no_past(session: InferenceSession, batch: int) -> Feed:
     }
 
 
-def _step(session: InferenceSession, ids: Array, mask: Array, past: Feed) -> tuple[Array, Feed]:
+def _step(session: Session, ids: Array, mask: Array, past: Feed) -> tuple[Array, Feed]:
     logits, *present = session.run(None, {"input_ids": ids, "attention_mask": mask, **past})
     return logits, dict(zip(past, present, strict=True))
 

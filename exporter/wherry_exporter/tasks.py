@@ -54,6 +54,7 @@ TASKS: Mapping[str, ExportTask] = {
     "visual-question-answering": ExportTask("visual-question-answering", ("logits",)),
     "automatic-speech-recognition": ExportTask("automatic-speech-recognition", ("logits",), generates=True),
     "image-to-text": ExportTask("image-to-text", ("logits",), generates=True),
+    "image-text-to-text": ExportTask("image-text-to-text", ("logits",), generates=True),
     "audio-feature-extraction": ExportTask("feature-extraction", ("last_hidden_state",)),
     "audio-classification": ExportTask("audio-classification", ("logits",)),
     "text-to-audio": ExportTask("text-to-audio", ("waveform",)),
@@ -127,10 +128,15 @@ def _tasks_of(architectures: list[str]) -> str | None:
     return None
 
 
-def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-decoder"]:
-    """How a checkpoint runs for a task: in one go, as a decoder over a cache, or as an encoder with such a decoder."""
+def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-decoder", "vision-language"]:
+    """How a checkpoint runs for a task: in one go, as a decoder over a cache, or such a decoder behind an encoder.
+
+    A decoder behind an encoder attends to what that gives; in a vision-language model it takes it among its tokens.
+    """
     if not TASKS[task].generates:
         return "model"
+    if task == "image-text-to-text":
+        return "vision-language"
     if model.config.is_encoder_decoder:
         return "encoder-decoder"
     return "decoder" if model.main_input_name == "input_ids" else "model"

@@ -23,6 +23,7 @@ from wherry_exporter.errors import ExportError
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.tasks import task_of
 from wherry_exporter.verify import judge
+from wherry_exporter.vision_language import image_inputs
 
 TEXT = {
     "vocab_size": 120,
@@ -99,6 +100,8 @@ DETR = {
 ROBERTA = {**TEXT, "pad_token_id": 1, "bos_token_id": 0, "max_position_embeddings": 66}
 GEMMA = {**WIDE, "head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16}
 GLOBAL = {"global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": 1, "sep_token_id": 2}
+
+IMAGE_TOKEN = 119
 
 IN_ONE_GO: dict[str, dict[str, Any]] = {
     "AlbertForMaskedLM": {**TEXT, "embedding_size": 16},
@@ -185,6 +188,24 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
         "max_target_positions": 64,
     },
 }
+
+
+LONG = {**WIDE, "model_type": "llama", "max_position_embeddings": 128}
+VISION_LANGUAGE: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "LlavaForConditionalGeneration": (
+        ["pixel_values"],
+        {
+            "text_config": LONG,
+            "vision_config": {**VISION, "model_type": "clip_vision_model"},
+            "image_token_index": IMAGE_TOKEN,
+        },
+    ),
+    "SmolVLMForConditionalGeneration": (
+        ["pixel_values", "pixel_attention_mask"],
+        {"text_config": LONG, "vision_config": VISION, "image_token_id": IMAGE_TOKEN, "scale_factor": 2},
+    ),
+}
+"""What the graph for images takes, and the configuration."""
 
 
 @pytest.fixture(scope="module")
@@ -297,6 +318,51 @@ def test_encoder_decoder(name, folder):
     assert computed.count("MatMul") == 4
     if name == "MarianMTModel":
         assert_known_names(folder)
+
+
+@pytest.mark.parametrize("name", VISION_LANGUAGE)
+def test_vision_language(name, folder):
+    takes, settings = VISION_LANGUAGE[name]
+    model, traced = crossed(name, settings, folder)
+    kinds = [node.op_type for node in traced.graphs["decoder_model_merged"].graph]
+    assert kinds.count("GroupQueryAttention") == 2
+    vision, embed, decoder = (
+        InferenceSession(folder / f"onnx/{role}.onnx", providers=["CPUExecutionProvider"])
+        for role in ("vision_encoder", "embed_tokens", "decoder_model_merged")
+    )
+    caches = [f"{layer}.{part}" for layer in (0, 1) for part in ("key", "value")]
+    assert names_of(vision) == (takes, ["image_features"])
+    assert names_of(embed) == (["input_ids"], ["inputs_embeds"])
+    assert names_of(decoder) == (
+        ["inputs_embeds", "attention_mask", *(f"past_key_values.{name}" for name in caches)],
+        ["logits", *(f"present.{name}" for name in caches)],
+    )
+    images = image_inputs(model, rows=1, seed=2)
+    features = vision.run(None, {name: value.numpy() for name, value in images.items()})[0]
+    features = features.reshape(-1, features.shape[-1])
+    ids = np.array([[9, *[IMAGE_TOKEN] * len(features), 10, 11, 12]])
+    expected = model.generate(
+        input_ids=torch.from_numpy(ids),
+        attention_mask=torch.ones(ids.shape, dtype=torch.int64),
+        **images,
+        max_new_tokens=32,
+        do_sample=False,
+        eos_token_id=None,
+    )
+    embeddings = embed.run(None, {"input_ids": ids})[0]
+    embeddings[ids == IMAGE_TOKEN] = features
+    past = [np.zeros((1, port.shape[1], 0, port.shape[3]), np.float32) for port in decoder.get_inputs()[2:]]
+    tokens, length = [], ids.shape[1]
+    for step in range(32):
+        feed = [embeddings, np.ones((1, length + step), np.int64), *past]
+        logits, *past = decoder.run(None, dict(zip(names_of(decoder)[0], feed, strict=True)))
+        tokens.append(int(logits[0, -1].argmax()))
+        embeddings = embed.run(None, {"input_ids": np.array([tokens[-1:]])})[0]
+    assert tokens == expected[0, length:].tolist()
+
+
+def names_of(session: InferenceSession) -> tuple[list[str], list[str]]:
+    return [port.name for port in session.get_inputs()], [port.name for port in session.get_outputs()]
 
 
 def assert_known_names(folder):
