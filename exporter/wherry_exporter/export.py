@@ -116,6 +116,7 @@ def _write_bundle(
 ) -> None:
     from wherry_exporter.build import can_write, remove, trace_verified, write_variant
     from wherry_exporter.card import write_card
+    from wherry_exporter.genai import write_genai_config
     from wherry_exporter.verify import judge
 
     for name, content in checkpoint.files.items():
@@ -167,6 +168,7 @@ def _write_bundle(
         "files": {},
     }
     write_card(folder, manifest)
+    write_genai_config(folder, checkpoint.model, traced, next(iter(variants.values()))["graphs"])
     shared = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "onnx"]
     manifest["files"] = {path.relative_to(folder).as_posix(): _record(path) for path in shared}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

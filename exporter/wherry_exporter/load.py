@@ -270,7 +270,20 @@ def _save_tokenizer(tokenizer: Any) -> dict[str, bytes]:
         files = {path.name: path.read_bytes() for path in Path(scratch).iterdir() if path.name in CARRIED}
     if "tokenizer.json" not in files:
         raise ExportError(f"{type(tokenizer).__name__} has no fast form: it cannot be saved as tokenizer.json")
-    return files
+    config = json.loads(files["tokenizer_config.json"])
+    config["model_input_names"] = list(tokenizer.model_input_names)
+    return files | {"tokenizer_config.json": _for_older_readers(config)}
+
+
+def _for_older_readers(config: dict[str, Any]) -> bytes:
+    """A tokenizer's configuration in words that transformers 4 knows too, and nothing of where it was loaded from."""
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    for name in ("backend", "is_local", "local_files_only"):
+        config.pop(name, None)
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _licence(folder: Path) -> str | None:

@@ -53,4 +53,14 @@ def merge_cross_attention(step: ir.Model, projections: ir.Model, names: Sequence
     graph.insert_before(graph[0], choice)
     graph.inputs.extend([states, chosen])
     graph.outputs.extend(choice.outputs)
+    for ports in (graph.inputs, graph.outputs):
+        ordered = sorted(ports, key=_place)
+        ports.clear()
+        ports.extend(ordered)
     return step
+
+
+def _place(port: ir.Value) -> tuple[int | str, ...]:
+    """Caches go last, layer by layer, a decoder's own before the encoder's: optimum passes them in that order."""
+    kind, *rest = str(port.name).split(".")
+    return (1, int(rest[0]), *rest[1:]) if kind in ("past_key_values", "present") else (0,)

@@ -1,0 +1,34 @@
+"""Tiny random models that say something else at every step, and what they say in torch."""
+
+import torch
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+TOKENS = {"vocab_size": 49152, "bos_token_id": 0, "eos_token_id": 0}
+T5 = {"vocab_size": 49152, "decoder_start_token_id": 0, "pad_token_id": 2, "eos_token_id": 49151}
+MAKERS = {
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(n_positions=128, n_embd=64, n_layer=2, n_head=4, **TOKENS)),
+    "bloom": lambda: BloomForCausalLM(BloomConfig(hidden_size=64, n_layer=2, n_head=4, **TOKENS)),
+    "t5": lambda: T5ForConditionalGeneration(T5Config(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, **T5)),
+}
+
+
+def tiny(name):
+    torch.manual_seed(1)
+    model = MAKERS[name]().eval()
+    for place, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 and place.endswith("weight") else 0.0, 0.3)
+    return model
+
+
+def generated(model, tokenizer, text, new_tokens):
+    """The tokens of the greedy continuation, the prompt's first for a decoder."""
+    bounds = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
+    inputs = tokenizer(text, return_tensors="pt")
+    return model.generate(**inputs, **bounds, do_sample=False, num_beams=1)[0].tolist()
