@@ -3,7 +3,7 @@
 Knows nothing of bundles or checkpoints' files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -13,9 +13,7 @@ from wherry_exporter.errors import ExportError
 from wherry_exporter.fuse import fuse
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import NotLowered
-from wherry_exporter.probes import DecoderProbe, EncoderDecoderProbe, ModelProbe
-from wherry_exporter.probes_multimodal import PartsProbe, VisionLanguageProbe
-from wherry_exporter.quantize import dynamic_int8, ends_first, has_products, weight_only, worst_first
+from wherry_exporter.precision import Quantizer
 from wherry_exporter.quiet import quiet
 from wherry_exporter.trace import ways
 from wherry_exporter.verify import Parity, Verifier, close, judge
@@ -47,40 +45,26 @@ def trace_verified(checkpoint: Checkpoint, folder: Path) -> tuple[Traced, Verifi
     raise ExportError(f"{kind} cannot be exported for {checkpoint.task}: {'; '.join(reasons)}")
 
 
-def can_write(traced: Traced, precision: str) -> bool:
-    """Whether a precision changes anything in the graphs."""
-    return precision == "fp32" or any(has_products(graph) for graph in traced.graphs.values())
-
-
-def write_variant(traced: Traced, precision: str, paths: Mapping[str, Path], verifier: Verifier) -> Parity:
+def write_variant(
+    quantizer: Quantizer, precision: str, paths: Mapping[str, Path], measure: Callable[[], Parity]
+) -> tuple[Parity, str]:
     """Write one variant and measure it.
 
-    Models that generate are quantized weight-only, all others dynamically. Where quantizing everything costs too
-    much, the layers that suffer most keep a higher precision (float32 beside dynamic int8, 8 bits beside 4), more of
-    them until the outputs are close.
+    Where quantizing everything costs too much, the layers that suffer most keep a higher precision, more of them until
+    the outputs are close.
+
+    Returns:
+        the figures, and how the variant was made.
     """
-    graphs, probe = traced.graphs, verifier.probe
-    if isinstance(probe, EncoderDecoderProbe | VisionLanguageProbe):
-        for role, graph in graphs.items():
-            save(weight_only(graph, 8), paths[role])
-        return verifier.measure(paths)
-    if isinstance(probe, DecoderProbe):
-        if precision == "int8":
-            save(weight_only(graphs["model"], 8), paths["model"])
-            return verifier.measure(paths)
-        orders = {"model": ends_first(graphs["model"])}
-    else:
-        assert isinstance(probe, ModelProbe | PartsProbe)
-        orders = {role: worst_first(graphs[role], feeds) for role, feeds in probe.calibration.items()}
-    for share in (0, 1 / 12, 1 / 8, 1 / 4, 1 / 2):
-        for role, order in orders.items():
-            keep = order[: round(len(order) * share)]
-            graph = weight_only(graphs[role], 4, keep) if precision == "int4" else dynamic_int8(graphs[role], keep)
-            save(graph, paths[role])
-        parity = verifier.measure(paths)
-        if close(parity):
+    for keep in quantizer.rounds(precision):
+        for role, path in paths.items():
+            save(quantizer.make(role, precision, keep.get(role, ())), path)
+        parity = measure()
+        kept = sum(map(len, keep.values()))
+        if close(precision, parity):
             break
-    return parity
+    more = f"; {kept} layers in higher precision" if kept else ""
+    return parity, quantizer.recipe(precision) + more
 
 
 def remove(path: Path) -> None:

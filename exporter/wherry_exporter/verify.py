@@ -3,8 +3,9 @@
 Each graph runs in a bare onnxruntime session on inputs of `probes.py`. Knows nothing of how the graph was made.
 """
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -16,10 +17,13 @@ import torch
 from wherry.session import thread_count
 from wherry_exporter.errors import ParityError
 from wherry_exporter.load import Checkpoint
-from wherry_exporter.probes import DecoderProbe, EncoderDecoderProbe, Graphs, ModelProbe, Pair, Probe
+from wherry_exporter.probes import DecoderProbe, EncoderDecoderProbe, Graphs, ModelProbe, Probe
 from wherry_exporter.probes_multimodal import PartsProbe, VisionLanguageProbe
 from wherry_exporter.tasks import shape_of
 from wherry_exporter.towers import parts_of
+
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -64,16 +68,19 @@ class Limit:
 
 LIMITS = {
     "fp32": Limit(cosine=0.9999, cosine_min=0.999, top1=0.99, perplexity=1.001),
+    "fp16": Limit(cosine=0.999, cosine_min=0.99, top1=0.98, perplexity=1.01),
     "int8": Limit(cosine=0.99, cosine_min=0.95, top1=0.9, perplexity=1.05),
     "int4": Limit(cosine=0.9, cosine_min=-1.0, top1=0.4, perplexity=1.15),
 }
+LIMITS |= {"quantized": LIMITS["int8"], "uint8": LIMITS["int8"], "int4f16": LIMITS["int4"], "bnb4": LIMITS["int4"]}
 
 
-def close(parity: Parity) -> bool:
+def close(precision: str, parity: Parity) -> bool:
     """Whether a quantized variant is so close that no layer needs a higher precision."""
     if parity.perplexity is not None and parity.perplexity_torch is not None:
         return parity.perplexity <= 1.05 * parity.perplexity_torch
-    return parity.cosine >= 0.9935 and parity.cosine_min >= 0.975 and (parity.top1 is None or parity.top1 >= 0.99)
+    cosine, smallest, top1 = (0.98, 0.9, 0.95) if "4" in precision else (0.9935, 0.975, 0.99)
+    return parity.cosine >= cosine and parity.cosine_min >= smallest and (parity.top1 is None or parity.top1 >= top1)
 
 
 def judge(precision: str, parity: Parity) -> None:
@@ -112,9 +119,11 @@ class Verifier:
 
     def measure(self, graphs: Graphs) -> Parity:
         """Figures of the graphs, by role."""
-        pairs = self.probe.pairs(graphs)
+        tally = Tally()
+        for name, (expected, found) in self.probe.pairs(graphs):
+            tally.add(name, expected, found)
         losses = self.probe.losses(graphs)
-        return _compare(pairs, *(losses or (None, None)))
+        return tally.parity(*(map(math.exp, losses) if losses else (None, None)))
 
     def speed(self, graphs: Graphs) -> float:
         """How many times as fast as torch the graphs run."""
@@ -137,28 +146,38 @@ def probe_for(checkpoint: Checkpoint, folder: Path, padding_side: str) -> Probe:
     return PartsProbe(parts, folder) if len(parts) > 1 else ModelProbe(checkpoint, folder)
 
 
-def _compare(pairs: Sequence[tuple[str, Pair]], reference: float | None, loss: float | None) -> Parity:
-    largest, total, count = 0.0, 0.0, 0
-    cosines, same = [], []
-    for name, (expected, found) in pairs:
+class Tally:
+    """Adds up how alike vectors are."""
+
+    def __init__(self) -> None:
+        self.largest, self.total, self.count = 0.0, 0.0, 0
+        self.cosines: list[Array] = []
+        self.same: list[Array] = []
+
+    def add(self, name: str, expected: Array, found: Array) -> None:
+        """Compare (vectors, size) of the output of that name."""
         differences = np.abs(expected.astype(np.float64) - found)
-        largest, total, count = max(largest, float(differences.max())), total + differences.sum(), count + found.size
+        self.largest, self.total = max(self.largest, float(differences.max())), self.total + float(differences.sum())
+        self.count += found.size
         norms = np.linalg.norm(expected, axis=-1) * np.linalg.norm(found, axis=-1)
         products = (expected.astype(np.float64) * found).sum(-1)
-        cosines.append(np.where(norms > 0, products / np.where(norms > 0, norms, 1), norms == products))
+        self.cosines.append(np.where(norms > 0, products / np.where(norms > 0, norms, 1), norms == products))
         if "logits" in name and expected.shape[-1] > 1:
-            same.append(expected.argmax(-1) == found.argmax(-1))
-    cosine = np.concatenate(cosines)
-    return Parity(
-        max_abs_diff=largest,
-        mean_abs_diff=total / count,
-        cosine=float(cosine.mean()),
-        cosine_min=float(cosine.min()),
-        top1=float(np.concatenate(same).mean()) if same else None,
-        perplexity=None if loss is None else float(np.exp(loss)),
-        perplexity_torch=None if reference is None else float(np.exp(reference)),
-        vectors=len(cosine),
-    )
+            self.same.append(expected.argmax(-1) == found.argmax(-1))
+
+    def parity(self, reference: float | None, perplexity: float | None) -> Parity:
+        """The figures, with the perplexities of the original and of the graph where there are some."""
+        cosine = np.concatenate(self.cosines)
+        return Parity(
+            max_abs_diff=self.largest,
+            mean_abs_diff=self.total / self.count,
+            cosine=float(cosine.mean()),
+            cosine_min=float(cosine.min()),
+            top1=float(np.concatenate(self.same).mean()) if self.same else None,
+            perplexity=perplexity,
+            perplexity_torch=reference,
+            vectors=len(cosine),
+        )
 
 
 def _ratio(slow: Callable[[], Any], fast: Callable[[], Any], rounds: int = 4) -> float:

@@ -1,0 +1,183 @@
+"""Weights of one matrix product in a few bits, a scale for each block along the input axis, as MatMulNBits takes them.
+
+Four ways to choose levels and scales: `rtn` rounds to nearest; `k-quant` and `hqq` fit scales and zero points to the
+weights; `gptq` fits them to what the product makes of real activations. Knows no graph.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A quantized weight: `(levels - zero_points) * scales` is nearly the weight.
+
+    Attributes:
+        levels: uint8 (outputs, blocks, block size), each below 2 ** bits; beyond the last input they are padding.
+        scales: float32 (outputs, blocks).
+        zero_points: uint8 or float32 (outputs, blocks); None where all are in the middle, 2 ** (bits - 1).
+    """
+
+    levels: Array
+    scales: Array
+    zero_points: Array | None
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What is known of the activations that a weight is multiplied with.
+
+    Attributes:
+        products: float64 (inputs, inputs), the sum of each token's outer product with itself.
+        tokens: how many.
+    """
+
+    products: Array
+    tokens: int
+
+
+class Algorithm(Protocol):
+    """How levels and scales are chosen."""
+
+    def __call__(self, weight: Array, bits: int, size: int, *, symmetric: bool, moments: Moments | None) -> Blocks:
+        """Quantize.
+
+        Args:
+            weight: float32 (inputs, outputs).
+            bits: 4 or 8.
+            size: inputs that share a scale.
+            symmetric: whether zero points are left out.
+            moments: of the activations; only `gptq` needs them.
+        """
+
+
+def dequantized(blocks: Blocks, inputs: int, bits: int) -> Array:
+    """The weight that is left, float32 (inputs, outputs)."""
+    zero = np.float32(2 ** (bits - 1)) if blocks.zero_points is None else blocks.zero_points[..., None]
+    weight = (blocks.levels.astype(np.float32) - zero) * blocks.scales[..., None]
+    return np.asarray(weight.reshape(len(weight), -1)[:, :inputs].T)
+
+
+def _blocked(weight: Array, size: int) -> Array:
+    """(outputs, blocks, size), with zeros after the last input."""
+    rows = np.pad(weight.T, ((0, 0), (0, -len(weight) % size)))
+    return rows.reshape(len(rows), -1, size)
+
+
+def _rounded(blocks: Array, bits: int, scales: Array, zero_points: Array | None) -> Array:
+    zero = 2 ** (bits - 1) if zero_points is None else zero_points[..., None]
+    return np.clip(np.round(blocks / scales[..., None]) + zero, 0, 2**bits - 1).astype(np.uint8)
+
+
+def _symmetric_scales(blocks: Array, bits: int, importance: Array | None = None) -> Array:
+    """The scale for each block; with the importance of each input, (blocks, size), the best of several."""
+    place = np.abs(blocks).argmax(-1)[..., None]
+    extreme = np.take_along_axis(blocks, place, -1)[..., 0]  # goes to the lowest level, which is one further out
+    extreme = np.where(extreme == 0, 1, extreme)
+    lowest = -np.float32(2 ** (bits - 1))
+    best, least = extreme / lowest, None
+    for stretch in () if importance is None else np.linspace(0.7, 1.1, 7, dtype=np.float32):
+        scales = extreme / (lowest * stretch)
+        levels = np.clip(np.round(blocks / scales[..., None]), lowest, -lowest - 1)
+        losses = np.einsum("nbs,bs->nb", np.square(levels * scales[..., None] - blocks), importance)
+        better = losses < (np.inf if least is None else least)
+        best, least = np.where(better, scales, best), np.where(better, losses, np.inf if least is None else least)
+    return best.astype(np.float32)
+
+
+def _asymmetric(blocks: Array, bits: int) -> tuple[Array, Array]:
+    """Scales and zero points that span each block and zero."""
+    low, high = np.minimum(blocks.min(-1), 0), np.maximum(blocks.max(-1), 0)
+    scales = (high - low) / np.float32(2**bits - 1)
+    scales = np.where(scales == 0, 1, scales).astype(np.float32)
+    return scales, np.round(-low / scales).astype(np.uint8)
+
+
+def rtn(weight: Array, bits: int, size: int, *, symmetric: bool, moments: Moments | None) -> Blocks:  # noqa: ARG001
+    """Round to nearest."""
+    blocks = _blocked(weight, size)
+    scales, zero_points = (_symmetric_scales(blocks, bits), None) if symmetric else _asymmetric(blocks, bits)
+    return Blocks(_rounded(blocks, bits, scales, zero_points), scales, zero_points)
+
+
+def k_quant(weight: Array, bits: int, size: int, *, symmetric: bool, moments: Moments | None) -> Blocks:  # noqa: ARG001
+    """llama.cpp's search for the scale and minimum of each block, as onnxruntime has it; always asymmetric."""
+    from onnxruntime.quantization.neural_compressor.weight_only import quant_tensor_k_quant_cpu
+
+    blocks = _blocked(weight, size)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a block of one value has no slope, and keeps its first fit
+        levels, scales, zero_points = quant_tensor_k_quant_cpu(blocks, bits, size)
+    shape = blocks.shape[:2]
+    return Blocks(
+        levels.reshape(blocks.shape).astype(np.uint8),
+        scales.reshape(shape).astype(np.float32),
+        zero_points.reshape(shape),
+    )
+
+
+def hqq(weight: Array, bits: int, size: int, *, symmetric: bool, moments: Moments | None) -> Blocks:  # noqa: ARG001
+    """Half-quadratic quantization (https://mobiusml.github.io/hqq_blog) by onnxruntime; always with float zero points.
+
+    The closest of the four to the weights themselves; onnxruntime computes with its float zero points more slowly.
+    """
+    import torch
+    from onnxruntime.quantization.matmul_nbits_quantizer import HQQWeightOnlyQuantConfig, HQQWeightOnlyQuantizer
+
+    quantizer = HQQWeightOnlyQuantizer(HQQWeightOnlyQuantConfig(block_size=size, bits=bits))
+    rows = torch.from_numpy(np.ascontiguousarray(weight.T))
+    levels, scales, zero_points = (value.numpy() for value in quantizer.quantize_internal(rows, bits, group_size=size))
+    return Blocks(levels.astype(np.uint8).reshape(len(rows), -1, size), scales, zero_points)
+
+
+def gptq(weight: Array, bits: int, size: int, *, symmetric: bool, moments: Moments | None) -> Blocks:
+    """Each input's rounding error is made good by the inputs after it (Frantar et al., https://arxiv.org/abs/2210.17323).
+
+    The matrix of the activations' second moments is damped by the ratio of inputs to tokens, so that few tokens correct
+    little instead of being learned by heart.
+    """
+    assert moments is not None
+    inputs, outputs = weight.shape
+    mean = moments.products / moments.tokens
+    importance = np.pad(mean.diagonal(), (0, -inputs % size)).astype(np.float32).reshape(-1, size)
+    damping = np.clip(inputs / moments.tokens, 0.01, 1.0) * max(float(mean.diagonal().mean()), 1e-12)
+    inverse = np.linalg.inv(mean + damping * np.eye(inputs))
+    upper = np.linalg.cholesky(inverse).T.astype(np.float32)
+    left = weight.astype(np.float32)  # what is yet to be rounded, errors of what is rounded included
+    count = len(importance)
+    levels = np.full((outputs, count, size), 2 ** (bits - 1), np.uint8)
+    scales, zero_points = np.ones((outputs, count), np.float32), np.zeros((outputs, count), np.uint8)
+    zero: Any = 2 ** (bits - 1)
+    for block in range(count):
+        first, last = block * size, min((block + 1) * size, inputs)
+        part = _blocked(left[first:last], size)
+        if symmetric:
+            scales[:, block] = _symmetric_scales(part, bits, importance[block : block + 1])[:, 0]
+        else:
+            scale, points = _asymmetric(part, bits)
+            scales[:, block], zero_points[:, block] = scale[:, 0], points[:, 0]
+            zero = points[:, 0].astype(np.float32)
+        scale = scales[:, block]
+        errors = np.empty((last - first, outputs), np.float32)
+        for row in range(first, last):
+            level = np.clip(np.round(left[row] / scale) + zero, 0, 2**bits - 1)
+            levels[:, block, row - first] = level
+            errors[row - first] = (left[row] - (level - zero) * scale) / upper[row, row]
+            left[row + 1 : last] -= np.outer(upper[row, row + 1 : last], errors[row - first])
+        left[last:] -= upper[first:last, last:].T @ errors
+    return Blocks(levels, scales, None if symmetric else zero_points)
+
+
+ALGORITHMS: Mapping[str, Algorithm] = {"rtn": rtn, "k-quant": k_quant, "hqq": hqq, "gptq": gptq}
+
+
+def packed(values: Array, bits: int) -> Array:
+    """uint8 values along the last axis, two of 4 bits to a byte, the first in the low half."""
+    if bits == 8:
+        return values
+    even = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, values.shape[-1] % 2)])
+    return np.asarray(even[..., 0::2] | (even[..., 1::2] << 4))

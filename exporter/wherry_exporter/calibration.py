@@ -1,0 +1,76 @@
+"""Inputs for every graph of a model that show what its activations are like. Knows no way of quantizing."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from wherry_exporter.runners import Feed, Runner, Step
+
+Array = np.ndarray[Any, Any]
+STEPS = 12
+"""Tokens that a decoder behind an encoder is looked at over."""
+
+
+def role_feeds(graphs: Mapping[str, ir.Model], entries: Sequence[Feed], original: Runner, start: int) -> dict[str, list[Feed]]:
+    """Inputs of each graph.
+
+    Args:
+        graphs: float32 graphs by role.
+        entries: what the model as a whole takes: tokens, images, sounds.
+        original: computes what goes from graph to graph.
+        start: the token that a decoder behind an encoder begins with.
+
+    Returns:
+        by role; none for a graph that takes what neither `entries` nor `original` give.
+    """
+    found: dict[str, list[Feed]] = {role: [] for role in graphs}
+    for entry in entries:
+        for role, graph in graphs.items():
+            ports = {str(value.name): value for value in graph.graph.inputs}
+            known = dict(entry)
+            if "encoder_hidden_states" in ports:
+                known = _decoder_inputs(entry, original, start)
+            rows = len(next(iter(known.values())))
+            known |= {
+                name: np.zeros([rows, *(dim if isinstance(dim, int) else 0 for dim in list(value.shape or ())[1:])], np.float32)
+                for name, value in ports.items()
+                if name.startswith("past_key_values.")
+            }
+            if "attention_mask" in known:
+                known["position_ids"] = np.maximum(known["attention_mask"].cumsum(1) - 1, 0)
+            if set(ports) <= set(known):
+                found[role].append({name: known[name] for name in ports})
+    return found
+
+
+def _decoder_inputs(entry: Feed, original: Runner, start: int) -> dict[str, Array]:
+    states, mask = original.encode(entry), entry.get("attention_mask")
+    tokens = greedy(original.decoding(states, mask), np.full((len(states), 1), start), STEPS)
+    return {
+        "input_ids": np.concatenate([np.full((len(states), 1), start), tokens], 1),
+        "encoder_hidden_states": states,
+        "encoder_attention_mask": np.ones(states.shape[:2], np.int64) if mask is None else mask,
+        "use_cache_branch": np.array([False]),
+    }
+
+
+def greedy(step: Step, prompt: Array, steps: int, end: int | None = None) -> Array:
+    """The likeliest tokens after a prompt, (batch, steps); fewer where every row has come to the token `end`."""
+    ids, tokens = prompt, []
+    done = np.zeros(len(prompt), np.bool_)
+    while len(tokens) < steps and not done.all():
+        ids = step(ids)[:, -1:].argmax(-1)
+        tokens.append(ids)
+        done |= ids[:, 0] == end
+    return np.concatenate(tokens, 1)
+
+
+def start_token(config: Mapping[str, Any], generation: Mapping[str, Any]) -> int:
+    """The token that a decoder behind an encoder begins with, as the model's configurations tell."""
+    for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id"):
+        for source in (config, generation):
+            if isinstance(source.get(name), int):
+                return int(source[name])
+    return 0

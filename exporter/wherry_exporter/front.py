@@ -1,0 +1,120 @@
+"""What turns rows into a graph's inputs: wherry's tokenizer for text, the checkpoint's own processors for the rest."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wherry_exporter.data import Row
+from wherry_exporter.errors import UsageError
+from wherry_exporter.quiet import quiet
+from wherry_tokenization import Tokenizer
+
+Array = np.ndarray[Any, Any]
+LONGEST = 256
+"""Tokens of a text that are looked at."""
+
+
+class Front:
+    """Makes inputs of rows.
+
+    Attributes:
+        names: the inputs that it fills: of text, images and sounds, those that the graph has.
+        limit: the most tokens that the model takes.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], limit: int) -> None:
+        self.folder, self.names, self.limit = folder, names, limit
+
+    def feed(self, rows: Sequence[Row]) -> dict[str, Array]:
+        """Inputs of one batch.
+
+        Raises:
+            UsageError: a row lacks what the model takes, or a file of it cannot be read.
+        """
+        made: dict[str, Array] = {}
+        if "input_ids" in self.names:
+            made |= self._text(rows)
+        if "pixel_values" in self.names:
+            made |= self._images(rows)
+        if {"input_features", "input_values"} & set(self.names):
+            made |= self._sounds(rows)
+        lacking = [name for name in self.names if name not in made]
+        if lacking:
+            raise UsageError(f"rows cannot be turned into {', '.join(lacking)}, which this model takes")
+        return {name: made[name] for name in self.names}
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.folder)
+
+    def _text(self, rows: Sequence[Row]) -> dict[str, Array]:
+        texts = [_given(row, "text") for row in rows]
+        pairs = [row.text_pair for row in rows]
+        if any(pair is None for pair in pairs) and any(pair is not None for pair in pairs):
+            odd = next(row for row in rows if row.text_pair is None)
+            raise UsageError(f"{odd.place}: no text_pair, which other rows have")
+        limit = min(self.limit, self.tokenizer.model_max_length or self.limit, LONGEST)
+        given = None if pairs[0] is None else [str(pair) for pair in pairs]
+        encoded = self.tokenizer.encode(texts, given, max_length=limit)
+        return {
+            "input_ids": encoded.input_ids,
+            "attention_mask": encoded.attention_mask,
+            "token_type_ids": encoded.token_type_ids,
+        }
+
+    def _images(self, rows: Sequence[Row]) -> dict[str, Array]:
+        try:
+            from PIL import Image, UnidentifiedImageError
+        except ImportError as error:
+            raise UsageError("reading images needs Pillow: pip install 'wherry[vision]'") from error
+        images = []
+        for row in rows:
+            path = _given(row, "image")
+            try:
+                images.append(Image.open(path, formats=["PNG", "JPEG", "WEBP"]).convert("RGB"))
+            except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+                raise UsageError(f"{row.place}: {path} is no image that can be read: {error}") from error
+        values = self._processor("AutoImageProcessor")(images, return_tensors="np")
+        return {name: np.asarray(value, np.float32) for name, value in values.items() if name == "pixel_values"}
+
+    def _sounds(self, rows: Sequence[Row]) -> dict[str, Array]:
+        try:
+            import soundfile
+            import soxr
+        except ImportError as error:
+            raise UsageError("reading sounds needs soundfile and soxr: pip install 'wherry[audio]'") from error
+        processor = self._processor("AutoFeatureExtractor")
+        rate, sounds = processor.sampling_rate, []
+        for row in rows:
+            path = _given(row, "audio")
+            try:
+                samples, own = soundfile.read(path, dtype="float32", always_2d=True)
+            except (OSError, soundfile.LibsndfileError) as error:
+                raise UsageError(f"{row.place}: {path} is no sound that can be read: {error}") from error
+            sounds.append(soxr.resample(samples.mean(1), own, rate))
+        values = processor(sounds, sampling_rate=rate, return_tensors="np", **({"padding": True} if len(sounds) > 1 else {}))
+        return {name: np.asarray(value, np.float32) for name, value in values.items() if name.startswith("input_")}
+
+    def _processor(self, kind: str) -> Any:
+        import transformers
+
+        try:
+            with quiet():
+                return getattr(transformers, kind).from_pretrained(self.folder)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise UsageError(f"the checkpoint has no preprocessor_config.json that can be read: {error}") from error
+
+
+def _given(row: Row, name: str) -> Any:
+    value = getattr(row, name)
+    if value is None:
+        raise UsageError(f"{row.place}: no {name}, which this model takes")
+    return value
+
+
+def batches(rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
+    """Rows in their order, `size` at a time."""
+    return [rows[first : first + size] for first in range(0, len(rows), size)]

@@ -1,0 +1,45 @@
+"""A float32 graph to float16, but for what would overflow. Does not judge the result."""
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from wherry_exporter.activations import Feed, Watch
+from wherry_exporter.quiet import quiet
+
+LARGEST = 65504 / 4
+"""Elements beyond this, seen on a few inputs, may overflow on others."""
+
+
+def half(model: ir.Model, feeds: Sequence[Feed], watched: ir.Model | None = None) -> ir.Model:
+    """Weights, activations and past_key_values in float16; other inputs and outputs stay float32.
+
+    Nodes that take or give an element beyond `LARGEST` on `feeds` stay float32.
+
+    Args:
+        model: a graph with float32 activations; it is not changed.
+        feeds: inputs that show how large activations become.
+        watched: the float32 graph that `model` was quantized from, whose activations are looked at instead.
+    """
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+    sizes = Watch(watched or model, feeds).largest()
+    model = model.clone()
+    large = {name for name, size in sizes.items() if size > LARGEST}
+    for number, node in enumerate(model.graph.all_nodes()):
+        node.name = node.name or f"node_{number}"
+    blocked = [
+        str(node.name)
+        for node in model.graph
+        if large & {str(value.name) for value in (*node.inputs, *node.outputs) if value is not None}
+    ]
+    ports = [str(value.name) for value in (*model.graph.inputs, *model.graph.outputs)]
+    with quiet():
+        proto = convert_float_to_float16(
+            ir.to_proto(model),
+            keep_io_types=[name for name in ports if not name.startswith(("past_key_values.", "present."))],
+            disable_shape_infer=True,
+            op_block_list=DEFAULT_OP_BLOCK_LIST,
+            node_block_list=blocked,
+        )
+    return ir.serde.deserialize_model(proto)

@@ -1,0 +1,130 @@
+"""Which way a precision is made of float32 graphs, and what of them can keep a higher one. Does not judge the result."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
+
+import onnx_ir as ir
+
+from wherry_exporter.activations import Feed
+from wherry_exporter.half import half
+from wherry_exporter.integer import (
+    dynamic_int8,
+    for_integers,
+    mostly_convolutions,
+    products,
+    static_int8,
+    worst_first,
+)
+from wherry_exporter.weight_only import Settings, WeightOnly
+
+Graphs = Mapping[str, ir.Model]
+SHARES = (0, 1 / 12, 1 / 8, 1 / 4, 1 / 2)
+"""Of the layers that may keep a higher precision."""
+
+
+class Quantizer:
+    """Makes the variants of a model's float32 graphs.
+
+    Models that generate are quantized weight-only, all others dynamically, or statically where there is calibration
+    data or where most weights are those of convolutions. 16 and 4 bits are the same for all.
+
+    Attributes:
+        graphs: by role.
+        feeds: what shows the activations of each graph.
+        real: whether those were made of the user's data.
+        settings: of the weight-only ones.
+    """
+
+    def __init__(self, graphs: Graphs, feeds: Mapping[str, Sequence[Feed]], settings: Settings, *, real: bool) -> None:
+        self.graphs, self.feeds, self.settings, self.real = graphs, feeds, settings, real
+        self.generates = any(
+            str(value.name).startswith("past_key_values.") for graph in graphs.values() for value in graph.graph.inputs
+        )
+        self.static = not self.generates and (real or any(mostly_convolutions(graph) for graph in graphs.values()))
+        self._weights = cache(lambda role: WeightOnly(graphs[role], feeds[role], settings))
+        self._integers = cache(lambda role, static: for_integers(graphs[role], static=static))
+        self._order = cache(self._find_order)
+        self._half = cache(lambda role: half(graphs[role], feeds[role]))
+
+    def recipe(self, precision: str) -> str:
+        """How a precision is made, for people."""
+        settings = self.settings
+        if precision in ("int4", "int4f16"):
+            kind = "symmetric" if settings.symmetric else "asymmetric"
+            rest = ", the rest in float16" if precision == "int4f16" else ""
+            return f"weights in 4 bits, {settings.algorithm}, blocks of {settings.block_size}, {kind}{rest}"
+        if precision == "bnb4":
+            return "weights in 4-bit NormalFloat, blocks of 64"
+        if precision == "fp16":
+            return "float16, but for what would overflow"
+        if self.generates:
+            return f"weights in 8 bits, blocks of {settings.size(8)}, symmetric"
+        if precision == "uint8":
+            return "dynamic, uint8 weights per tensor"
+        if self.static:
+            return f"static QDQ, int8 weights per channel, calibrated on {'given' if self.real else 'synthetic'} data"
+        return "dynamic, int8 weights per channel"
+
+    def changes(self, precision: str) -> bool:
+        """Whether a precision would change anything."""
+        if precision == "fp16":
+            return True
+        if precision in ("int4", "int4f16", "bnb4") or self.generates:
+            return any(self._weights(role).names() for role in self.graphs)
+        static = self._is_static(precision)
+        return any(products(self._integers(role, static), static=static) for role in self.graphs)
+
+    def rounds(self, precision: str) -> list[dict[str, list[str]]]:
+        """What keeps a higher precision, by role: first nothing, then ever more of the layers that suffer most."""
+        if precision in ("fp16", "bnb4") or (self.generates and precision not in ("int4", "int4f16")):
+            return [{}]
+        few = precision in ("int4", "int4f16")
+        orders = {role: self._order(role, few, self._is_static(precision)) for role in self.graphs}
+        kept = [{role: order[: round(len(order) * share)] for role, order in orders.items()} for share in SHARES]
+        return [each for number, each in enumerate(kept) if each not in kept[:number]]
+
+    def make(self, role: str, precision: str, keep: Collection[str] = ()) -> ir.Model:
+        """One graph of a variant.
+
+        Args:
+            role: which graph.
+            precision: a key of `wherry.bundle.SUFFIXES` other than `fp32`.
+            keep: names of layers that stay in a higher precision: float32 beside 8 bits, 8 beside 4.
+        """
+        makers: Mapping[str, Callable[[], ir.Model]] = {
+            "fp16": lambda: self._half(role),
+            "int4": lambda: self._weights(role).graph(4, keep),
+            "int4f16": lambda: half(self._weights(role).graph(4, keep), self.feeds[role], self.graphs[role]),
+            "bnb4": lambda: self._weights(role).bnb4(),
+        }
+        if precision in makers:
+            return makers[precision]()
+        if self.generates:
+            return self._weights(role).graph(8)
+        static = self._is_static(precision)
+        graph = self._integers(role, static)
+        if not products(graph, static=static):
+            return graph
+        if static:
+            return static_int8(graph, self.feeds[role], keep)
+        return dynamic_int8(graph, keep, signed=precision != "uint8")
+
+    def _is_static(self, precision: str) -> bool:
+        return self.static and precision != "uint8"
+
+    def _find_order(self, role: str, weights: bool, static: bool) -> list[str]:
+        if weights:
+            return ends_first(self._weights(role).names())
+        return worst_first(self._integers(role, static), self.feeds[role], static=static)
+
+
+def ends_first(names: Sequence[str]) -> list[str]:
+    """Names of a graph's projections: the output weights first, then from both ends of the network inwards.
+
+    The first and last layers suffer most from few bits; llama.cpp's k-quant mixes and onnxruntime-genai's
+    `k_quant_mixed` give them more for that reason.
+    """
+    middle = names[:-1]
+    order = sorted(range(len(middle)), key=lambda index: min(index, len(middle) - 1 - index))
+    return [*names[-1:], *(middle[index] for index in order)]
+

@@ -1,0 +1,123 @@
+"""The original in torch and its graphs in onnxruntime behind one face, so that both can be asked the same.
+
+Each answers with arrays; neither knows what is asked nor what the answers are for.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from wherry_exporter.probes import no_past, open_session
+
+Array = np.ndarray[Any, Any]
+Feed = Mapping[str, Array]
+Step = Callable[[Array], Array]
+"""Tokens (batch, new) to logits (batch, new, vocabulary), after all tokens given before."""
+
+
+class Runner(Protocol):
+    """A model that runs in one go, a decoder, or an encoder with a decoder; the methods of its shape work."""
+
+    def run(self, feed: Feed) -> dict[str, Array]:
+        """Outputs of a model that runs in one go."""
+
+    def logits(self, ids: Array) -> Array:
+        """A decoder's logits, (batch, sequence, vocabulary), for whole rows of one length."""
+
+    def encode(self, feed: Feed) -> Array:
+        """The encoder's states, (batch, encoder sequence, size)."""
+
+    def decoding(self, states: Array, mask: Array | None) -> Step:
+        """A decoder over an encoder's states."""
+
+
+class TorchRunner:
+    """A torch module."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def run(self, feed: Feed) -> dict[str, Array]:
+        with torch.no_grad():
+            outputs = self.model(**_tensors(feed))
+        return {name: value.numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+
+    def logits(self, ids: Array) -> Array:
+        with torch.no_grad():
+            return np.asarray(self.model(input_ids=torch.from_numpy(ids)).logits.numpy())
+
+    def encode(self, feed: Feed) -> Array:
+        with torch.no_grad():
+            return np.asarray(self.model.get_encoder()(**_tensors(feed)).last_hidden_state.numpy())
+
+    def decoding(self, states: Array, mask: Array | None) -> Step:
+        from transformers.modeling_outputs import BaseModelOutput
+
+        given: dict[str, Any] = {"encoder_outputs": BaseModelOutput(last_hidden_state=torch.from_numpy(states))}
+        if mask is not None:
+            given["attention_mask"] = torch.from_numpy(mask)
+        past: Any = None
+
+        def step(ids: Array) -> Array:
+            nonlocal past
+            with torch.no_grad():
+                output = self.model(**given, decoder_input_ids=torch.from_numpy(ids), past_key_values=past, use_cache=True)
+            past = output.past_key_values
+            return np.asarray(output.logits.numpy())
+
+        return step
+
+
+class GraphRunner:
+    """Graphs on disk, by role."""
+
+    def __init__(self, graphs: Mapping[str, Path]) -> None:
+        self.sessions = {role: open_session(path) for role, path in graphs.items()}
+
+    def run(self, feed: Feed) -> dict[str, Array]:
+        return _run(self.sessions["model"], feed)
+
+    def logits(self, ids: Array) -> Array:
+        session = self.sessions["model"]
+        mask = np.ones_like(ids)
+        past = no_past(session, len(ids))
+        return _run(session, {"input_ids": ids, "attention_mask": mask, "position_ids": mask.cumsum(1) - 1, **past})["logits"]
+
+    def encode(self, feed: Feed) -> Array:
+        return next(iter(_run(self.sessions["encoder_model"], feed).values()))
+
+    def decoding(self, states: Array, mask: Array | None) -> Step:
+        session = self.sessions["decoder_model_merged"]
+        past = no_past(session, len(states))
+        started = False
+
+        def step(ids: Array) -> Array:
+            nonlocal past, started
+            feed = {
+                "input_ids": ids,
+                "encoder_hidden_states": states,
+                "encoder_attention_mask": np.ones(states.shape[:2], np.int64) if mask is None else mask,
+                "use_cache_branch": np.array([started]),
+            }
+            found = _run(session, feed | past)
+            # a merged decoder of optimum hands back nothing for what it has computed in its first step
+            present = {name.replace("present", "past_key_values", 1): found[name] for name in found if name != "logits"}
+            past = {name: past[name] if started and ".encoder." in name else value for name, value in present.items()}
+            started = True
+            return found["logits"]
+
+        return step
+
+
+def _run(session: Any, feed: Feed) -> dict[str, Array]:
+    ports = {port.name: port.type for port in session.get_inputs()}
+    names = [port.name for port in session.get_outputs()]
+    given = {name: value.astype(np.float16) if "float16" in ports[name] else value for name, value in feed.items() if name in ports}
+    return dict(zip(names, session.run(names, given), strict=True))
+
+
+def _tensors(feed: Feed) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in feed.items()}

@@ -1,0 +1,65 @@
+"""Undoes what hides a weight from quantization: Gemm becomes MatMul, packed Attention a product and the rest of it."""
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+MICROSOFT = "com.microsoft"
+
+
+def gemms_to_matmuls(graph: ir.Graph) -> None:
+    """Gemm over a constant weight becomes MatMul and Add. (onnxruntime 1.32's QGemm errs on transposed weights.)"""
+    for node in list(graph):
+        if node.op_type != "Gemm" or node.domain != "":
+            continue
+        source, weight = node.inputs[:2]
+        settings = {name: attribute.value for name, attribute in node.attributes.items()}
+        scaled = settings.get("alpha", 1.0) != 1 or settings.get("beta", 1.0) != 1 or settings.get("transA", 0)
+        if source is None or weight is None or weight.const_value is None or scaled:
+            continue
+        matrix = weight.const_value.numpy()
+        if settings.get("transB", 0):
+            weight = _initializer(graph, f"{weight.name}.matmul", np.ascontiguousarray(matrix.T))
+        product = ir.node("MatMul", [source, weight], name=f"{node.name}.matmul")
+        last = product
+        graph.insert_before(node, product)
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            product.outputs[0].dtype = ir.DataType.FLOAT
+            product.outputs[0].shape = node.outputs[0].shape
+            last = ir.node("Add", [product.outputs[0], node.inputs[2]], name=f"{node.name}.add")
+            graph.insert_before(node, last)
+        _take_over(graph, node, last)
+
+
+def unpack_attention(graph: ir.Graph) -> None:
+    """Attention over a packed projection becomes the projection, its three parts, and MultiHeadAttention."""
+    for node in list(graph):
+        if node.op_type != "Attention" or node.domain != MICROSOFT or len(node.inputs) > 4:
+            continue
+        source, weight, bias, mask = [*node.inputs, None, None][:4]
+        if weight is None or weight.const_value is None or "qkv_hidden_sizes" in node.attributes:
+            continue
+        product = ir.node("MatMul", [source, weight], name=f"{node.name}.qkv")
+        parts = ir.node("Split", product.outputs, {"axis": -1, "num_outputs": 3}, num_outputs=3, name=f"{node.name}.split")
+        kept = {name: node.attributes[name] for name in ("num_heads", "scale", "mask_filter_value") if name in node.attributes}
+        inputs = [*parts.outputs, bias, mask]
+        attention = ir.node("MultiHeadAttention", inputs, kept, domain=MICROSOFT, name=f"{node.name}.attention")
+        for value in (*product.outputs, *parts.outputs):
+            value.dtype = ir.DataType.FLOAT
+        graph.insert_before(node, [product, parts, attention])
+        _take_over(graph, node, attention)
+
+
+def _take_over(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
+    before, after = old.outputs[0], new.outputs[0]
+    after.shape, after.type, after.name = before.shape, before.type, before.name
+    before.replace_all_uses_with(after, replace_graph_outputs=True)
+    graph.remove(old, safe=True)
+
+
+def _initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+    value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.FLOAT
+    graph.register_initializer(value)
+    return value
