@@ -53,11 +53,11 @@ TASKS: Mapping[str, ExportTask] = {
     ),
     "visual-question-answering": ExportTask("visual-question-answering", ("logits",)),
     "automatic-speech-recognition": ExportTask("automatic-speech-recognition", ("logits",), generates=True),
-    "image-to-text": ExportTask("image-to-text", ("logits",), generates=True),
+    "image-to-text": ExportTask("image-text-to-text", ("logits",), generates=True),
     "image-text-to-text": ExportTask("image-text-to-text", ("logits",), generates=True),
     "audio-feature-extraction": ExportTask("feature-extraction", ("last_hidden_state",)),
     "audio-classification": ExportTask("audio-classification", ("logits",)),
-    "text-to-audio": ExportTask("text-to-audio", ("waveform",)),
+    "text-to-audio": ExportTask("text-to-audio", ("waveform",), precisions=("fp32",)),
 }
 
 SYNONYMS: Mapping[str, str] = {
@@ -135,11 +135,16 @@ def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-deco
     """
     if not TASKS[task].generates:
         return "model"
+    if model.config.is_encoder_decoder or is_captioner(model):
+        return "encoder-decoder"
     if task == "image-text-to-text":
         return "vision-language"
-    if model.config.is_encoder_decoder:
-        return "encoder-decoder"
     return "decoder" if model.main_input_name == "input_ids" else "model"
+
+
+def is_captioner(model: Any) -> bool:
+    """Whether a text decoder of its own attends to what a model for images gives."""
+    return hasattr(model, "vision_model") and hasattr(model, "text_decoder")
 
 
 def task_of(model_class: Any) -> str | None:
