@@ -173,6 +173,7 @@ def _quantize_embeddings(model: ir.Model) -> None:
         gather.outputs[0].shape, gather.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
         graph.insert_before(node, gather)
         node.outputs[0].replace_all_uses_with(gather.outputs[0], replace_graph_outputs=True)
+        gather.outputs[0].name = node.outputs[0].name
         graph.remove(node, safe=True)
         if not list(table.uses()):
             graph.initializers.pop(str(table.name))
