@@ -137,7 +137,7 @@ def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-deco
         return "model"
     if model.config.is_encoder_decoder or is_captioner(model):
         return "encoder-decoder"
-    if task == "image-text-to-text":
+    if TASKS[task].auto == "image-text-to-text":
         return "vision-language"
     return "decoder" if model.main_input_name == "input_ids" else "model"
 
@@ -163,6 +163,8 @@ def task_of(model_class: Any) -> str | None:
         task = "feature-extraction" if model_class.__name__.endswith("Model") else None
     if model_class.__name__ in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values():
         return "text2text-generation"  # BART's is good for filling masks too
+    if task == "image-to-text" and model_class.main_input_name == "input_ids":
+        return "image-text-to-text"
     if task != "feature-extraction":
         return task
     if model_class.__name__ in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES.values():

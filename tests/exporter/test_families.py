@@ -390,6 +390,11 @@ def test_vision_language(name, folder):
     assert tokens == expected[0, length:].tolist()
 
 
+def test_a_model_that_sees_images_is_no_decoder_of_text_alone():
+    for name in ("Gemma3ForConditionalGeneration", "GotOcr2ForConditionalGeneration", *VISION_LANGUAGE):
+        assert task_of(getattr(transformers, name)) == "image-text-to-text"
+
+
 def names_of(session: InferenceSession) -> tuple[list[str], list[str]]:
     return [port.name for port in session.get_inputs()], [port.name for port in session.get_outputs()]
 
