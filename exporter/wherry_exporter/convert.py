@@ -17,10 +17,11 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, I
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as OrtNotImplemented
 from torch import Tensor, nn
 from transformers.exporters.exporter_dynamo import reset_model_state
-from transformers.exporters.exporter_onnx import _ONNX_TRANSLATION_TABLE, apply_onnx_ir_fixes
+from transformers.exporters.exporter_onnx import apply_onnx_ir_fixes
 from transformers.exporters.utils import apply_fx_node_fixes, apply_patches
 
 from wherry_exporter.errors import ExportError
+from wherry_exporter.translations import TRANSLATIONS
 
 OPSET = 20
 
@@ -88,7 +89,7 @@ def convert(
             input_names=list(input_names),
             output_names=list(output_names),
             opset_version=OPSET,
-            custom_translation_table=_ONNX_TRANSLATION_TABLE,
+            custom_translation_table=dict(TRANSLATIONS),
             optimize=True,
             verbose=False,
         )

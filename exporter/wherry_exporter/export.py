@@ -71,7 +71,7 @@ def export(
 
         checkpoint = load(model, task=task, revision=revision, tokenizer=tokenizer)
         able = TASKS[checkpoint.task].precisions
-        precisions = wanted or [able[0], able[-1]]
+        precisions = wanted or list(dict.fromkeys((able[0], able[-1])))
         unfit = [name for name in precisions if name not in able]
         if unfit:
             raise UsageError(f"{checkpoint.task} cannot be exported as {', '.join(unfit)}: {', '.join(able)} can")

@@ -15,6 +15,7 @@ from wherry_exporter.inputs import BATCH, SEQUENCE, axes_of, free_axes, input_na
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.merge import merge_cross_attention
+from wherry_exporter.seq2seq import encoder_decoder_of
 
 ENCODER_SEQUENCE = "encoder_sequence_length"
 
@@ -71,9 +72,9 @@ class _CrossDecoder(nn.Module):
 
 
 def fused_encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
-    model = checkpoint.model
+    model = encoder_decoder_of(checkpoint.model)
     encoder_inputs = _encoder_inputs(model)
-    with lowered(model, decoder=False) as lowering:
+    with lowered(checkpoint.model, decoder=False) as lowering:
         encoder = _trace_encoder(model, lowering, *encoder_inputs)
         if not lowering.calls:
             raise NotLowered("no layer of the encoder uses transformers' attention interface")
@@ -81,9 +82,10 @@ def fused_encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
 
 
 def plain_encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
-    encoder_inputs = _encoder_inputs(checkpoint.model)
-    encoder = _trace_encoder(checkpoint.model, None, *encoder_inputs)
-    return _with_decoder(checkpoint.model, encoder, encoder_inputs[1])
+    model = encoder_decoder_of(checkpoint.model)
+    encoder_inputs = _encoder_inputs(model)
+    encoder = _trace_encoder(model, None, *encoder_inputs)
+    return _with_decoder(model, encoder, encoder_inputs[1])
 
 
 def _encoder_inputs(model: Any) -> tuple[dict[str, dict[int, Any]], dict[str, Tensor]]:

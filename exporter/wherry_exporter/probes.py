@@ -6,6 +6,7 @@ of how a graph was made and does not judge what it finds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,9 @@ from wherry.session import thread_count
 from wherry_exporter.errors import ExportError
 from wherry_exporter.inputs import TEXT, input_names, parameters_of, random_inputs
 from wherry_exporter.load import Checkpoint
+from wherry_exporter.noise import still, stilled
 from wherry_exporter.probe import PROSE, SENTENCES
+from wherry_exporter.seq2seq import encoder_decoder_of, start_token
 from wherry_exporter.tasks import TASKS
 from wherry_tokenization import Tokenizer
 
@@ -75,11 +78,14 @@ class ModelProbe:
                 _arrays(random_inputs(self.model, self.names, batch=batch, scale=scale, seed=number))
                 for number, (batch, scale) in enumerate(sizes, 1)
             ]
-        self.expected = [self._expected(feed) for feed in self.feeds]
+        with still() as drawn:
+            self.expected = [self._expected(feed) for feed in self.feeds]
+        self.random = bool(drawn)
         self.calibration = {"model": self.feeds[2] if self.text else self.feeds[1]}
 
     def pairs(self, graphs: Graphs) -> list[tuple[str, Pair]]:
-        session = open_session(graphs["model"])
+        with stilled(graphs["model"]) if self.random else nullcontext(graphs["model"]) as path:
+            session = open_session(path)
         names = [port.name for port in session.get_outputs()]
         found = []
         for feed, expected in zip(self.feeds, self.expected, strict=True):
@@ -212,7 +218,7 @@ class EncoderDecoderProbe:
     """An encoder, and a decoder over its states and past_key_values."""
 
     def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
-        self.model: Any = checkpoint.model
+        self.model: Any = encoder_decoder_of(checkpoint.model)
         self.names = [name for name in input_names(self.model) if name in parameters_of(self.model.get_encoder())]
         if TASKS[checkpoint.task].text:
             tokenizer = Tokenizer.load(folder)
@@ -231,11 +237,7 @@ class EncoderDecoderProbe:
 
     def _greedy(self, feed: Feed, states: Any) -> tuple[Array, Array]:
         """The original's own first tokens, and its logits for them."""
-        config = self.model.config
-        start = getattr(config, "decoder_start_token_id", None)
-        if start is None:
-            start = self.model.generation_config.decoder_start_token_id
-        ids = torch.full((len(feed[self.names[0]]), 1), int(start or 0))
+        ids = torch.full((len(feed[self.names[0]]), 1), start_token(self.model))
         mask = {"attention_mask": torch.from_numpy(feed["attention_mask"])} if "attention_mask" in feed else {}
         for _ in range(5 + STEPS):
             logits = self.model(encoder_outputs=states, decoder_input_ids=ids, **mask).logits

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from wherry_exporter.inputs import parameters_of
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.probe import PROSE, SENTENCES
 from wherry_exporter.probes import (
@@ -78,7 +79,11 @@ class VisionLanguageProbe(DecoderProbe):
         return _Spliced(graphs, {name: value[rows].numpy() for name, value in self.images.items()}, self.image_token)
 
     def _prompt(self, index: int) -> dict[str, torch.Tensor]:
-        return super()._prompt(index) | {name: value[index : index + 1] for name, value in self.images.items()}
+        prompt = super()._prompt(index)
+        prompt |= {name: value[index : index + 1] for name, value in self.images.items()}
+        takes = parameters_of(self.model)
+        kinds = (prompt["input_ids"] == self.image_token).to(torch.int64)  # processors tell image tokens from text
+        return prompt | {name: kinds for name in ("token_type_ids", "mm_token_type_ids") if name in takes}
 
 
 class _Spliced:

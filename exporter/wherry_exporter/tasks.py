@@ -53,11 +53,11 @@ TASKS: Mapping[str, ExportTask] = {
     ),
     "visual-question-answering": ExportTask("visual-question-answering", ("logits",)),
     "automatic-speech-recognition": ExportTask("automatic-speech-recognition", ("logits",), generates=True),
-    "image-to-text": ExportTask("image-to-text", ("logits",), generates=True),
+    "image-to-text": ExportTask("image-text-to-text", ("logits",), generates=True),
     "image-text-to-text": ExportTask("image-text-to-text", ("logits",), generates=True),
     "audio-feature-extraction": ExportTask("feature-extraction", ("last_hidden_state",)),
     "audio-classification": ExportTask("audio-classification", ("logits",)),
-    "text-to-audio": ExportTask("text-to-audio", ("waveform",)),
+    "text-to-audio": ExportTask("text-to-audio", ("waveform",), precisions=("fp32",)),
 }
 
 SYNONYMS: Mapping[str, str] = {
@@ -135,11 +135,16 @@ def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-deco
     """
     if not TASKS[task].generates:
         return "model"
-    if task == "image-text-to-text":
-        return "vision-language"
-    if model.config.is_encoder_decoder:
+    if model.config.is_encoder_decoder or is_captioner(model):
         return "encoder-decoder"
+    if TASKS[task].auto == "image-text-to-text":
+        return "vision-language"
     return "decoder" if model.main_input_name == "input_ids" else "model"
+
+
+def is_captioner(model: Any) -> bool:
+    """Whether a text decoder of its own attends to what a model for images gives."""
+    return hasattr(model, "vision_model") and hasattr(model, "text_decoder")
 
 
 def task_of(model_class: Any) -> str | None:
@@ -158,6 +163,8 @@ def task_of(model_class: Any) -> str | None:
         task = "feature-extraction" if model_class.__name__.endswith("Model") else None
     if model_class.__name__ in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values():
         return "text2text-generation"  # BART's is good for filling masks too
+    if task == "image-to-text" and model_class.main_input_name == "input_ids":
+        return "image-text-to-text"
     if task != "feature-extraction":
         return task
     if model_class.__name__ in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES.values():

@@ -21,7 +21,8 @@ from wherry.session import Session
 from wherry_exporter.build import trace_verified, write_variant
 from wherry_exporter.errors import ExportError
 from wherry_exporter.load import Checkpoint
-from wherry_exporter.tasks import task_of
+from wherry_exporter.seq2seq import start_token
+from wherry_exporter.tasks import is_captioner, task_of
 from wherry_exporter.verify import judge
 from wherry_exporter.vision_language import image_inputs
 
@@ -98,6 +99,27 @@ DETR = {
     "num_queries": 5,
 }
 ROBERTA = {**TEXT, "pad_token_id": 1, "bos_token_id": 0, "max_position_embeddings": 66}
+VITS = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "ffn_dim": 48,
+    "flow_size": 16,
+    "spectrogram_bins": 9,
+    "duration_predictor_num_flows": 2,
+    "duration_predictor_filter_channels": 32,
+    "depth_separable_num_layers": 2,
+    "prior_encoder_num_flows": 2,
+    "prior_encoder_num_wavenet_layers": 2,
+    "posterior_encoder_num_wavenet_layers": 2,
+    "wavenet_dilation_rate": 1,
+    "upsample_initial_channel": 16,
+    "upsample_rates": [2, 2],
+    "upsample_kernel_sizes": [4, 4],
+    "resblock_kernel_sizes": [3, 5],
+    "resblock_dilation_sizes": [[1, 3], [1, 3]],
+}
 GEMMA = {**WIDE, "head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16}
 GLOBAL = {"global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": 1, "sep_token_id": 2}
 
@@ -106,6 +128,7 @@ IMAGE_TOKEN = 119
 IN_ONE_GO: dict[str, dict[str, Any]] = {
     "AlbertForMaskedLM": {**TEXT, "embedding_size": 16},
     "MPNetModel": TEXT,
+    "VitsModel": VITS,
     "RobertaForSequenceClassification": ROBERTA,
     "XLMRobertaModel": ROBERTA,
     "DistilBertForTokenClassification": {**TEXT, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
@@ -181,6 +204,10 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "MBartForConditionalGeneration": BART,
     "PegasusForConditionalGeneration": BART,
     "VisionEncoderDecoderModel": TROCR,
+    "BlipForConditionalGeneration": {
+        "text_config": {**TEXT, "encoder_hidden_size": 32, "sep_token_id": None},
+        "vision_config": VISION,
+    },
     "WhisperForConditionalGeneration": {
         **BART,
         "num_mel_bins": 8,
@@ -251,6 +278,8 @@ def test_in_one_go(name, folder):
     _, traced = crossed(name, IN_ONE_GO[name], folder)
     shapes = {value.name: value.shape for value in traced.graphs["model"].graph.inputs}
     assert all(str(shape[0]) == "batch_size" for shape in shapes.values())
+    draws = [node for node in traced.graphs["model"].graph if node.op_type == "RandomNormalLike"]
+    assert bool(draws) == (name == "VitsModel")  # it is measured without noise, and goes on making it
 
 
 @pytest.mark.parametrize("name", TOWERS)
@@ -307,9 +336,9 @@ def test_encoder_decoder(name, folder):
         min_new_tokens=32,
         do_sample=False,
         num_beams=1,
-        eos_token_id=None,
+        **({} if is_captioner(model) else {"eos_token_id": None}),
     )
-    tokens = greedy(decoder, states, feed.get("attention_mask"), model.config.decoder_start_token_id, 32)
+    tokens = greedy(decoder, states, feed.get("attention_mask"), start_token(model), 32)
     assert tokens.tolist() == expected[:, -32:].tolist()
     kinds = [node.op_type for node in traced.graphs["decoder_model_merged"].graph]
     assert kinds.count("If") == 1  # and it holds nothing but the projections of the encoder's states
@@ -359,6 +388,11 @@ def test_vision_language(name, folder):
         tokens.append(int(logits[0, -1].argmax()))
         embeddings = embed.run(None, {"input_ids": np.array([tokens[-1:]])})[0]
     assert tokens == expected[0, length:].tolist()
+
+
+def test_a_model_that_sees_images_is_no_decoder_of_text_alone():
+    for name in ("Gemma3ForConditionalGeneration", "GotOcr2ForConditionalGeneration", *VISION_LANGUAGE):
+        assert task_of(getattr(transformers, name)) == "image-text-to-text"
 
 
 def names_of(session: InferenceSession) -> tuple[list[str], list[str]]:

@@ -2,7 +2,11 @@
 
 import numpy as np
 import onnx
+import torch
 from onnx import numpy_helper
+
+from wherry_exporter.convert import convert
+from wherry_exporter.quantize import weight_only
 
 
 def tensors(bundle, precision):
@@ -49,3 +53,10 @@ def test_sizes(bundle):
     assert share("smollm2-gguf", "int8") < 0.35
     assert share("minilm", "int8") < 0.36
     assert share("rampart", "int8") < 0.36
+
+
+def test_embeddings_alone_keep_the_name_of_their_output():
+    ids = torch.ones(2, 3, dtype=torch.int64)
+    graph = weight_only(convert(torch.nn.Embedding(1024, 32), {"input": ids}, {"input": {}}, ["ids"], ["embeds"]), 8)
+    assert [node.op_type for node in graph.graph] == ["GatherBlockQuantized"]
+    assert [value.name for value in graph.graph.outputs] == ["embeds"]

@@ -11,6 +11,7 @@ import transformers
 from onnxruntime import InferenceSession
 from transformers import AutoConfig
 
+from wherry_exporter.convert import convert
 from wherry_exporter.fuse import fuse
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.trace import ways
@@ -150,3 +151,26 @@ def test_a_model_is_as_before_after_its_trace():
         before = model.model(ids).logits
         fused(model)
         assert torch.equal(model.model(ids).logits, before)
+
+
+class RowsCounted(torch.nn.Module):
+    def forward(self, states):
+        return states + torch.ones(len(states), 1)
+
+
+class PutWhereNegative(torch.nn.Module):
+    def forward(self, states):
+        output = torch.zeros_like(states)
+        output[states < 0] = states[states < 0]
+        return output
+
+
+@pytest.mark.parametrize("module", [RowsCounted(), PutWhereNegative()])
+def test_what_torch_or_its_translation_would_fix(module, tmp_path):
+    """The length of a tensor stays an axis, and a mask may be true nowhere."""
+    free = {"states": {0: torch.export.Dim("batch_size")}}
+    graph = convert(module, {"states": torch.randn(2, 3)}, free, ["states"], ["output"])
+    ir.save(graph, tmp_path / "model.onnx")
+    run = InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"]).run
+    for states in (torch.randn(5, 3), torch.ones(4, 3)):
+        np.testing.assert_array_equal(run(None, {"states": states.numpy()})[0], module(states).numpy())

@@ -1,0 +1,23 @@
+"""How torch's operators become ONNX's: transformers' table, mended where onnxruntime fails on what it gives."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnxscript.onnx_opset import opset18
+from transformers.exporters.exporter_onnx import _ONNX_TRANSLATION_TABLE, _aten_index_put, _values_broadcast_to_self
+
+op: Any = opset18
+
+
+def _index_put(self: Any, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Any:
+    """As transformers has it, and for a mask that is true nowhere: its Gather needs one value at least to draw from."""
+    masked = indices[0] is not None and indices[0].dtype == ir.DataType.BOOL
+    if masked and not accumulate and not _values_broadcast_to_self(values, self):
+        flat = op.Reshape(values, op.Constant(value_ints=[-1]))
+        values = op.Concat(flat, op.CastLike(op.Constant(value_floats=[0.0]), values), axis=0)
+    return _aten_index_put(self, indices, values, accumulate)
+
+
+TRANSLATIONS: Mapping[Any, Any] = {**_ONNX_TRANSLATION_TABLE, torch.ops.aten.index_put.default: _index_put}
