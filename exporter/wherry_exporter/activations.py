@@ -69,7 +69,7 @@ class Watch:
 
     def largest(self) -> dict[str, float]:
         """The largest absolute element of each float value that is finite."""
-        found = {}
+        found: dict[str, float] = {}
         for name, values in self.values([*self.given, *self.floats]):
             for value in values:
                 if value.dtype == np.float32 and value.size:

@@ -80,13 +80,15 @@ def _symmetric_scales(blocks: Array, bits: int, importance: Array | None = None)
     extreme = np.take_along_axis(blocks, place, -1)[..., 0]  # goes to the lowest level, which is one further out
     extreme = np.where(extreme == 0, 1, extreme)
     lowest = -np.float32(2 ** (bits - 1))
-    best, least = extreme / lowest, None
-    for stretch in () if importance is None else np.linspace(0.7, 1.1, 7, dtype=np.float32):
+    if importance is None:
+        return np.asarray(extreme / lowest, np.float32)
+    best, least = np.zeros_like(extreme), np.full_like(extreme, np.inf)
+    for stretch in np.linspace(0.7, 1.1, 7, dtype=np.float32):
         scales = extreme / (lowest * stretch)
         levels = np.clip(np.round(blocks / scales[..., None]), lowest, -lowest - 1)
         losses = np.einsum("nbs,bs->nb", np.square(levels * scales[..., None] - blocks), importance)
-        better = losses < (np.inf if least is None else least)
-        best, least = np.where(better, scales, best), np.where(better, losses, np.inf if least is None else least)
+        better = losses < least
+        best, least = np.where(better, scales, best), np.where(better, losses, least)
     return best.astype(np.float32)
 
 
@@ -172,7 +174,7 @@ def gptq(weight: Array, bits: int, size: int, *, symmetric: bool, moments: Momen
     return Blocks(levels, scales, None if symmetric else zero_points)
 
 
-ALGORITHMS: Mapping[str, Algorithm] = {"rtn": rtn, "k-quant": k_quant, "hqq": hqq, "gptq": gptq}
+BY_NAME: Mapping[str, Algorithm] = {"rtn": rtn, "k-quant": k_quant, "hqq": hqq, "gptq": gptq}
 
 
 def packed(values: Array, bits: int) -> Array:

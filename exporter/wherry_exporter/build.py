@@ -46,7 +46,7 @@ def trace_verified(checkpoint: Checkpoint, folder: Path) -> tuple[Traced, Verifi
 
 
 def write_variant(
-    quantizer: Quantizer, precision: str, paths: Mapping[str, Path], measure: Callable[[], Parity]
+    quantizer: Quantizer, precision: str, paths: Mapping[str, Path], measure: Callable[[Mapping[str, Path]], Parity]
 ) -> tuple[Parity, str]:
     """Write one variant and measure it.
 
@@ -59,7 +59,7 @@ def write_variant(
     for keep in quantizer.rounds(precision):
         for role, path in paths.items():
             save(quantizer.make(role, precision, keep.get(role, ())), path)
-        parity = measure()
+        parity = measure(paths)
         kept = sum(map(len, keep.values()))
         if close(precision, parity):
             break

@@ -13,7 +13,9 @@ STEPS = 12
 """Tokens that a decoder behind an encoder is looked at over."""
 
 
-def role_feeds(graphs: Mapping[str, ir.Model], entries: Sequence[Feed], original: Runner, start: int) -> dict[str, list[Feed]]:
+def role_feeds(
+    graphs: Mapping[str, ir.Model], entries: Sequence[Feed], original: Runner, start: int
+) -> dict[str, list[Feed]]:
     """Inputs of each graph.
 
     Args:
@@ -34,7 +36,9 @@ def role_feeds(graphs: Mapping[str, ir.Model], entries: Sequence[Feed], original
                 known = _decoder_inputs(entry, original, start)
             rows = len(next(iter(known.values())))
             known |= {
-                name: np.zeros([rows, *(dim if isinstance(dim, int) else 0 for dim in list(value.shape or ())[1:])], np.float32)
+                name: np.zeros(
+                    [rows, *(dim if isinstance(dim, int) else 0 for dim in list(value.shape or ())[1:])], np.float32
+                )
                 for name, value in ports.items()
                 if name.startswith("past_key_values.")
             }
@@ -58,7 +62,8 @@ def _decoder_inputs(entry: Feed, original: Runner, start: int) -> dict[str, Arra
 
 def greedy(step: Step, prompt: Array, steps: int, end: int | None = None) -> Array:
     """The likeliest tokens after a prompt, (batch, steps); fewer where every row has come to the token `end`."""
-    ids, tokens = prompt, []
+    ids = prompt
+    tokens: list[Array] = []
     done = np.zeros(len(prompt), np.bool_)
     while len(tokens) < steps and not done.all():
         ids = step(ids)[:, -1:].argmax(-1)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wherry.files import sha256
+
 USES = {
     "feature-extraction": 'pipe("A wherry is a light boat.")[0][0][:4]',
     "sentence-embeddings": 'pipe(["A light boat.", "A small ship."]).shape',
@@ -44,6 +46,11 @@ def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
         f"Licence: {source['licence'] or 'as the original model; its checkpoint states none'}.",
     ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def record(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file."""
+    return {"sha256": sha256(path), "bytes": path.stat().st_size}
 
 
 def _use(manifest: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rows that a user gives to calibrate or to verify with: texts, images or sounds, with labels and groups. Reads files."""
+"""Reads the rows that a user gives to calibrate or verify with: texts, images or sounds, with labels and groups."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -55,7 +55,9 @@ def read_rows(path: str | Path) -> list[Row]:
         try:
             lines = path.read_text(encoding="utf-8").split("\n")
         except UnicodeDecodeError as error:
-            raise UsageError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#x}") from error
+            raise UsageError(
+                f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#x}"
+            ) from error
         named = [(f"{path}, line {number}", line) for number, line in enumerate(lines, 1) if line.strip()]
         read = _of_object if path.suffix == ".jsonl" else _of_line
         rows = [read(place, line, path.parent) for place, line in named]
@@ -100,7 +102,8 @@ def _of_object(place: str, line: str, folder: Path) -> Row:
     unknown = sorted(set(values) - set(known))
     if unknown or not {"text", "image", "audio"} & set(values):
         raise UsageError(
-            f"{place}: " + (f"unknown {', '.join(unknown)}" if unknown else "no text, image or audio")
+            f"{place}: "
+            + (f"unknown {', '.join(unknown)}" if unknown else "no text, image or audio")
             + f"; a row has {', '.join(known)}"
         )
     for name in ("text", "text_pair", "image", "audio"):

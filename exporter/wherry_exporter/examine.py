@@ -62,16 +62,21 @@ class Report:
         """For the manifest."""
         figures = self.parity.as_dict()
         if self.metric is not None:
-            figures |= {self.metric: _rounded(self.value), f"{self.metric}_torch": _rounded(self.reference)}
+            values = {self.metric: self.value, f"{self.metric}_torch": self.reference}
+            figures |= {name: _rounded(value) for name, value in values.items() if value is not None}
         found: dict[str, Any] = {"rows": self.rows, "figures": figures}
         if self.groups:
-            groups = {group: {name: _rounded(value) for name, value in each.items()} for group, each in self.groups.items()}
-            found |= {"groups": groups, "group_gap": _rounded(self.gap), "group_gap_of": self.gap_of}
+            groups = {
+                group: {name: _rounded(value) for name, value in each.items()} for group, each in self.groups.items()
+            }
+            found |= {"groups": groups, "group_gap_of": self.gap_of}
+        if self.gap is not None:
+            found["group_gap"] = _rounded(self.gap)
         return found
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.6g}")
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 class Examiner:
@@ -93,7 +98,14 @@ class Examiner:
         Raises:
             UsageError: rows that do not fit the model or the task.
         """
-        self.rows, self.front, self.original, self.task, self.shape, self.config = rows, front, original, task, shape, config
+        self.rows, self.front, self.original, self.task, self.shape, self.config = (
+            rows,
+            front,
+            original,
+            task,
+            shape,
+            config,
+        )
         self.metric = METRICS.get(self._metric_name())
         self.pooling = Pooling.load(front.folder) if task == "sentence-embeddings" else None
         self.labels = [self._label(row) for row in rows]
@@ -123,7 +135,9 @@ class Examiner:
             if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(known):
                 return label
             if label not in known:
-                raise UsageError(f"{row.place}: label {label!r} is none of the model's: {', '.join(list(known)[:8])} ...")
+                raise UsageError(
+                    f"{row.place}: label {label!r} is none of the model's: {', '.join(list(known)[:8])} ..."
+                )
             return int(known[label])
         if self.metric.name == "f1":
             spans = isinstance(label, list) and all(
@@ -177,7 +191,9 @@ class Examiner:
 
     def _gap(self, groups: Mapping[str, Mapping[str, float]]) -> tuple[float | None, str]:
         """How unlike the losses of the groups are."""
-        figure = self.metric.name if self.metric else "top1" if all("top1" in each for each in groups.values()) else "cosine"
+        figure = (
+            self.metric.name if self.metric else "top1" if all("top1" in each for each in groups.values()) else "cosine"
+        )
         if len(groups) < 2:
             return None, figure
         losses = [_loss(self.metric, figure, each) for each in groups.values()]
@@ -302,15 +318,17 @@ def refuse(precision: str, report: Report, max_accuracy_loss: float | None, max_
     """
     figure = report.metric or ("cosine" if report.parity.top1 is None else "top1")
     if max_accuracy_loss is not None and report.loss > max_accuracy_loss:
-        raise ParityError(f"{precision} loses {report.loss:.4f} of {figure} on the given rows, limit {max_accuracy_loss}")
+        raise ParityError(
+            f"{precision} loses {report.loss:.4f} of {figure} on the given rows, limit {max_accuracy_loss}"
+        )
     if max_group_gap is not None and report.gap is not None and report.gap > max_group_gap:
         losses = {
             group: _loss(METRICS.get(report.gap_of), report.gap_of, each) for group, each in report.groups.items()
         }
         worst, best = max(losses, key=lambda group: losses[group]), min(losses, key=lambda group: losses[group])
         raise ParityError(
-            f"{precision} hurts group '{worst}' more than '{best}': they lose {losses[worst]:.4f} and {losses[best]:.4f} "
-            f"of {report.gap_of}, a gap of {report.gap:.4f}, limit {max_group_gap}"
+            f"{precision} hurts group '{worst}' more than '{best}': they lose {losses[worst]:.4f} and "
+            f"{losses[best]:.4f} of {report.gap_of}, a gap of {report.gap:.4f}, limit {max_group_gap}"
         )
 
 
@@ -318,4 +336,9 @@ def configuration(config: Mapping[str, Any], start: int, end: Any) -> dict[str, 
     """What an examiner needs of a model's configuration."""
     names = {int(number): str(label) for number, label in (config.get("id2label") or {}).items()}
     ends = end if isinstance(end, list) else [end]
-    return {"id2label": names, "label2id": {label: number for number, label in names.items()}, "start": start, "end": ends[0]}
+    return {
+        "id2label": names,
+        "label2id": {label: number for number, label in names.items()},
+        "start": start,
+        "end": ends[0],
+    }

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wherry.bundle import ALIASES, MANIFEST, SCHEMA, SUFFIXES, Bundle
-from wherry.files import sha256, written_aside
+from wherry.files import written_aside
+from wherry_exporter.card import record
+from wherry_exporter.data import read_rows
 from wherry_exporter.errors import ExportError, UsageError
+from wherry_exporter.plan import AUTO, Plan, Settings
 from wherry_exporter.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -30,6 +33,13 @@ def export(
     precision: Sequence[str] | None = None,
     revision: str | None = None,
     tokenizer: Any = None,
+    calibration: str | Path | None = None,
+    algorithm: str = "gptq",
+    block_size: int = 32,
+    symmetric: bool = True,
+    verify_data: str | Path | None = None,
+    max_accuracy_loss: float | None = None,
+    max_group_gap: float | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Convert a model to ONNX, quantize it, measure every variant against the original, and write a bundle.
@@ -38,17 +48,29 @@ def export(
         model: a Hugging Face folder, a GGUF file, a hub repository id, or a loaded `PreTrainedModel`.
         output: the folder to write. It appears complete or not at all.
         task: what to export for; inferred when None.
-        precision: which variants to write, the default one first: `fp32`, `int8`, and for decoders `int4`.
-            When None, `fp32` and the smallest that the task has.
+        precision: which variants to write, the default one first: `fp32`, `fp16`, `int8`, `uint8`, `quantized` (int8
+            under the name that transformers.js looks for first), `int4`, `int4f16` and `bnb4`; or `auto` alone: the
+            fastest on this machine of those that lose no more than `max_accuracy_loss`. When None, `fp32` and `int8`,
+            for text generation `int4`.
         revision: branch, tag or commit of a hub repository.
         tokenizer: for a loaded model that does not come from a folder.
+        calibration: rows (see `data.read_rows`) whose activations decide how weights are rounded; with them int8 of a
+            model that runs in one go is static.
+        algorithm: how 4-bit weights are rounded: `gptq`, `rtn`, `k-quant` or `hqq`.
+        block_size: 4-bit weights that share a scale.
+        symmetric: whether 4-bit blocks have their zero point in the middle.
+        verify_data: rows on which every variant is measured too, with labels for a metric and groups for slices.
+        max_accuracy_loss: refuse a variant that loses more of the task's metric (of top-1 agreement without one) on
+            `verify_data`; for `auto` the default is 0.01, without `verify_data` on the built-in inputs.
+        max_group_gap: refuse a variant that costs one group of `verify_data` so much more than another.
         overwrite: replace `output` if it exists.
 
     Returns:
         the bundle as written.
 
     Raises:
-        UsageError: an unknown precision, or an output that exists or cannot be written.
+        UsageError: an unknown precision or setting, data that does not fit, or an output that exists or cannot be
+            written.
         HubError, TaskError: the model cannot be found, or not exported for that task.
         ExportError: the checkpoint cannot be read or traced, or the disk is full.
         ParityError: a variant differs from the original more than its precision may; nothing is written.
@@ -57,6 +79,14 @@ def export(
     target = Path(output).expanduser().absolute()
     wanted = _check_precisions(precision) if precision is not None else None
     _check_output(target, overwrite)
+    plan = Plan(
+        precisions=wanted,
+        settings=Settings(algorithm, block_size, symmetric),
+        calibration=None if calibration is None else read_rows(calibration),
+        verify_data=None if verify_data is None else read_rows(verify_data),
+        max_accuracy_loss=max_accuracy_loss,
+        max_group_gap=max_group_gap,
+    )
 
     from tqdm import tqdm
 
@@ -70,27 +100,25 @@ def export(
         from wherry_exporter.load import load
 
         checkpoint = load(model, task=task, revision=revision, tokenizer=tokenizer)
-        able = TASKS[checkpoint.task].precisions
-        precisions = wanted or list(dict.fromkeys((able[0], able[-1])))
-        unfit = [name for name in precisions if name not in able]
-        if unfit:
-            raise UsageError(f"{checkpoint.task} cannot be exported as {', '.join(unfit)}: {', '.join(able)} can")
-        bar.total = 2 + 2 * len(precisions)
-
+        bar.total = 2 + 2 * len(wanted or TASKS[checkpoint.task].precisions)
         try:
             with written_aside(target, overwrite=overwrite) as folder:
-                _write_bundle(folder, checkpoint, precisions, wanted is not None, started, tell)
+                _write_bundle(folder, checkpoint, plan, started, tell)
         except OSError as error:
             raise ExportError(f"cannot write {target}: {error.strerror or error}; nothing was left there") from error
+        except MemoryError as error:
+            raise ExportError(f"out of memory while exporting {checkpoint.source}; nothing was written") from error
     return Bundle.load(target)
 
 
 def _check_precisions(precision: Sequence[str]) -> list[str]:
     names = [ALIASES.get(name, name) for name in precision]
-    known = sorted({name for task in TASKS.values() for name in task.precisions})
+    known = [*SUFFIXES, AUTO]
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise UsageError(f"unknown precision '{', '.join(unknown)}': choose from {', '.join(known)}")
+    if AUTO in names and len(names) > 1:
+        raise UsageError(f"precision auto stands alone: leave {', '.join(name for name in names if name != AUTO)} out")
     return list(dict.fromkeys(names))
 
 
@@ -107,17 +135,13 @@ def _check_output(target: Path, overwrite: bool) -> None:
 
 
 def _write_bundle(
-    folder: Path,
-    checkpoint: "Checkpoint",
-    precisions: Sequence[str],
-    asked: bool,
-    started: float,
-    tell: Callable[..., None],
+    folder: Path, checkpoint: "Checkpoint", plan: "Plan", started: float, tell: Callable[..., None]
 ) -> None:
-    from wherry_exporter.build import can_write, remove, trace_verified, write_variant
+    from wherry_exporter.build import remove, trace_verified
     from wherry_exporter.card import write_card
+    from wherry_exporter.entries import Entries
     from wherry_exporter.genai import write_genai_config
-    from wherry_exporter.verify import judge
+    from wherry_exporter.variants import write_variants
 
     for name, content in checkpoint.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -127,27 +151,11 @@ def _write_bundle(
     if TASKS[checkpoint.task].generates and checkpoint.model.generation_config is not None:
         checkpoint.model.generation_config.save_pretrained(folder)
     (folder / "onnx").mkdir()
+    entries = Entries(checkpoint, folder, plan)
     tell(f"tracing {type(checkpoint.model).__name__}")
     traced, verifier, exact = trace_verified(checkpoint, folder)
-    unfit = [precision for precision in precisions if not can_write(traced, precision)]
-    if unfit and asked:
-        raise UsageError(f"{', '.join(unfit)} would change nothing: the model has no matrix products with weights")
-    variants: dict[str, dict[str, Any]] = {}
-    for precision in (precision for precision in precisions if precision not in unfit):
-        tell(f"writing {precision}")
-        paths = {role: folder / f"onnx/{role}{SUFFIXES[precision]}.onnx" for role in traced.graphs}
-        parity = exact if precision == "fp32" else write_variant(traced, precision, paths, verifier)
-        judge(precision, parity)
-        tell(f"timing {precision}")
-        files = [file for path in paths.values() for file in sorted(path.parent.glob(path.name + "*"))]
-        variants[precision] = {
-            "graphs": {role: path.relative_to(folder).as_posix() for role, path in paths.items()},
-            "files": {path.relative_to(folder).as_posix(): _record(path) for path in files},
-            "opset": next(iter(traced.graphs.values())).opset_imports[""],
-            "parity": parity.as_dict(),
-            "speed": round(verifier.speed(paths), 2),
-        }
-    if "fp32" not in precisions:
+    variants = write_variants(folder, traced, entries, plan, verifier, exact, tell)
+    if "fp32" not in variants:
         for role in traced.graphs:
             remove(folder / f"onnx/{role}.onnx")
     manifest = {
@@ -170,12 +178,8 @@ def _write_bundle(
     write_card(folder, manifest)
     write_genai_config(folder, checkpoint.model, traced, next(iter(variants.values()))["graphs"])
     shared = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "onnx"]
-    manifest["files"] = {path.relative_to(folder).as_posix(): _record(path) for path in shared}
+    manifest["files"] = {path.relative_to(folder).as_posix(): record(path) for path in shared}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _record(path: Path) -> dict[str, Any]:
-    return {"sha256": sha256(path), "bytes": path.stat().st_size}
 
 
 def _tools() -> dict[str, str]:

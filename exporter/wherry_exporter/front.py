@@ -95,7 +95,9 @@ class Front:
             except (OSError, soundfile.LibsndfileError) as error:
                 raise UsageError(f"{row.place}: {path} is no sound that can be read: {error}") from error
             sounds.append(soxr.resample(samples.mean(1), own, rate))
-        values = processor(sounds, sampling_rate=rate, return_tensors="np", **({"padding": True} if len(sounds) > 1 else {}))
+        values = processor(
+            sounds, sampling_rate=rate, return_tensors="np", **({"padding": True} if len(sounds) > 1 else {})
+        )
         return {name: np.asarray(value, np.float32) for name, value in values.items() if name.startswith("input_")}
 
     def _processor(self, kind: str) -> Any:

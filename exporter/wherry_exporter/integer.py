@@ -160,7 +160,9 @@ def _convolution_loss(node: ir.Node, values: Sequence[Array]) -> float:
     scale = (high - low) / 255 or 1.0
     largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim))) / 64
     steps = np.maximum(scale * largest, 1e-30)
-    fitted = (np.clip(np.round(bias / steps), -(2.0**31), 2.0**31 - 1) * steps).astype(np.float32) if bias.size else bias
+    fitted = (
+        (np.clip(np.round(bias / steps), -(2.0**31), 2.0**31 - 1) * steps).astype(np.float32) if bias.size else bias
+    )
     session = _alone(node)
     losses = []
     for value in values:

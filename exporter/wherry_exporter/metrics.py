@@ -34,12 +34,20 @@ METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("accuracy", lambda counts: _share(counts[0], counts[1]), lambda reference, value: reference - value),
-        Metric("f1", lambda counts: _share(2 * counts[0], counts[:3].sum() + counts[0]), lambda reference, value: reference - value),
+        Metric(
+            "f1",
+            lambda counts: _share(2 * counts[0], counts[:3].sum() + counts[0]),
+            lambda reference, value: reference - value,
+        ),
         Metric("wer", lambda counts: _share(counts[0], counts[1]), lambda reference, value: value - reference),
-        Metric("perplexity", lambda counts: math.exp(_share(counts[0], counts[1])), lambda reference, value: value / reference - 1),
+        Metric(
+            "perplexity",
+            lambda counts: math.exp(_share(counts[0], counts[1])),
+            lambda reference, value: value / reference - 1,
+        ),
     )
 }
-"""Counts: (right, rows); (found and right, found and wrong, missed); (errors, words); (negative log-likelihood, tokens).
+"""Counts: (right, rows); (right, wrong and missed entities); (errors, words); (negative log-likelihood, tokens).
 
 Perplexity is worsened by a share of itself, the others by their difference.
 """

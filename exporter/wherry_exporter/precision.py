@@ -1,4 +1,4 @@
-"""Which way a precision is made of float32 graphs, and what of them can keep a higher one. Does not judge the result."""
+"""Which way a precision is made of float32 graphs, and what can keep a higher one. Does not judge the result."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
@@ -15,7 +15,8 @@ from wherry_exporter.integer import (
     static_int8,
     worst_first,
 )
-from wherry_exporter.weight_only import Settings, WeightOnly
+from wherry_exporter.plan import Settings
+from wherry_exporter.weight_only import WeightOnly
 
 Graphs = Mapping[str, ir.Model]
 SHARES = (0, 1 / 12, 1 / 8, 1 / 4, 1 / 2)
@@ -127,4 +128,3 @@ def ends_first(names: Sequence[str]) -> list[str]:
     middle = names[:-1]
     order = sorted(range(len(middle)), key=lambda index: min(index, len(middle) - 1 - index))
     return [*names[-1:], *(middle[index] for index in order)]
-

@@ -64,7 +64,9 @@ class TorchRunner:
         def step(ids: Array) -> Array:
             nonlocal past
             with torch.no_grad():
-                output = self.model(**given, decoder_input_ids=torch.from_numpy(ids), past_key_values=past, use_cache=True)
+                output = self.model(
+                    **given, decoder_input_ids=torch.from_numpy(ids), past_key_values=past, use_cache=True
+                )
             past = output.past_key_values
             return np.asarray(output.logits.numpy())
 
@@ -84,7 +86,9 @@ class GraphRunner:
         session = self.sessions["model"]
         mask = np.ones_like(ids)
         past = no_past(session, len(ids))
-        return _run(session, {"input_ids": ids, "attention_mask": mask, "position_ids": mask.cumsum(1) - 1, **past})["logits"]
+        return _run(session, {"input_ids": ids, "attention_mask": mask, "position_ids": mask.cumsum(1) - 1, **past})[
+            "logits"
+        ]
 
     def encode(self, feed: Feed) -> Array:
         return next(iter(_run(self.sessions["encoder_model"], feed).values()))
@@ -115,7 +119,11 @@ class GraphRunner:
 def _run(session: Any, feed: Feed) -> dict[str, Array]:
     ports = {port.name: port.type for port in session.get_inputs()}
     names = [port.name for port in session.get_outputs()]
-    given = {name: value.astype(np.float16) if "float16" in ports[name] else value for name, value in feed.items() if name in ports}
+    given = {
+        name: value.astype(np.float16) if "float16" in ports[name] else value
+        for name, value in feed.items()
+        if name in ports
+    }
     return dict(zip(names, session.run(names, given), strict=True))
 
 

@@ -41,8 +41,14 @@ def unpack_attention(graph: ir.Graph) -> None:
         if weight is None or weight.const_value is None or "qkv_hidden_sizes" in node.attributes:
             continue
         product = ir.node("MatMul", [source, weight], name=f"{node.name}.qkv")
-        parts = ir.node("Split", product.outputs, {"axis": -1, "num_outputs": 3}, num_outputs=3, name=f"{node.name}.split")
-        kept = {name: node.attributes[name] for name in ("num_heads", "scale", "mask_filter_value") if name in node.attributes}
+        parts = ir.node(
+            "Split", product.outputs, {"axis": -1, "num_outputs": 3}, num_outputs=3, name=f"{node.name}.split"
+        )
+        kept = {
+            name: node.attributes[name]
+            for name in ("num_heads", "scale", "mask_filter_value")
+            if name in node.attributes
+        }
         inputs = [*parts.outputs, bias, mask]
         attention = ir.node("MultiHeadAttention", inputs, kept, domain=MICROSOFT, name=f"{node.name}.attention")
         for value in (*product.outputs, *parts.outputs):

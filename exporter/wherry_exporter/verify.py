@@ -22,7 +22,6 @@ from wherry_exporter.probes_multimodal import PartsProbe, VisionLanguageProbe
 from wherry_exporter.tasks import shape_of
 from wherry_exporter.towers import parts_of
 
-
 Array = np.ndarray[Any, Any]
 
 

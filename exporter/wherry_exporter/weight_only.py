@@ -5,15 +5,14 @@ and have as many bits, both read one tensor.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from wherry_exporter.activations import Feed, Watch
-from wherry_exporter.blocks import ALGORITHMS, Blocks, packed, rtn
-from wherry_exporter.errors import UsageError
+from wherry_exporter.blocks import BY_NAME, Blocks, packed, rtn
+from wherry_exporter.plan import Settings
 from wherry_exporter.unpack import gemms_to_matmuls, unpack_attention
 
 Array = np.ndarray[Any, Any]
@@ -22,31 +21,6 @@ MICROSOFT = "com.microsoft"
 TRANSPOSED = ".transposed"
 SMALLEST_TABLE = 1024
 """Rows of an embedding table that is worth quantizing."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How weights are kept in few bits.
-
-    Attributes:
-        algorithm: how 4-bit weights are rounded, a key of `blocks.ALGORITHMS`. 8 bits are rounded to nearest.
-        block_size: weights that share a scale: 16, 32, 64, 128 or 256; for 8 bits at least 64 of them do.
-        symmetric: whether the zero point of every block is the middle level.
-    """
-
-    algorithm: str = "gptq"
-    block_size: int = 32
-    symmetric: bool = True
-
-    def __post_init__(self) -> None:
-        if self.algorithm not in ALGORITHMS:
-            raise UsageError(f"unknown algorithm '{self.algorithm}': choose from {', '.join(ALGORITHMS)}")
-        if self.block_size not in (16, 32, 64, 128, 256):
-            raise UsageError(f"block size {self.block_size} is not one that onnxruntime takes: 16, 32, 64, 128 or 256")
-
-    def size(self, bits: int) -> int:
-        """Weights that share a scale; an 8-bit level needs none so often."""
-        return self.block_size if bits < 8 else max(64, self.block_size)
 
 
 class WeightOnly:
@@ -120,12 +94,16 @@ class WeightOnly:
                 wanted.setdefault(str(node.inputs[0].name) if node.inputs[0] else "", []).append(node)
         if not wanted:
             return
-        algorithm = ALGORITHMS[self.settings.algorithm]
+        algorithm = BY_NAME[self.settings.algorithm]
         if self.settings.algorithm == "gptq":
             for source, moments in Watch(self.model, self.feeds).moments(list(wanted)):
                 for node in wanted.pop(source):
                     self.found[str(node.name), bits] = algorithm(
-                        _weight(node), bits, self.settings.size(bits), symmetric=self.settings.symmetric, moments=moments
+                        _weight(node),
+                        bits,
+                        self.settings.size(bits),
+                        symmetric=self.settings.symmetric,
+                        moments=moments,
                     )
             algorithm = rtn  # for what is inside a branch, whose activations are not seen
         for node in (node for nodes in wanted.values() for node in nodes):
@@ -169,8 +147,8 @@ def _tied(node: ir.Node) -> str:
 def _to_table(node: ir.Node, levels: ir.Value, scales: ir.Value) -> None:
     """Output weights that are the embeddings, (vocabulary, blocks, block size), read the embeddings' own levels."""
     inputs, outputs = _weight(node).shape
-    size = levels.shape[2] if levels.shape is not None else 0
-    attributes = {"K": inputs, "N": outputs, "bits": 8, "block_size": int(size), "accuracy_level": 4}
+    size = _block_size(inputs)
+    attributes = {"K": inputs, "N": outputs, "bits": 8, "block_size": size, "accuracy_level": 4}
     _replace(node, "MatMulNBits", [node.inputs[0], levels, scales], attributes)
 
 
@@ -235,6 +213,11 @@ def _tables(model: ir.Model) -> dict[str, list[ir.Node]]:
     return found
 
 
+def _block_size(columns: int) -> int:
+    """Elements of an embedding that share a scale: the blocks divide it."""
+    return next(size for size in (64, 32, 16) if columns % size == 0)
+
+
 def _quantize_embeddings(model: ir.Model) -> Tables:
     """Returns, by name of the table, the levels, (rows, blocks, block size), and the scales, (rows, blocks)."""
     graph = model.graph
@@ -243,7 +226,7 @@ def _quantize_embeddings(model: ir.Model) -> Tables:
         weights = graph.initializers[name].const_value
         assert weights is not None
         rows, columns = weights.shape.numpy()
-        size = next(size for size in (64, 32, 16) if columns % size == 0)
+        size = _block_size(columns)
         blocks = rtn(weights.numpy().T, 8, size, symmetric=True, moments=None)
         levels = _initializer(graph, f"{name}.8bit", blocks.levels)
         scales = _initializer(graph, f"{name}.8bit.scales", blocks.scales)
@@ -260,6 +243,7 @@ def _quantize_embeddings(model: ir.Model) -> Tables:
             gather.outputs[0].shape, gather.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
             graph.insert_before(node, [flat, gather])
             node.outputs[0].replace_all_uses_with(gather.outputs[0], replace_graph_outputs=True)
+            gather.outputs[0].name = node.outputs[0].name
             graph.remove(node, safe=True)
         made[name] = levels, scales
     return made

@@ -1,0 +1,101 @@
+"""What a checkpoint as a whole takes: for calibration, the user's rows or built-in text or random values."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wherry_exporter.calibration import role_feeds, start_token
+from wherry_exporter.convert import Traced
+from wherry_exporter.data import Row
+from wherry_exporter.examine import Examiner, configuration
+from wherry_exporter.front import Front, batches
+from wherry_exporter.inputs import input_names, parameters_of, random_inputs
+from wherry_exporter.load import Checkpoint
+from wherry_exporter.plan import Plan
+from wherry_exporter.probe import CALIBRATION
+from wherry_exporter.probes import position_limit
+from wherry_exporter.runners import Feed, TorchRunner
+from wherry_exporter.tasks import TASKS, shape_of
+from wherry_exporter.vision_language import image_inputs
+
+RANDOM = 8
+"""Random inputs to calibrate with."""
+
+
+class Entries:
+    """Inputs of one checkpoint. Rows that do not fit it are refused before anything is traced.
+
+    Attributes:
+        real: whether calibration is on the user's own rows.
+        synthetic: whether it is on random values.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, folder: Path, plan: Plan) -> None:
+        """Prepare.
+
+        Args:
+            checkpoint: the model.
+            folder: holds the tokenizer's and the preprocessor's files.
+            plan: its rows.
+
+        Raises:
+            UsageError: rows that do not fit.
+        """
+        model: Any = checkpoint.model
+        self.checkpoint, self.plan = checkpoint, plan
+        self.shape = shape_of(checkpoint.task, model)
+        self.names = _names(model, self.shape)
+        self.front = Front(folder, self.names, position_limit(model))
+        self.original = TorchRunner(model)
+        generation = model.generation_config.to_dict() if getattr(model, "generation_config", None) else {}
+        config = model.config.to_dict()
+        self.start = start_token(config, generation)
+        self.examiner = None
+        if plan.verify_data is not None:
+            end = generation.get("eos_token_id", config.get("eos_token_id"))
+            labels = configuration(config, self.start, end)
+            self.examiner = Examiner(plan.verify_data, self.front, self.original, checkpoint.task, self.shape, labels)
+            self.front.feed(plan.verify_data[:1])
+        self.real = plan.calibration is not None
+        self.synthetic = not self.real and not TASKS[checkpoint.task].text
+        self.entries = self._entries(plan.calibration)
+
+    def feeds(self, traced: Traced) -> dict[str, list[Feed]]:
+        """Inputs of each graph, by role."""
+        return role_feeds(traced.graphs, self.entries, self.original, self.start)
+
+    def _entries(self, rows: Sequence[Row] | None) -> list[Feed]:
+        model: Any = self.checkpoint.model
+        if rows is None and TASKS[self.checkpoint.task].text:
+            rows = [Row("built-in text", text=text) for text in CALIBRATION]
+        if rows is not None:
+            return [self.front.feed(batch) for batch in batches(rows, 4)]
+        if self.shape == "vision-language":
+            return [self._with_images(seed) for seed in range(100, 102)]
+        return [
+            {
+                name: value.numpy()
+                for name, value in random_inputs(model, self.names, batch=1, scale=1, seed=seed).items()
+            }
+            for seed in range(100, 100 + RANDOM)
+        ]
+
+    def _with_images(self, seed: int) -> Feed:
+        model: Any = self.checkpoint.model
+        tensors = image_inputs(model, rows=2, seed=seed)
+        tensors |= random_inputs(model, ["input_ids", "attention_mask"], batch=2, scale=2, seed=seed)
+        with torch.no_grad():
+            tensors["inputs_embeds"] = model.get_input_embeddings()(tensors["input_ids"])
+        return {name: np.asarray(value.numpy()) for name, value in tensors.items()}
+
+
+def _names(model: Any, shape: str) -> list[str]:
+    if shape == "decoder":
+        return ["input_ids", "attention_mask"]
+    names = input_names(model)
+    if shape == "encoder-decoder":
+        return [name for name in names if name in parameters_of(model.get_encoder())]
+    return names

@@ -1,0 +1,146 @@
+"""The variants of a traced model: written, measured, judged, timed, and told as the manifest has them."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from wherry.bundle import SUFFIXES
+from wherry_exporter.build import remove, write_variant
+from wherry_exporter.card import record
+from wherry_exporter.convert import Traced
+from wherry_exporter.entries import Entries
+from wherry_exporter.errors import ParityError, UsageError
+from wherry_exporter.examine import Report, refuse
+from wherry_exporter.plan import AUTO, Plan
+from wherry_exporter.precision import Quantizer
+from wherry_exporter.quiet import quiet
+from wherry_exporter.runners import GraphRunner
+from wherry_exporter.tasks import TASKS
+from wherry_exporter.verify import Parity, Verifier, judge
+
+CANDIDATES = ("fp32", "int8", "int4")
+"""What `auto` chooses from; float16 is no faster on a CPU."""
+ACCURACY_LOSS = 0.01
+"""What `auto` may lose where nothing is said."""
+
+
+def write_variants(
+    folder: Path,
+    traced: Traced,
+    entries: Entries,
+    plan: Plan,
+    verifier: Verifier,
+    exact: Parity,
+    tell: Callable[..., None],
+) -> dict[str, dict[str, Any]]:
+    """Write every variant that is planned; the float32 graphs are there already.
+
+    Returns:
+        precision to its entry in the manifest, the default one first.
+
+    Raises:
+        UsageError: a precision that does not fit the model.
+        ParityError: a variant that is too far from the original.
+    """
+    task = TASKS[entries.checkpoint.task]
+    wanted = CANDIDATES if plan.precisions == [AUTO] else plan.precisions or task.precisions
+    with quiet():
+        quantizer = Quantizer(traced.graphs, entries.feeds(traced), plan.settings, real=entries.real)
+    precisions = _fitting(wanted, quantizer, entries, asked=plan.precisions is not None and plan.precisions != [AUTO])
+    choose = plan.precisions == [AUTO]
+    found: dict[str, dict[str, Any]] = {}
+    tried: dict[str, dict[str, Any]] = {}
+    for precision in precisions:
+        tell(f"writing {precision}")
+        paths = {role: folder / f"onnx/{role}{SUFFIXES[precision]}.onnx" for role in traced.graphs}
+        recipe = "as traced"
+        parity = exact
+        if precision != "fp32":
+            with quiet():
+                parity, recipe = write_variant(quantizer, precision, paths, verifier.measure)
+        report = None
+        try:
+            judge(precision, parity)
+            if entries.examiner is not None:
+                tell(f"examining {precision}", 0)
+                report = entries.examiner.measure(GraphRunner(paths))
+                judge(precision, report.parity)
+                limit = plan.max_accuracy_loss if not choose else plan.max_accuracy_loss or ACCURACY_LOSS
+                refuse(precision, report, limit, plan.max_group_gap)
+            if choose:
+                _refuse_loss(precision, parity, report, plan.max_accuracy_loss or ACCURACY_LOSS)
+        except ParityError as error:
+            if not choose or precision == "fp32":
+                raise
+            tried[precision] = {"refused": str(error), "parity": parity.as_dict()}
+            for path in paths.values():
+                remove(path)
+            continue
+        tell(f"timing {precision}")
+        found[precision] = _entry(folder, traced.graphs, paths, parity, recipe, report, verifier)
+    if not choose:
+        return found
+    fastest = max(found, key=lambda precision: found[precision]["speed"])
+    tried |= {precision: {name: found[precision][name] for name in ("parity", "speed")} for precision in found}
+    for precision in set(found) - {fastest, "fp32"}:
+        for role in traced.graphs:
+            remove(folder / f"onnx/{role}{SUFFIXES[precision]}.onnx")
+    return {fastest: found[fastest] | {"candidates": {name: tried[name] for name in precisions}}}
+
+
+def _fitting(wanted: Any, quantizer: Quantizer, entries: Entries, *, asked: bool) -> list[str]:
+    """The precisions that make sense, or a word on why one that was asked for does not."""
+    kept = []
+    for precision in wanted:
+        quantized = precision not in ("fp32", "fp16")
+        blind = entries.synthetic and quantizer.static and precision in ("int8", "quantized")
+        if precision == "uint8" and quantizer.generates:
+            raise UsageError("uint8 is for models that run in one go: choose int8 or int4")
+        if quantized and not quantizer.changes(precision):
+            if asked:
+                raise UsageError(f"{precision} would change nothing: the model has no products with weights")
+        elif blind and not asked:
+            continue  # activation ranges of random values are no promise for real ones
+        else:
+            if blind:
+                warnings.warn(
+                    f"{precision} is calibrated on random values, which real ones may exceed: give --calibration",
+                    stacklevel=2,
+                )
+            kept.append(precision)
+    return kept
+
+
+def _refuse_loss(precision: str, parity: Parity, report: Report | None, limit: float) -> None:
+    if report is not None:
+        return
+    if parity.perplexity is not None and parity.perplexity_torch is not None:
+        loss = parity.perplexity / parity.perplexity_torch - 1
+    else:
+        loss = 1 - (parity.cosine if parity.top1 is None else parity.top1)
+    if loss > limit:
+        raise ParityError(f"{precision} loses {loss:.4f} on the built-in inputs, limit {limit}")
+
+
+def _entry(
+    folder: Path,
+    graphs: Mapping[str, ir.Model],
+    paths: Mapping[str, Path],
+    parity: Parity,
+    recipe: str,
+    report: Report | None,
+    verifier: Verifier,
+) -> dict[str, Any]:
+    files = [file for path in paths.values() for file in sorted(path.parent.glob(path.name + "*"))]
+    entry = {
+        "graphs": {role: path.relative_to(folder).as_posix() for role, path in paths.items()},
+        "files": {path.relative_to(folder).as_posix(): record(path) for path in files},
+        "opset": next(iter(graphs.values())).opset_imports[""],
+        "recipe": recipe,
+        "parity": parity.as_dict(),
+        "speed": round(verifier.speed(paths), 2),
+    }
+    return entry if report is None else entry | {"data": report.as_dict()}
