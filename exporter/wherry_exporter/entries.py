@@ -53,12 +53,8 @@ class Entries:
         generation = model.generation_config.to_dict() if getattr(model, "generation_config", None) else {}
         config = model.config.to_dict()
         self.start = start_token(config, generation)
-        self.examiner = None
-        if plan.verify_data is not None:
-            end = generation.get("eos_token_id", config.get("eos_token_id"))
-            labels = configuration(config, self.start, end)
-            self.examiner = Examiner(plan.verify_data, self.front, self.original, checkpoint.task, self.shape, labels)
-            self.front.feed(plan.verify_data[:1])
+        self.config = configuration(config, self.start, generation.get("eos_token_id", config.get("eos_token_id")))
+        self.examiner = None if plan.verify_data is None else self._examiner(plan.verify_data)
         self.real = plan.calibration is not None
         self.synthetic = not self.real and not TASKS[checkpoint.task].text
         self.entries = self._entries(plan.calibration)
@@ -66,6 +62,18 @@ class Entries:
     def feeds(self, traced: Traced) -> dict[str, list[Feed]]:
         """Inputs of each graph, by role."""
         return role_feeds(traced.graphs, self.entries, self.original, self.start)
+
+    def tuner(self) -> Examiner | None:
+        """Measures on the user's rows where random values are all that there is otherwise."""
+        if TASKS[self.checkpoint.task].text:
+            return None
+        if self.examiner is None and self.plan.calibration is not None:
+            return self._examiner(self.plan.calibration)
+        return self.examiner
+
+    def _examiner(self, rows: Sequence[Row]) -> Examiner:
+        self.front.feed(rows[:1])
+        return Examiner(rows, self.front, self.original, self.checkpoint.task, self.shape, self.config)
 
     def _entries(self, rows: Sequence[Row] | None) -> list[Feed]:
         model: Any = self.checkpoint.model

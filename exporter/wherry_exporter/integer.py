@@ -20,7 +20,7 @@ from onnxruntime.quantization import CalibrationDataReader
 
 from wherry_exporter.activations import Feed, Watch
 from wherry_exporter.quiet import quiet
-from wherry_exporter.unpack import gemms_to_matmuls, unpack_attention
+from wherry_exporter.unpack import gemms_to_matmuls, unpack_attention, whole_averages
 from wherry_exporter.weight_only import quantize_embeddings
 
 Array = np.ndarray[Any, Any]
@@ -36,6 +36,7 @@ def for_integers(model: ir.Model, *, static: bool) -> ir.Model:
     gemms_to_matmuls(model.graph)
     if static:
         unpack_attention(model.graph)
+        whole_averages(model.graph)
     return model
 
 
@@ -154,21 +155,15 @@ def _product_loss(weight: Array, states: Array, *, weights: bool) -> float:
 
 
 def _convolution_loss(node: ir.Node, values: Sequence[Array]) -> float:
-    """The same of a convolution, whose int32 bias may not fit its scale."""
-    weight, bias = _array(node, 1), _array(node, 2) if len(node.inputs) > 2 else np.zeros(0, np.float32)
+    """The same of a convolution; its bias, in int32, loses nothing that counts."""
+    given = [_array(node, index) for index in range(1, len(node.inputs))]
     low, high = min(0.0, *(float(value.min()) for value in values)), max(0.0, *(float(value.max()) for value in values))
-    scale = (high - low) / 255 or 1.0
-    largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim))) / 64
-    steps = np.maximum(scale * largest, 1e-30)
-    fitted = (
-        (np.clip(np.round(bias / steps), -(2.0**31), 2.0**31 - 1) * steps).astype(np.float32) if bias.size else bias
-    )
     session = _alone(node)
+    names = [port.name for port in session.get_inputs()]
     losses = []
     for value in values:
-        feeds = ((value, weight, bias), (as_uint8(value, low, high), as_int7(weight, 0), fitted))
-        names = [port.name for port in session.get_inputs()]
-        exact, rounded = (session.run(None, dict(zip(names, each, strict=False)))[0] for each in feeds)
+        feeds = ([value, *given], [as_uint8(value, low, high), as_int7(given[0], 0), *given[1:]])
+        exact, rounded = (session.run(None, dict(zip(names, each, strict=True)))[0] for each in feeds)
         errors = np.linalg.norm(rounded - exact, axis=1)
         losses.append(float(np.mean(errors / np.maximum(np.linalg.norm(exact, axis=1), 1e-9))))
     return float(np.mean(losses))

@@ -1,4 +1,4 @@
-"""Undoes what hides a weight from quantization: Gemm becomes MatMul, packed Attention a product and the rest of it."""
+"""Undoes what quantization does not see through: Gemm becomes MatMul, packed Attention a product and the rest of it."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 MICROSOFT = "com.microsoft"
+WHOLE = 1024
 
 
 def gemms_to_matmuls(graph: ir.Graph) -> None:
@@ -18,9 +19,9 @@ def gemms_to_matmuls(graph: ir.Graph) -> None:
         scaled = settings.get("alpha", 1.0) != 1 or settings.get("beta", 1.0) != 1 or settings.get("transA", 0)
         if source is None or weight is None or weight.const_value is None or scaled:
             continue
-        matrix = weight.const_value.numpy()
+        matrix, before = weight.const_value.numpy(), weight
         if settings.get("transB", 0):
-            weight = _initializer(graph, f"{weight.name}.matmul", np.ascontiguousarray(matrix.T))
+            weight = _initializer(graph, f"{before.name}.matmul", np.ascontiguousarray(matrix.T))
         product = ir.node("MatMul", [source, weight], name=f"{node.name}.matmul")
         last = product
         graph.insert_before(node, product)
@@ -30,6 +31,20 @@ def gemms_to_matmuls(graph: ir.Graph) -> None:
             last = ir.node("Add", [product.outputs[0], node.inputs[2]], name=f"{node.name}.add")
             graph.insert_before(node, last)
         _take_over(graph, node, last)
+        if not list(before.uses()):
+            graph.initializers.pop(str(before.name))
+
+
+def whole_averages(graph: ir.Graph) -> None:
+    """AveragePool over a window that no feature map fills, as EfficientNet has it, becomes GlobalAveragePool.
+
+    onnxruntime's average of float32 stops at the edge of the map; its average of 8-bit integers divides by the window.
+    """
+    for node in list(graph):
+        if node.op_type == "AveragePool" and min(node.attributes["kernel_shape"].as_ints()) >= WHOLE:
+            average = ir.node("GlobalAveragePool", [node.inputs[0]], name=node.name)
+            graph.insert_before(node, average)
+            _take_over(graph, node, average)
 
 
 def unpack_attention(graph: ir.Graph) -> None:

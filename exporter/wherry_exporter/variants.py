@@ -51,6 +51,11 @@ def write_variants(
         quantizer = Quantizer(traced.graphs, entries.feeds(traced), plan.settings, real=entries.real)
     precisions = _fitting(wanted, quantizer, entries, asked=plan.precisions is not None and plan.precisions != [AUTO])
     choose = plan.precisions == [AUTO]
+    tuner = entries.tuner()
+
+    def measure(paths: Mapping[str, Path]) -> Parity:
+        return verifier.measure(paths) if tuner is None else tuner.measure(GraphRunner(paths)).parity
+
     found: dict[str, dict[str, Any]] = {}
     tried: dict[str, dict[str, Any]] = {}
     for precision in precisions:
@@ -60,7 +65,7 @@ def write_variants(
         parity = exact
         if precision != "fp32":
             with quiet():
-                parity, recipe = write_variant(quantizer, precision, paths, verifier.measure)
+                parity, recipe = write_variant(quantizer, precision, paths, measure)
         report = None
         try:
             judge(precision, parity)
