@@ -407,9 +407,11 @@ def assert_known_names(folder):
     for role in ("encoder_model", "decoder_model_merged"):
         graph = ir.load(folder / f"onnx/{role}.onnx").graph
         ports[role] = ({value.name for value in graph.inputs}, {value.name for value in graph.outputs})
-    caches = {
+    caches = [
         f"{layer}.{kind}.{part}" for layer in (0, 1) for kind in ("decoder", "encoder") for part in ("key", "value")
-    }
+    ]
+    assert [value.name for value in graph.inputs][-8:] == [f"past_key_values.{name}" for name in caches]
+    assert [value.name for value in graph.outputs] == ["logits", *(f"present.{name}" for name in caches)]
     assert ports["encoder_model"] == ({"input_ids", "attention_mask"}, {"last_hidden_state"})
     assert ports["decoder_model_merged"] == (
         {

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from wherry.errors import BundleError, HubError, WherryError
 from wherry_exporter import ExportError
@@ -21,6 +22,16 @@ def test_the_samples():
     assert not minilm.model.training
     assert {"tokenizer.json", "modules.json", "1_Pooling/config.json"} <= set(minilm.files)
     assert load(sample("rampart")).task == "token-classification"
+
+
+def test_a_tokenizer_is_saved_in_words_that_transformers_4_knows(gpt2):
+    tokenizer = AutoTokenizer.from_pretrained(gpt2, extra_special_tokens=["<wave>"])
+    files = load(GPT2LMHeadModel.from_pretrained(gpt2), tokenizer=tokenizer).files
+    config = json.loads(files["tokenizer_config.json"])
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert config["additional_special_tokens"] == ["<wave>"]
+    assert config["model_input_names"] == ["input_ids", "attention_mask"]
+    assert not {"extra_special_tokens", "backend", "is_local", "local_files_only"} & set(config)
 
 
 def test_a_gguf_file():

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -13,6 +12,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from interop.models import tiny
+from interop.process import call
 from wherry_exporter import export
 from wherry_exporter.samples import sample
 
@@ -43,11 +43,6 @@ def _python(name: str) -> Path:
         call(python, "-m", "pip", "install", "-q", "-r", requirements)
         (folder / ".ready").touch()
     return python
-
-
-def call(*command: str | Path, cwd: Path | None = None) -> None:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,11 @@ import transformers
 from transformers import (
     AutoModelForSpeechSeq2Seq,
     AutoTokenizer,
-    T5Config,
-    T5ForConditionalGeneration,
     WhisperFeatureExtractor,
 )
 
+from interop.models import PREFIX, generated, tiny
+from interop.process import call
 from wherry import pipeline
 from wherry_exporter import export
 from wherry_exporter.samples import sample
@@ -31,48 +30,21 @@ SPEECH = {"language": "en", "task": "transcribe"}
 
 
 @pytest.fixture(scope="module")
-def t5(tmp_path_factory):
-    """A tiny random T5 with a real tokenizer."""
-    torch.manual_seed(1)
-    config = T5Config(
-        vocab_size=49152,
-        d_model=32,
-        d_kv=8,
-        d_ff=48,
-        num_layers=2,
-        num_heads=4,
-        decoder_start_token_id=0,
-        pad_token_id=2,
-        eos_token_id=49151,
-    )
-    model = T5ForConditionalGeneration(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.3)
-    tokenizer = AutoTokenizer.from_pretrained(sample("smollm2"))
-    folder = tmp_path_factory.mktemp("t5") / "bundle"
-    export(model, folder, tokenizer=tokenizer, precision=["fp32"])
-    ids = tokenizer(TEXTS[1], return_tensors="pt")
-    tokens = model.generate(**ids, max_new_tokens=12, min_new_tokens=12, do_sample=False, num_beams=1)
-    return folder, tokenizer.decode(tokens[0], skip_special_tokens=True)
-
-
-@pytest.fixture(scope="module")
-def found(bundle, t5, tmp_path_factory):
+def found(bundle, tiny_bundle, classifier, tmp_path_factory):
     """What transformers.js makes of every job."""
     folder = tmp_path_factory.mktemp("transformers-js")
     for name in ("package.json", "run.mjs"):
         shutil.copy(HERE / name, folder)
     (folder / "models").mkdir()
-    for name, source in {
-        **{name: bundle(name).folder for name in ("minilm", "rampart", "smollm2-gguf", "efficientnet", "whisper")},
-        "t5": t5[0],
-    }.items():
-        (folder / "models" / name).symlink_to(source)
-    install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"]  # scripts would fetch CUDA
-    done = subprocess.run(install, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    export(classifier, folder / "models" / "classifier", precision=["fp32"])
+    for name in ("minilm", "rampart", "smollm2-gguf", "efficientnet", "whisper"):
+        (folder / "models" / name).symlink_to(bundle(name).folder)
+    for name in ("t5", "marian"):
+        (folder / "models" / name).symlink_to(tiny_bundle(name))
+    call("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", cwd=folder)  # scripts would fetch CUDA
     pooled = {"pooling": "mean", "normalize": True}
     greedy = {"max_new_tokens": 20, "do_sample": False}
+    exactly = {"max_new_tokens": 12, "min_new_tokens": 12}
     image = {"pixels": pixels().reshape(-1).tolist(), "width": 224, "height": 224}
     jobs = [
         ("embeddings", "feature-extraction", "minilm", "fp32", TEXTS, pooled),
@@ -80,15 +52,17 @@ def found(bundle, t5, tmp_path_factory):
         ("entities", "token-classification", "rampart", "fp32", PERSONAL, {}),
         ("text", "text-generation", "smollm2-gguf", "fp32", PROMPT, greedy),
         ("text int4", "text-generation", "smollm2-gguf", "q4", PROMPT, greedy),
-        ("seq2seq", "text2text-generation", "t5", "fp32", TEXTS[1], {"max_new_tokens": 12, "min_new_tokens": 12}),
+        ("seq2seq", "text2text-generation", "t5", "fp32", TEXTS[1], exactly),
+        ("translation t5", "translation", "t5", "fp32", TEXTS[1], exactly),
+        ("translation marian", "translation", "marian", "fp32", TEXTS[1], exactly),
+        ("classes", "text-classification", "classifier", "fp32", TEXTS[1], {"top_k": 3}),
         ("image", "image-classification", "efficientnet", "fp32", image, {"top_k": 3}),
         ("speech", "automatic-speech-recognition", "whisper", "fp32", NOISE.tolist(), {**SPEECH, "max_new_tokens": 20}),
     ]
     keys = ("name", "task", "model", "dtype", "inputs", "options")
     content = {"folder": f"{folder}/models/", "list": [dict(zip(keys, job, strict=True)) for job in jobs]}
     (folder / "jobs.json").write_text(json.dumps(content))
-    done = subprocess.run(["node", "run.mjs", "jobs.json", "results.json"], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    call("node", "run.mjs", "jobs.json", "results.json", cwd=folder)
     return json.loads((folder / "results.json").read_text())
 
 
@@ -120,8 +94,26 @@ def test_generated_text(found, bundle):
     assert found["text"] == theirs(PROMPT, max_new_tokens=20, do_sample=False)
 
 
-def test_an_encoder_with_a_decoder(found, t5):
-    assert found["seq2seq"][0]["generated_text"] == t5[1]
+def test_classes(found, classifier):
+    theirs = transformers.pipeline("text-classification", model=str(classifier), top_k=3)([TEXTS[1]])[0]
+    assert [each["label"] for each in found["classes"]] == [each["label"] for each in theirs]
+    np.testing.assert_allclose(
+        [each["score"] for each in found["classes"]], [each["score"] for each in theirs], atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "key", "name", "text"),
+    [
+        ("seq2seq", "generated_text", "t5", TEXTS[1]),
+        ("translation t5", "translation_text", "t5", PREFIX + TEXTS[1]),
+        ("translation marian", "translation_text", "marian", TEXTS[1]),
+    ],
+)
+def test_an_encoder_with_a_decoder(found, tokenizer, job, key, name, text):
+    tokens = generated(tiny(name), tokenizer, text, 12)
+    assert len(set(tokens)) > 2
+    assert found[job][0][key] == tokenizer.decode(tokens, skip_special_tokens=True)
 
 
 def test_an_image(found):
