@@ -72,7 +72,6 @@ def write_variants(
             if entries.examiner is not None:
                 tell(f"examining {precision}", 0)
                 report = entries.examiner.measure(GraphRunner(paths))
-                judge(precision, report.parity)
                 limit = plan.max_accuracy_loss if not choose else plan.max_accuracy_loss or ACCURACY_LOSS
                 refuse(precision, report, limit, plan.max_group_gap)
             if choose:
