@@ -135,10 +135,10 @@ def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-deco
     """
     if not TASKS[task].generates:
         return "model"
+    if TASKS[task].auto == "image-text-to-text" and model.main_input_name == "input_ids":
+        return "vision-language"
     if model.config.is_encoder_decoder or is_captioner(model):
         return "encoder-decoder"
-    if TASKS[task].auto == "image-text-to-text":
-        return "vision-language"
     return "decoder" if model.main_input_name == "input_ids" else "model"
 
 

@@ -4,7 +4,7 @@ Whoever runs them puts the features in the places of the image tokens. Knows no 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -78,24 +78,22 @@ class _VisionEncoder(nn.Module):
             found.append(_Features(output))
             return found[0]
 
-        hook = self.last.register_forward_hook(keep)
-        with suppress(_Found):
+        with suppress(_Found), self.last.register_forward_hook(keep):
             self.model.get_image_features(**inputs)
-        hook.remove()
         return found[0].features
 
 
 def _last_layer(model: Any, inputs: Mapping[str, Tensor]) -> nn.Module:
     """The module whose output is the features of all images."""
     outputs: list[tuple[nn.Module, Tensor]] = []
-    hooks = [
-        module.register_forward_hook(lambda module, _, output: outputs.append((module, output)))
-        for module in model.modules()
-    ]
-    with torch.no_grad():
+
+    def keep(module: nn.Module, _inputs: Any, output: Any) -> None:
+        outputs.append((module, output))
+
+    with torch.no_grad(), ExitStack() as hooks:
+        for module in model.modules():
+            hooks.enter_context(module.register_forward_hook(keep))
         rows = model.get_image_features(**inputs).pooler_output
-    for hook in hooks:
-        hook.remove()
     features = torch.cat([row.flatten(0, -2) for row in rows])
     for module, output in reversed(outputs):
         same_size = isinstance(output, Tensor) and output.numel() == features.numel()
