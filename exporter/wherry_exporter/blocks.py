@@ -1,7 +1,7 @@
 """Weights of one matrix product in a few bits, a scale for each block along the input axis, as MatMulNBits takes them.
 
-Four ways to choose levels and scales: `rtn` rounds to nearest; `k-quant` and `hqq` fit scales and zero points to the
-weights; `gptq` fits them to what the product makes of real activations. Knows no graph.
+Five ways to choose levels and scales: `rtn` rounds to nearest; `k-quant` and `hqq` fit scales and zero points to the
+weights; `imatrix` and `gptq` fit them to what the product makes of real activations. Knows no graph.
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ class Algorithm(Protocol):
             bits: 4 or 8.
             size: inputs that share a scale.
             symmetric: whether zero points are left out.
-            moments: of the activations; only `gptq` needs them.
+            moments: of the activations; `imatrix` and `gptq` need them.
         """
 
 
@@ -136,6 +136,25 @@ def hqq(weight: Array, bits: int, size: int, *, symmetric: bool, moments: Moment
     return Blocks(levels.astype(np.uint8).reshape(len(rows), -1, size), scales, zero_points)
 
 
+def imatrix(weight: Array, bits: int, size: int, *, symmetric: bool, moments: Moments | None) -> Blocks:
+    """Round to nearest, with the scale at which each block loses least where activations are large.
+
+    llama.cpp calls the mean squares of the activations an importance matrix. Asymmetric blocks are those of `rtn`.
+    """
+    if not symmetric:
+        return rtn(weight, bits, size, symmetric=False, moments=None)
+    assert moments is not None
+    blocks = _blocked(weight, size)
+    scales = _symmetric_scales(blocks, bits, _importance(moments, size))
+    return Blocks(_rounded(blocks, bits, scales, None), scales, None)
+
+
+def _importance(moments: Moments, size: int) -> Array:
+    """The mean square of each input, float32 (blocks, size); 0 for those after the last."""
+    means = (moments.products.diagonal() / moments.tokens).astype(np.float32)
+    return np.pad(means, (0, -len(means) % size)).reshape(-1, size)
+
+
 def gptq(weight: Array, bits: int, size: int, *, symmetric: bool, moments: Moments | None) -> Blocks:
     """Each input's rounding error is made good by the inputs after it (Frantar et al., https://arxiv.org/abs/2210.17323).
 
@@ -145,7 +164,7 @@ def gptq(weight: Array, bits: int, size: int, *, symmetric: bool, moments: Momen
     assert moments is not None
     inputs, outputs = weight.shape
     mean = moments.products / moments.tokens
-    importance = np.pad(mean.diagonal(), (0, -inputs % size)).astype(np.float32).reshape(-1, size)
+    importance = _importance(moments, size)
     damping = np.clip(inputs / moments.tokens, 0.01, 1.0) * max(float(mean.diagonal().mean()), 1e-12)
     inverse = np.linalg.inv(mean + damping * np.eye(inputs))
     upper = np.linalg.cholesky(inverse).T.astype(np.float32)
@@ -174,7 +193,7 @@ def gptq(weight: Array, bits: int, size: int, *, symmetric: bool, moments: Momen
     return Blocks(levels, scales, None if symmetric else zero_points)
 
 
-BY_NAME: Mapping[str, Algorithm] = {"rtn": rtn, "k-quant": k_quant, "hqq": hqq, "gptq": gptq}
+BY_NAME: Mapping[str, Algorithm] = {"imatrix": imatrix, "rtn": rtn, "k-quant": k_quant, "hqq": hqq, "gptq": gptq}
 
 
 def packed(values: Array, bits: int) -> Array:

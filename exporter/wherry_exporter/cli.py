@@ -41,7 +41,7 @@ def add_quantization_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATA",
         help="text, images or sounds that show what activations are like",
     )
-    making.add_argument("--algorithm", default="gptq", help=f"of 4 bits: {', '.join(ALGORITHMS)} (default: gptq)")
+    making.add_argument("--algorithm", default="imatrix", help=f"of 4 bits: {', '.join(ALGORITHMS)} (default: imatrix)")
     making.add_argument("--block-size", type=int, default=32, metavar="N", help="weights a scale (default: 32)")
     making.add_argument(
         "--asymmetric", dest="symmetric", action="store_false", help="4-bit blocks have a zero point of their own"

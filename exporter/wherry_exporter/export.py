@@ -34,7 +34,7 @@ def export(
     revision: str | None = None,
     tokenizer: Any = None,
     calibration: str | Path | None = None,
-    algorithm: str = "gptq",
+    algorithm: str = "imatrix",
     block_size: int = 32,
     symmetric: bool = True,
     verify_data: str | Path | None = None,
@@ -56,7 +56,7 @@ def export(
         tokenizer: for a loaded model that does not come from a folder.
         calibration: rows (see `data.read_rows`) whose activations decide how weights are rounded; with them int8 of a
             model that runs in one go is static.
-        algorithm: how 4-bit weights are rounded: `gptq`, `rtn`, `k-quant` or `hqq`.
+        algorithm: how 4-bit weights are rounded: `imatrix`, `gptq`, `k-quant`, `hqq` or `rtn`.
         block_size: 4-bit weights that share a scale.
         symmetric: whether 4-bit blocks have their zero point in the middle.
         verify_data: rows on which every variant is measured too, with labels for a metric and groups for slices.

@@ -7,7 +7,7 @@ from wherry_exporter.data import Row
 from wherry_exporter.errors import UsageError
 
 AUTO = "auto"
-ALGORITHMS = ("gptq", "rtn", "k-quant", "hqq")
+ALGORITHMS = ("imatrix", "gptq", "k-quant", "hqq", "rtn")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 
 
@@ -21,7 +21,7 @@ class Settings:
         symmetric: whether the zero point of every block is the middle level.
     """
 
-    algorithm: str = "gptq"
+    algorithm: str = "imatrix"
     block_size: int = 32
     symmetric: bool = True
 

@@ -95,7 +95,7 @@ class WeightOnly:
         if not wanted:
             return
         algorithm = BY_NAME[self.settings.algorithm]
-        if self.settings.algorithm == "gptq":
+        if self.settings.algorithm in ("imatrix", "gptq"):
             for source, moments in Watch(self.model, self.feeds).moments(list(wanted)):
                 for node in wanted.pop(source):
                     self.found[str(node.name), bits] = algorithm(
