@@ -128,7 +128,7 @@ class Verifier:
         """How many times as fast as torch the graphs run."""
         original, graph = self.probe.racers(graphs)
         with torch.no_grad():
-            return _ratio(original, graph)
+            return ratio(original, graph)
 
 
 def probe_for(checkpoint: Checkpoint, folder: Path, padding_side: str) -> Probe:
@@ -179,7 +179,7 @@ class Tally:
         )
 
 
-def _ratio(slow: Callable[[], Any], fast: Callable[[], Any], rounds: int = 4) -> float:
+def ratio(slow: Callable[[], Any], fast: Callable[[], Any], rounds: int = 4) -> float:
     """Median time of `slow` over that of `fast`, run in turn after one warm-up each."""
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds + 1):
