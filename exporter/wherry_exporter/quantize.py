@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from wherry.bundle import MANIFEST, SCHEMA, Bundle
 from wherry.errors import BundleError
@@ -105,8 +106,6 @@ def _source(source: str | Path) -> Bundle:
 
 
 def _write(folder: Path, bundle: Bundle, source: str, plan: Plan, started: float, tell: Callable[..., None]) -> None:
-    import onnx_ir as ir
-
     from wherry_exporter.build import remove, save
     from wherry_exporter.convert import FAILURES, Traced
     from wherry_exporter.subject import GraphSubject
@@ -122,10 +121,8 @@ def _write(folder: Path, bundle: Bundle, source: str, plan: Plan, started: float
     (folder / "onnx").mkdir()
     tell("loading", 0)
     paths = {role: bundle.folder / name for role, name in bundle.variants["fp32"].graphs.items()}
+    graphs = {role: _load(path) for role, path in paths.items()}
     try:
-        graphs = {role: ir.load(path) for role, path in paths.items()}
-        for graph in graphs.values():
-            ir.external_data.load_to_model(graph)
         traced = Traced(graphs, bundle.padding_side or "right")
         subject = GraphSubject(bundle, paths, graphs, plan)
         for role, graph in graphs.items():
@@ -158,3 +155,16 @@ def _write(folder: Path, bundle: Bundle, source: str, plan: Plan, started: float
     shared = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "onnx"]
     manifest["files"] = {path.relative_to(folder).as_posix(): record(path) for path in shared}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _load(path: Path) -> Any:
+    """A graph with its weights in memory."""
+    import onnx_ir as ir
+    from google.protobuf.message import DecodeError
+
+    try:
+        graph = ir.load(path)
+        ir.external_data.load_to_model(graph)
+    except (OSError, DecodeError, ValueError, RuntimeError) as error:
+        raise ExportError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    return graph

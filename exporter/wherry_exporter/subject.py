@@ -85,9 +85,8 @@ class GraphSubject:
         rows = plan.calibration is not None or plan.verify_data is not None
         reads = set(ports) <= {"input_ids", "attention_mask", "token_type_ids"}
         self.text = reads and (bundle.folder / "tokenizer.json").exists()
-        self.front = (
-            Front(bundle.folder, list(ports), limit) if rows or self.text else RandomFront(bundle.folder, ports, limit)
-        )
+        random = RandomFront(bundle.folder, ports, limit)
+        self.front = Front(bundle.folder, list(ports), limit) if rows or self.text else random
         if self.shape == "decoder" and not self.text:
             raise UsageError(f"{bundle.folder} has no tokenizer.json, which a decoder is measured with")
         self.examiner = None if plan.verify_data is None else self._examiner(plan.verify_data, self.front)
