@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -166,6 +166,8 @@ def _write_bundle(
     if "fp32" not in variants:
         for role in traced.graphs:
             remove(folder / f"onnx/{role}.onnx")
+    if TASKS[checkpoint.task].generates:
+        _tell_transformers_js(folder, variants)
     manifest = {
         "schema": SCHEMA,
         "task": checkpoint.task,
@@ -188,6 +190,15 @@ def _write_bundle(
     shared = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "onnx"]
     manifest["files"] = {path.relative_to(folder).as_posix(): record(path) for path in shared}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _tell_transformers_js(folder: Path, variants: Mapping[str, Any]) -> None:
+    """Say in config.json, where transformers.js looks, which variants cache keys and values in float16."""
+    halves = {SUFFIXES[name].removeprefix("_"): "float16" for name in variants if name in ("fp16", "int4f16")}
+    if halves:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config["transformers.js_config"] = {"kv_cache_dtype": halves}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def tools() -> dict[str, str]:
