@@ -71,5 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(facts, ensure_ascii=False))
         return 0
     print(variants_table(bundle))
-    print(f"\n{bundle.folder}: {bundle.task}, exported and verified in {bundle.provenance['seconds']:.0f} s")
+    peak = bundle.provenance["peak_mb"]
+    memory = f", at most {peak / 1000:.1f} GB of memory" if peak else ""
+    print(f"\n{bundle.folder}: {bundle.task}, exported and verified in {bundle.provenance['seconds']:.0f} s{memory}")
     return 0
