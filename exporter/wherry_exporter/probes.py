@@ -35,6 +35,8 @@ BATCHES = ((0, 5), (5, 6), (6, 17), (17, 24))
 """Slices of the probe sentences: batches of 5, 1, 11 and 7 rows, each padded to its longest."""
 
 STEPS = 6
+LONGEST = 128
+"""Tokens of a row of text, many times those traced."""
 
 
 class Session(Protocol):
@@ -69,7 +71,7 @@ class ModelProbe:
         if self.text:
             tokenizer = Tokenizer.load(folder)
             longest = " ".join([*SENTENCES, PROSE])
-            texts = [list(SENTENCES[first:last]) for first, last in BATCHES] + [[longest]]
+            texts = [list(SENTENCES[first:last]) for first, last in BATCHES] + [[longest, SENTENCES[0]]]
             self.feeds = [text_feed(self.model, tokenizer, batch, self.names) for batch in texts]
         else:
             sizes = ((1, 1.0), (3, 1.0), (2, 2.0), (1, 3.0))
@@ -105,7 +107,7 @@ class ModelProbe:
     def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
         session = open_session(graphs["model"], keep_memory=True)
         feed = max(
-            (feed for feed in self.feeds[:3] if _takes(session, feed)), key=lambda feed: len(feed[self.names[0]])
+            (feed for feed in self.feeds[:2] if _takes(session, feed)), key=lambda feed: len(feed[self.names[0]])
         )
         tensors = _tensors(feed)
         return lambda: self.model(**tensors), lambda: session.run(None, feed)
@@ -307,7 +309,7 @@ class EncoderDecoderProbe:
 def text_feed(model: Any, tokenizer: Tokenizer, texts: Sequence[str], names: Sequence[str]) -> Feed:
     """Texts as the inputs of a graph, padded to the longest."""
     limit = position_limit(model)
-    encoded = tokenizer.encode(texts, max_length=min(limit, tokenizer.model_max_length or limit, 256))
+    encoded = tokenizer.encode(texts, max_length=min(limit, tokenizer.model_max_length or limit, LONGEST))
     given = {
         "input_ids": encoded.input_ids,
         "attention_mask": encoded.attention_mask,
