@@ -59,11 +59,12 @@ class Watch:
                 kept.append(value.reshape(-1, value.shape[-1]))
         return np.concatenate(kept)
 
-    def moments(self, names: Sequence[str]) -> Iterator[tuple[str, Moments]]:
-        """Second moments of the vectors of each value."""
+    def moments(self, names: Sequence[str], *, products: bool) -> Iterator[tuple[str, Moments]]:
+        """Second moments of the vectors of each value, with those of pairs of elements where asked for."""
         for found in self.values(names):
-            rows = self.rows(found).astype(np.float64)
-            yield found[0], Moments(rows.T @ rows, len(rows))
+            rows = self.rows(found)
+            pairs = (rows.T @ rows.astype(np.float64)) / len(rows) if products else None
+            yield found[0], Moments(np.square(rows).mean(0), pairs, len(rows))
 
 
 def largest(model: ir.Model, feeds: Sequence[Feed]) -> dict[str, float]:

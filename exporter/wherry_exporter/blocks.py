@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+ROWS = 128
+"""Outputs whose scales are looked for at once: few enough to stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,14 @@ class Moments:
     """What is known of the activations that a weight is multiplied with.
 
     Attributes:
-        products: float64 (inputs, inputs), the sum of each token's outer product with itself.
+        squares: float32 (inputs,), the mean square of each input.
+        products: float64 (inputs, inputs), the mean of each token's outer product with itself; None where only `gptq`
+            would need it.
         tokens: how many.
     """
 
-    products: Array
+    squares: Array
+    products: Array | None
     tokens: int
 
 
@@ -82,14 +87,17 @@ def _symmetric_scales(blocks: Array, bits: int, importance: Array | None = None)
     lowest = -np.float32(2 ** (bits - 1))
     if importance is None:
         return np.asarray(extreme / lowest, np.float32)
-    best, least = np.zeros_like(extreme), np.full_like(extreme, np.inf)
-    for stretch in np.linspace(0.7, 1.1, 7, dtype=np.float32):
-        scales = extreme / (lowest * stretch)
-        levels = np.clip(np.round(blocks / scales[..., None]), lowest, -lowest - 1)
-        losses = np.einsum("nbs,bs->nb", np.square(levels * scales[..., None] - blocks), importance)
-        better = losses < least
-        best, least = np.where(better, scales, best), np.where(better, losses, least)
-    return best.astype(np.float32)
+    best = np.empty(extreme.shape, np.float32)
+    stretches = np.linspace(0.7, 1.1, 7, dtype=np.float32)
+    for first in range(0, len(blocks), ROWS):
+        part = slice(first, first + ROWS)
+        scales = extreme[part] / (lowest * stretches[:, None, None])
+        losses = np.empty(scales.shape, np.float32)
+        for number, scale in enumerate(scales[..., None]):
+            levels = np.rint(blocks[part] / scale).clip(lowest, -lowest - 1)
+            losses[number] = (np.square(levels * scale - blocks[part]) * importance).sum(-1)
+        best[part] = np.take_along_axis(scales, losses.argmin(0)[None], 0)[0]
+    return best
 
 
 def _asymmetric(blocks: Array, bits: int) -> tuple[Array, Array]:
@@ -151,8 +159,7 @@ def imatrix(weight: Array, bits: int, size: int, *, symmetric: bool, moments: Mo
 
 def _importance(moments: Moments, size: int) -> Array:
     """The mean square of each input, float32 (blocks, size); 0 for those after the last."""
-    means = (moments.products.diagonal() / moments.tokens).astype(np.float32)
-    return np.pad(means, (0, -len(means) % size)).reshape(-1, size)
+    return np.pad(moments.squares, (0, -len(moments.squares) % size)).reshape(-1, size)
 
 
 def gptq(weight: Array, bits: int, size: int, *, symmetric: bool, moments: Moments | None) -> Blocks:
@@ -163,7 +170,8 @@ def gptq(weight: Array, bits: int, size: int, *, symmetric: bool, moments: Momen
     """
     assert moments is not None
     inputs, outputs = weight.shape
-    mean = moments.products / moments.tokens
+    assert moments.products is not None
+    mean = moments.products
     importance = _importance(moments, size)
     damping = np.clip(inputs / moments.tokens, 0.01, 1.0) * max(float(mean.diagonal().mean()), 1e-12)
     inverse = np.linalg.inv(mean + damping * np.eye(inputs))

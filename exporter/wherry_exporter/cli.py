@@ -85,7 +85,9 @@ def show(make: Callable[[], Bundle], as_json: bool, done: str) -> int:
     for part in (candidates_table(entries), variants_table(bundle), data_table(entries)):
         if part:
             print(f"{part}\n")
-    print(f"{bundle.folder}: {bundle.task or 'graphs'}, {done} and verified in {bundle.provenance['seconds']:.0f} s")
+    seconds, peak = (bundle.provenance[name] for name in ("seconds", "peak_mb"))
+    memory = f", at most {peak / 1000:.1f} GB of memory" if peak else ""
+    print(f"{bundle.folder}: {bundle.task or 'graphs'}, {done} and verified in {seconds:.0f} s{memory}")
     return 0
 
 

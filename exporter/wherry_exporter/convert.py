@@ -4,6 +4,7 @@ Knows nothing of what the module computes. The patches make models traceable and
 are those of `transformers.exporters.OnnxExporter`, used here for modules that are not a whole model.
 """
 
+import gc
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,8 @@ import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, RuntimeException
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as OrtNotImplemented
 from torch import Tensor, nn
+from torch._prims_common import is_contiguous_or_false
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from transformers.exporters.exporter_dynamo import reset_model_state
 from transformers.exporters.exporter_onnx import apply_onnx_ir_fixes
 from transformers.exporters.utils import apply_fx_node_fixes, apply_patches
@@ -80,9 +83,12 @@ def convert(
         apply_patches("onnx"),
         reset_model_state(module),
         _lengths_stay_symbols(module),
+        patch("transformers.exporters.utils.is_contiguous_or_false", _is_contiguous),
+        _garbage_waits(),
     ):
         program = torch.export.export(module, (), dict(inputs), dynamic_shapes=dict(dynamic_shapes), strict=False)
         apply_fx_node_fixes("onnx", program.graph_module)
+        program.graph_module.graph.eliminate_dead_code()
         converted = torch.onnx.export(
             program,
             (),
@@ -110,6 +116,25 @@ def _lengths_stay_symbols(module: nn.Module) -> Iterator[None]:
 
 def _length(sized: Any) -> Any:
     return sized.shape[0] if isinstance(sized, Tensor) else len(sized)
+
+
+def _is_contiguous(tensor: Tensor) -> bool:
+    """What the patch of `reshape` asks of every tensor, without recording the arithmetic on sizes in the trace."""
+    with disable_proxy_modes_tracing():
+        return bool(is_contiguous_or_false(tensor))
+
+
+@contextmanager
+def _garbage_waits() -> Iterator[None]:
+    """Collect garbage once at the end: a trace makes millions of objects, nearly all of which stay until then."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+        gc.collect()
 
 
 def name_axes(model: ir.Model, axes: Mapping[str, Sequence[int | str]]) -> ir.Model:

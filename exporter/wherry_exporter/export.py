@@ -15,6 +15,7 @@ from wherry.files import written_aside
 from wherry_exporter.card import record
 from wherry_exporter.data import read_rows
 from wherry_exporter.errors import ExportError, UsageError
+from wherry_exporter.memory import peak_mb
 from wherry_exporter.plan import AUTO, Plan, Settings
 from wherry_exporter.tasks import TASKS
 
@@ -180,6 +181,7 @@ def _write_bundle(
             "parameters": sum(tensor.numel() for tensor in checkpoint.model.parameters()),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - started, 1),
+            "peak_mb": peak_mb(),
             "tools": tools(),
         },
         "variants": variants,

@@ -5,7 +5,7 @@ step by step over its cache, fed with given tokens, so that an early difference 
 of how a graph was made and does not judge what it finds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +35,8 @@ BATCHES = ((0, 5), (5, 6), (6, 17), (17, 24))
 """Slices of the probe sentences: batches of 5, 1, 11 and 7 rows, each padded to its longest."""
 
 STEPS = 6
+LONGEST = 128
+"""Tokens of a row of text, many times those traced."""
 
 
 class Session(Protocol):
@@ -48,8 +50,8 @@ class Session(Protocol):
 class Probe(Protocol):
     """One shape of model, with the original's outputs computed once."""
 
-    def pairs(self, graphs: Graphs) -> list[tuple[str, Pair]]:
-        """Output name, and vectors of both."""
+    def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
+        """Output name, and vectors of both, one run after the other."""
 
     def losses(self, graphs: Graphs) -> tuple[float, float] | None:
         """Mean negative log-likelihood of a page of English: the original's and the graph's; for language models."""
@@ -63,7 +65,6 @@ class ModelProbe:
 
     def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
         self.model: Any = checkpoint.model
-        self.outputs = TASKS[checkpoint.task].outputs
         self.pooling = Pooling.load(folder) if checkpoint.task == "sentence-embeddings" else None
         self.names = input_names(self.model)
         self.text = TASKS[checkpoint.task].text and set(self.names) <= set(TEXT)
@@ -83,51 +84,56 @@ class ModelProbe:
         self.random = bool(drawn)
         self.calibration = {"model": self.feeds[2] if self.text else self.feeds[1]}
 
-    def pairs(self, graphs: Graphs) -> list[tuple[str, Pair]]:
+    def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
         with stilled(graphs["model"]) if self.random else nullcontext(graphs["model"]) as path:
             session = open_session(path)
         names = [port.name for port in session.get_outputs()]
-        found = []
+        fits = False
         for feed, expected in zip(self.feeds, self.expected, strict=True):
             if expected is None or not _takes(session, feed):
                 continue
             for name, output in zip(names, session.run(names, feed), strict=True):
-                if output.shape != expected[name].shape:
-                    raise ExportError(f"{name} has shape {output.shape} where the original's is {expected[name].shape}")
-                found.append((name, (self._vectors(expected[name], feed), self._vectors(output, feed))))
-        if not found:
+                shape, vectors = expected[name]
+                if output.shape != shape:
+                    raise ExportError(f"{name} has shape {output.shape} where the original's is {shape}")
+                fits = True
+                yield name, (vectors, self._vectors(output, feed))
+        if not fits:
             raise ExportError("the graph takes none of the sizes it was tried with")
-        return found
 
     def losses(self, graphs: Graphs) -> None:  # noqa: ARG002
         return None
 
     def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        session = open_session(graphs["model"])
+        session = open_session(graphs["model"], keep_memory=True)
         feed = max(
-            (feed for feed in self.feeds[:3] if _takes(session, feed)), key=lambda feed: len(feed[self.names[0]])
+            (feed for feed in self.feeds[:2] if _takes(session, feed)), key=lambda feed: len(feed[self.names[0]])
         )
         tensors = _tensors(feed)
         return lambda: self.model(**tensors), lambda: session.run(None, feed)
 
-    def _expected(self, feed: Feed) -> dict[str, Array] | None:
-        """What the original gives; None for a size that it does not take itself."""
+    def _expected(self, feed: Feed) -> dict[str, tuple[tuple[int, ...], Array]] | None:
+        """Shape and vectors of what the original gives; None for a size that it does not take itself."""
         try:
             outputs = self.model(**_tensors(feed))
         except (ValueError, RuntimeError, IndexError):
             return None
-        return {name: value.numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+        return {
+            name: (tuple(value.shape), self._vectors(value.numpy(), feed))
+            for name, value in outputs.items()
+            if isinstance(value, torch.Tensor)
+        }
 
     def _vectors(self, output: Array, feed: Feed) -> Array:
         """The vectors that matter of an output: pooled, or of real tokens, or all along the last axis."""
         mask = feed.get("attention_mask")
-        if self.pooling is not None and mask is not None:
+        if self.pooling is not None and mask is not None and output.ndim == 3:
             return self.pooling.apply(output, mask)
         if mask is not None and output.ndim == 3 and output.shape[:2] == mask.shape:
             return np.asarray(output[mask.astype(bool)])
         if mask is not None and output.shape == mask.shape:
             return np.where(mask, output, 0)
-        return output.reshape(-1, output.shape[-1])
+        return output.reshape(-1, output.shape[-1]) if output.ndim else output.reshape(1, 1)
 
 
 class DecoderProbe:
@@ -143,13 +149,12 @@ class DecoderProbe:
         self.expected = [self._logits(index) for index in range(len(self.rows))]
         self.prose_loss = self._prose_loss()
 
-    def pairs(self, graphs: Graphs) -> list[tuple[str, Pair]]:
+    def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
         session = self._open(graphs)
-        found = []
         for first in range(0, len(self.rows), 3):
             rows, expected = self.rows[first : first + 3], self.expected[first : first + 3]
-            found += [("logits", pair) for pair in zip(expected, self._forced(session, rows, STEPS), strict=True)]
-        return found
+            for pair in zip(expected, self._forced(session, rows, STEPS), strict=True):
+                yield "logits", pair
 
     def losses(self, graphs: Graphs) -> tuple[float, float]:
         logits = self._forced(self._open(graphs), [self.prose], 0)[0]
@@ -244,21 +249,21 @@ class EncoderDecoderProbe:
             ids = torch.cat([ids, logits[:, -1:].argmax(-1)], 1)
         return ids[:, :-1].numpy(), logits.numpy()
 
-    def pairs(self, graphs: Graphs) -> list[tuple[str, Pair]]:
+    def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
         encoder, decoder = open_session(graphs["encoder_model"]), open_session(graphs["decoder_model_merged"])
-        found = []
         for feed, rows, logits in zip(self.feeds, self.rows, self.expected, strict=True):
             states = encoder.run(None, feed)[0]
             steps = np.concatenate(list(self._steps(decoder, states, feed.get("attention_mask"), rows)), 1)
             size = logits.shape[-1]
-            found.append(("logits", (logits.reshape(-1, size), steps.reshape(-1, size))))
-        return found
+            yield "logits", (logits.reshape(-1, size), steps.reshape(-1, size))
 
     def losses(self, graphs: Graphs) -> None:  # noqa: ARG002
         return None
 
     def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        encoder, decoder = open_session(graphs["encoder_model"]), open_session(graphs["decoder_model_merged"])
+        encoder, decoder = (
+            open_session(graphs[role], keep_memory=True) for role in ("encoder_model", "decoder_model_merged")
+        )
         feed, rows = self.feeds[0], self.rows[0]
         tensors, ids = _tensors(feed), torch.from_numpy(rows)
 
@@ -304,7 +309,7 @@ class EncoderDecoderProbe:
 def text_feed(model: Any, tokenizer: Tokenizer, texts: Sequence[str], names: Sequence[str]) -> Feed:
     """Texts as the inputs of a graph, padded to the longest."""
     limit = position_limit(model)
-    encoded = tokenizer.encode(texts, max_length=min(limit, tokenizer.model_max_length or limit, 256))
+    encoded = tokenizer.encode(texts, max_length=min(limit, tokenizer.model_max_length or limit, LONGEST))
     given = {
         "input_ids": encoded.input_ids,
         "attention_mask": encoded.attention_mask,
@@ -325,9 +330,13 @@ def position_limit(model: Any) -> int:
     return limit if limit > 0 else 512
 
 
-def open_session(path: Path) -> InferenceSession:
-    """A bare session on the CPU, with the threads this process may use."""
+def open_session(path: Path, *, keep_memory: bool = False) -> InferenceSession:
+    """A bare session on the CPU, with the threads this process may use.
+
+    With `keep_memory` it holds on to the memory of its runs, as sessions do by default: faster, but larger.
+    """
     options = SessionOptions()
+    options.enable_cpu_mem_arena = keep_memory
     options.intra_op_num_threads, options.log_severity_level = thread_count(), 3
     return InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
@@ -367,7 +376,8 @@ def _tensors(feed: Feed) -> dict[str, torch.Tensor]:
 
 def _loss(logits: Array, ids: Array) -> float:
     """Mean negative log-likelihood of each token given those before it."""
-    scores = logits[:-1].astype(np.float64)
-    scores -= scores.max(-1, keepdims=True)
-    chosen = scores[np.arange(len(scores)), ids[1:]]
-    return float((np.log(np.exp(scores).sum(-1)) - chosen).mean())
+    losses = []
+    for row, token in zip(logits[:-1], ids[1:], strict=True):  # one by one, for all at once are large in float64
+        scores = row.astype(np.float64) - row.max()
+        losses.append(np.log(np.exp(scores).sum()) - scores[token])
+    return float(np.mean(losses))

@@ -3,7 +3,7 @@
 Knows nothing of how a graph was made and does not judge what it finds.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,9 @@ class PartsProbe:
         self.probes = {role: ModelProbe(part, folder) for role, part in parts.items()}
         self.calibration = {role: probe.calibration["model"] for role, probe in self.probes.items()}
 
-    def pairs(self, graphs: Graphs) -> list[tuple[str, Pair]]:
-        found = [self.probes[role].pairs({"model": path}) for role, path in graphs.items()]
-        return [pair for pairs in found for pair in pairs]
+    def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
+        for role, path in graphs.items():
+            yield from self.probes[role].pairs({"model": path})
 
     def losses(self, graphs: Graphs) -> None:  # noqa: ARG002
         return None
@@ -66,14 +66,13 @@ class VisionLanguageProbe(DecoderProbe):
         self.prose = token_row(tokenizer, PROSE, min(256, position_limit(self.model)))
         self.prose_loss = self._prose_loss()
 
-    def pairs(self, graphs: Graphs) -> list[tuple[str, Pair]]:
-        found: list[tuple[str, Pair]] = []
+    def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
         for rows in (slice(0, 3), slice(3, 4)):
             session = self._open(graphs, rows)
-            found.append(("image_features", (np.concatenate(self.features[rows]), session.features())))
+            yield "image_features", (np.concatenate(self.features[rows]), session.features())
             logits = self._forced(session, self.rows[rows], STEPS)
-            found += [("logits", pair) for pair in zip(self.expected[rows], logits, strict=True)]
-        return found
+            for pair in zip(self.expected[rows], logits, strict=True):
+                yield "logits", pair
 
     def _open(self, graphs: Graphs, rows: slice = slice(0, 1)) -> "_Spliced":
         return _Spliced(graphs, {name: value[rows].numpy() for name, value in self.images.items()}, self.image_token)

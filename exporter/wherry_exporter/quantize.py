@@ -19,6 +19,7 @@ from wherry_exporter.card import record, write_card
 from wherry_exporter.data import read_rows
 from wherry_exporter.errors import ExportError, UsageError
 from wherry_exporter.export import check_output, check_precisions, progress, tools
+from wherry_exporter.memory import peak_mb
 from wherry_exporter.plan import Plan, Settings
 
 COPIED = ("*.json", "*.txt", "*.jinja", "*.model", "LICENSE*", "1_Pooling/*")
@@ -146,6 +147,7 @@ def _write(folder: Path, bundle: Bundle, source: str, plan: Plan, started: float
             "reference": "the float32 graphs",
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - started, 1),
+            "peak_mb": peak_mb(),
             "tools": tools(),
         },
         "variants": variants,

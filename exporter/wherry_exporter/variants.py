@@ -78,7 +78,9 @@ def write_variants(
     """
     wanted = CANDIDATES if plan.precisions == [AUTO] else plan.precisions or entries.precisions
     with quiet():
-        quantizer = Quantizer(traced.graphs, entries.feeds(traced), plan.settings, real=entries.real)
+        quantizer = Quantizer(
+            traced.graphs, entries.feeds(traced) if set(wanted) != {"fp32"} else {}, plan.settings, real=entries.real
+        )
     precisions = _fitting(wanted, quantizer, entries, asked=plan.precisions is not None and plan.precisions != [AUTO])
     choose = plan.precisions == [AUTO]
     tuner = entries.tuner()

@@ -96,7 +96,8 @@ class WeightOnly:
             return
         algorithm = BY_NAME[self.settings.algorithm]
         if self.settings.algorithm in ("imatrix", "gptq"):
-            for source, moments in Watch(self.model, self.feeds).moments(list(wanted)):
+            watch = Watch(self.model, self.feeds)
+            for source, moments in watch.moments(list(wanted), products=self.settings.algorithm == "gptq"):
                 for node in wanted.pop(source):
                     self.found[str(node.name), bits] = algorithm(
                         _weight(node),
