@@ -14,7 +14,7 @@ from wherry_exporter.blocks import Moments
 
 Array = np.ndarray[Any, Any]
 Feed = Mapping[str, Array]
-CHUNK = 24
+CHUNK = 128
 """Values looked at in one run; more would hold more memory."""
 MASKING = 1e30
 """Elements beyond this stand for minus infinity, and may as well be float16's lowest."""
