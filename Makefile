@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/wherry demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 interop: $(READY)
 	$(BIN)/python -m pytest -m interop tests/interop

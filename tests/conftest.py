@@ -1,6 +1,7 @@
 """Bundles of real models, exported once and kept until the code or its tools change, and tiny random checkpoints."""
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from wherry.bundle import Bundle
@@ -26,6 +28,15 @@ PRECISIONS = {
 }
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+
+
+def pytest_configure() -> None:
+    """Each of several processes keeps to a core of its own, so that their threads do not fight."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+        torch.set_num_threads(1)
 
 
 @cache
@@ -47,11 +58,13 @@ def bundle() -> Callable[[str], Bundle]:
     @cache
     def exported(name: str) -> Bundle:
         folder = KEPT / _key() / name
-        if not folder.exists():
-            for stale in KEPT.glob("*"):
-                if stale.name != _key():
-                    shutil.rmtree(stale)
-            export(sample(name), folder, precision=PRECISIONS[name])
+        KEPT.mkdir(parents=True, exist_ok=True)
+        for stale in KEPT.glob("*/"):
+            if stale.name != _key():
+                shutil.rmtree(stale, ignore_errors=True)
+        with FileLock(KEPT / f"{name}.lock"):
+            if not folder.exists():
+                export(sample(name), folder, precision=PRECISIONS[name])
         return Bundle.load(folder)
 
     return exported

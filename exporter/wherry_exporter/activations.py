@@ -16,6 +16,8 @@ Array = np.ndarray[Any, Any]
 Feed = Mapping[str, Array]
 CHUNK = 24
 """Values looked at in one run; more would hold more memory."""
+MASKING = 1e30
+"""Elements beyond this stand for minus infinity, and may as well be float16's lowest."""
 
 
 class Watch:
@@ -33,11 +35,7 @@ class Watch:
         listed = {str(value.name) for value in watched.graph.outputs}
         watched.graph.outputs.extend(computed[name] for name in self.floats if name not in listed)
         with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "model.onnx"
-            ir.save(watched, path, external_data="weights")
-            options = SessionOptions()
-            options.intra_op_num_threads, options.log_severity_level = thread_count(), 3
-            self.session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self.session = _session(watched, scratch)
 
     def values(self, names: Sequence[str]) -> Iterator[tuple[str, list[Array]]]:
         """Name, and the value for each feed."""
@@ -67,12 +65,56 @@ class Watch:
             rows = self.rows(found).astype(np.float64)
             yield found[0], Moments(rows.T @ rows, len(rows))
 
-    def largest(self) -> dict[str, float]:
-        """The largest absolute element of each float value that is finite."""
-        found: dict[str, float] = {}
-        for name, values in self.values([*self.given, *self.floats]):
-            for value in values:
-                if value.dtype == np.float32 and value.size:
-                    finite = np.abs(value[np.isfinite(value)])
-                    found[name] = max(found.get(name, 0.0), float(finite.max()) if finite.size else 0.0)
-        return found
+
+def largest(model: ir.Model, feeds: Sequence[Feed]) -> dict[str, float]:
+    """The largest absolute element of each float32 value of a graph, those that only mask others left out.
+
+    Computed inside the graph, so that nothing but one number a value comes out.
+    """
+    watched = model.clone()
+    graph = watched.graph
+    bound, zero = (_constant(graph, f"largest.{number}", np.float32(number)) for number in (MASKING, 0))
+    none, every = (
+        _constant(graph, "largest.none", np.zeros(1, np.float32)),
+        _constant(graph, "largest.all", np.array([-1])),
+    )
+    inputs = [value for value in graph.inputs if value.dtype == ir.DataType.FLOAT]
+    computed = [value for node in graph for value in node.outputs if value.name and value.dtype == ir.DataType.FLOAT]
+    names, numbers = [], []
+    for value in [*inputs, *computed]:
+        size = ir.node("Abs", [value])
+        real = ir.node("Less", [size.outputs[0], bound])
+        kept = ir.node("Where", [real.outputs[0], size.outputs[0], zero])
+        flat = ir.node("Reshape", [kept.outputs[0], every])
+        some = ir.node("Concat", [flat.outputs[0], none], {"axis": 0})  # an empty cache has no largest element
+        most = ir.node("ReduceMax", [some.outputs[0]], {"keepdims": 0})
+        most.outputs[0].name, most.outputs[0].type = f"{value.name}.largest", ir.TensorType(ir.DataType.FLOAT)
+        most.outputs[0].shape = ir.Shape([])
+        graph.extend([size, real, kept, flat, some, most])
+        names.append(str(value.name))
+        numbers.append(most.outputs[0])
+    graph.outputs[:] = numbers
+    with tempfile.TemporaryDirectory() as scratch:
+        session = _session(watched, scratch)
+        runs = [session.run(None, {name: feed[name] for name in _ports(session)}) for feed in feeds]
+    return {name: max(map(float, each)) for name, each in zip(names, zip(*runs, strict=True), strict=True)}
+
+
+def _ports(session: InferenceSession) -> list[str]:
+    return [port.name for port in session.get_inputs()]
+
+
+def _constant(graph: ir.Graph, name: str, number: Any) -> ir.Value:
+    array = np.asarray(number)
+    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+    value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
+    graph.register_initializer(value)
+    return value
+
+
+def _session(model: ir.Model, folder: str) -> InferenceSession:
+    path = Path(folder) / "model.onnx"
+    ir.save(model, path, external_data="weights")
+    options = SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = thread_count(), 3
+    return InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -63,6 +63,7 @@ def write_variant(
         kept = sum(map(len, keep.values()))
         if close(precision, parity):
             break
+    quantizer.settled[precision] = keep
     more = f"; {kept} layers in higher precision" if kept else ""
     return parity, quantizer.recipe(precision) + more
 

@@ -68,7 +68,7 @@ def _hub_task(task: str) -> str:
 
 def _table(variants: Mapping[str, Any]) -> list[str]:
     names = list(dict.fromkeys(name for entry in variants.values() for name in entry["parity"]))
-    lines = [f"| variant | MB | {' | '.join(names)} | speed against torch |", "|---" * (len(names) + 3) + "|"]
+    lines = [f"| variant | MB | {' | '.join(names)} | speed |", "|---" * (len(names) + 3) + "|"]
     for precision, entry in variants.items():
         size = sum(record["bytes"] for record in entry["files"].values()) / 1e6
         figures = " | ".join(f"{entry['parity'][name]:g}" if name in entry["parity"] else "" for name in names)

@@ -2,12 +2,16 @@
 
 import argparse
 import json
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from wherry.bundle import SUFFIXES
-from wherry.commands.common import short_warnings, variants_table
+from wherry.bundle import MANIFEST, SUFFIXES, Bundle
+from wherry.commands.common import short_warnings, table, variants_table
 from wherry_exporter.export import export
-from wherry_exporter.plan import ALGORITHMS
+from wherry_exporter.plan import ALGORITHMS, METRIC_NAMES
 from wherry_exporter.tasks import TASKS
+
+SHOWN = ("rows", "cosine", "top1", *(f"{name}{end}" for name in METRIC_NAMES for end in ("", "_torch")))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,18 +62,60 @@ def add_quantization_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and print the table of variants."""
-    short_warnings()
     options = vars(arguments)
     as_json = options.pop("json")
-    bundle = export(**options)
+    return show(lambda: export(**options), as_json, "exported")
+
+
+def show(make: Callable[[], Bundle], as_json: bool, done: str) -> int:
+    """Make a bundle, and print what it holds."""
+    short_warnings()
+    bundle = make()
     if as_json:
+        entries = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))["variants"]
         variants = {
             name: {"bytes": variant.bytes, "parity": variant.parity, "speed": variant.speed}
+            | {key: entries[name][key] for key in ("recipe", "data", "candidates") if key in entries[name]}
             for name, variant in bundle.variants.items()
         }
         facts = {"folder": str(bundle.folder), "task": bundle.task, **bundle.provenance, "variants": variants}
         print(json.dumps(facts, ensure_ascii=False))
         return 0
-    print(variants_table(bundle))
-    print(f"\n{bundle.folder}: {bundle.task}, exported and verified in {bundle.provenance['seconds']:.0f} s")
+    entries = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))["variants"]
+    for part in (candidates_table(entries), variants_table(bundle), data_table(entries)):
+        if part:
+            print(f"{part}\n")
+    print(f"{bundle.folder}: {bundle.task or 'graphs'}, {done} and verified in {bundle.provenance['seconds']:.0f} s")
     return 0
+
+
+def candidates_table(entries: Mapping[str, Any]) -> str:
+    """What `auto` chose from."""
+    rows = [["candidate", "speed", "verdict"]]
+    for chosen, entry in entries.items():
+        for name, tried in entry.get("candidates", {}).items():
+            verdict = tried.get("refused") or ("chosen" if name == chosen else "slower")
+            rows.append([name, f"{tried['speed']:g}x" if "speed" in tried else "", verdict])
+    return table(rows) if len(rows) > 1 else ""
+
+
+def data_table(entries: Mapping[str, Any]) -> str:
+    """Figures on the user's own rows, the whole and by group."""
+    rows: list[list[str]] = []
+    names: list[str] = []
+    for entry in entries.values():
+        data = entry.get("data", {})
+        for figures in (data.get("figures", {}), *data.get("groups", {}).values()):
+            names += [name for name in figures if name not in names and name in SHOWN]
+    for precision, entry in entries.items():
+        if "data" not in entry:
+            continue
+        data = entry["data"]
+        slices = {"all": {"rows": data["rows"], **data["figures"]}, **data.get("groups", {})}
+        for name, figures in slices.items():
+            rows.append([precision, name, *(f"{figures[each]:g}" if each in figures else "" for each in names)])
+        if "group_gap" in data:
+            rows.append(
+                [precision, "largest gap", f"{data['group_gap']:g} of {data['group_gap_of']}", *[""] * (len(names) - 1)]
+            )
+    return table([["variant", "rows of", *(name.replace("_", " ") for name in names)], *rows]) if rows else ""

@@ -46,6 +46,7 @@ class Entries:
         """
         model: Any = checkpoint.model
         self.checkpoint, self.plan = checkpoint, plan
+        self.precisions: Sequence[str] = TASKS[checkpoint.task].precisions
         self.shape = shape_of(checkpoint.task, model)
         self.names = _names(model, self.shape)
         self.front = Front(folder, self.names, position_limit(model))

@@ -3,7 +3,7 @@
 Knows nothing of how a graph was made.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -173,6 +173,17 @@ class Examiner:
         perplexity = name == "perplexity"
         parity = whole.parity(reference if perplexity else None, value if perplexity else None)
         return Report(len(self.rows), parity, name, value, reference, groups, gap, gap_of)
+
+    def work(self, runner: Runner) -> Callable[[], Any]:
+        """The first rows' inputs through a runner, to be timed."""
+        if self.shape == "decoder":
+            ids = self._ids(self.rows[0].text, self.rows[0])
+            return lambda: runner.logits(ids)
+        feed = self.front.feed(self.rows[:BATCH])
+        if self.shape == "model":
+            return lambda: runner.run(feed)
+        prompt = np.full((min(BATCH, len(self.rows)), 1), int(self.config["start"]))
+        return lambda: greedy(runner.decoding(runner.encode(feed), feed.get("attention_mask")), prompt, 12)
 
     def _figures(self, counts: Sequence[tuple[Array, Array]]) -> tuple[float | None, float | None]:
         if self.metric is None or not counts:

@@ -3,7 +3,8 @@
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -77,8 +78,8 @@ def export(
     """
     started = time.monotonic()
     target = Path(output).expanduser().absolute()
-    wanted = _check_precisions(precision) if precision is not None else None
-    _check_output(target, overwrite)
+    wanted = check_precisions(precision) if precision is not None else None
+    check_output(target, overwrite)
     plan = Plan(
         precisions=wanted,
         settings=Settings(algorithm, block_size, symmetric),
@@ -88,19 +89,11 @@ def export(
         max_group_gap=max_group_gap,
     )
 
-    from tqdm import tqdm
-
-    with tqdm(total=4, bar_format="{desc:<42} {bar} {n_fmt}/{total_fmt} {elapsed}", disable=None, leave=False) as bar:
-
-        def tell(step: str, done: int = 1) -> None:
-            bar.set_description_str(step)
-            bar.update(done)
-
+    with progress(2 + 2 * len(wanted or (1, 2))) as tell:
         tell("loading", 0)
         from wherry_exporter.load import load
 
         checkpoint = load(model, task=task, revision=revision, tokenizer=tokenizer)
-        bar.total = 2 + 2 * len(wanted or TASKS[checkpoint.task].precisions)
         try:
             with written_aside(target, overwrite=overwrite) as folder:
                 _write_bundle(folder, checkpoint, plan, started, tell)
@@ -111,7 +104,22 @@ def export(
     return Bundle.load(target)
 
 
-def _check_precisions(precision: Sequence[str]) -> list[str]:
+@contextmanager
+def progress(steps: int) -> Iterator[Callable[..., None]]:
+    """A bar on standard error where that is a terminal, and what tells it the next step."""
+    from tqdm import tqdm
+
+    form = "{desc:<42} {bar} {n_fmt}/{total_fmt} {elapsed}"
+    with tqdm(total=steps, bar_format=form, disable=None, leave=False) as bar:
+
+        def tell(step: str, done: int = 1) -> None:
+            bar.set_description_str(step)
+            bar.update(done)
+
+        yield tell
+
+
+def check_precisions(precision: Sequence[str]) -> list[str]:
     names = [ALIASES.get(name, name) for name in precision]
     known = [*SUFFIXES, AUTO]
     unknown = [name for name in names if name not in known]
@@ -122,7 +130,7 @@ def _check_precisions(precision: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _check_output(target: Path, overwrite: bool) -> None:
+def check_output(target: Path, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         raise UsageError(f"{target} exists: choose another output or pass --overwrite")
     if target.exists() and not target.is_dir():
@@ -158,6 +166,8 @@ def _write_bundle(
     if "fp32" not in variants:
         for role in traced.graphs:
             remove(folder / f"onnx/{role}.onnx")
+    if TASKS[checkpoint.task].generates:
+        _tell_transformers_js(folder, variants)
     manifest = {
         "schema": SCHEMA,
         "task": checkpoint.task,
@@ -170,7 +180,7 @@ def _write_bundle(
             "parameters": sum(tensor.numel() for tensor in checkpoint.model.parameters()),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - started, 1),
-            "tools": _tools(),
+            "tools": tools(),
         },
         "variants": variants,
         "files": {},
@@ -182,7 +192,16 @@ def _write_bundle(
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _tools() -> dict[str, str]:
+def _tell_transformers_js(folder: Path, variants: Mapping[str, Any]) -> None:
+    """Say in config.json, where transformers.js looks, which variants cache keys and values in float16."""
+    halves = {SUFFIXES[name].removeprefix("_"): "float16" for name in variants if name in ("fp16", "int4f16")}
+    if halves:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config["transformers.js_config"] = {"kv_cache_dtype": halves}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def tools() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError
 
     found = {}

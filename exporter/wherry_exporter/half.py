@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from wherry_exporter.activations import Feed, Watch
+from wherry_exporter.activations import Feed, largest
 from wherry_exporter.quiet import quiet
 
 LARGEST = 65504 / 4
@@ -23,7 +23,7 @@ def half(model: ir.Model, feeds: Sequence[Feed], watched: ir.Model | None = None
     """
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-    sizes = Watch(watched or model, feeds).largest()
+    sizes = largest(watched or model, feeds)
     model = model.clone()
     large = {name for name, size in sizes.items() if size > LARGEST}
     for number, node in enumerate(model.graph.all_nodes()):

@@ -8,6 +8,7 @@ from wherry_exporter.errors import UsageError
 
 AUTO = "auto"
 ALGORITHMS = ("imatrix", "gptq", "k-quant", "hqq", "rtn")
+METRIC_NAMES = ("accuracy", "f1", "wer", "perplexity")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 
 

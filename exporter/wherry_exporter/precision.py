@@ -33,11 +33,13 @@ class Quantizer:
         graphs: by role.
         feeds: what shows the activations of each graph.
         real: whether those were made of the user's data.
+        settled: by precision, what kept a higher one in the end.
         settings: of the weight-only ones.
     """
 
     def __init__(self, graphs: Graphs, feeds: Mapping[str, Sequence[Feed]], settings: Settings, *, real: bool) -> None:
         self.graphs, self.feeds, self.settings, self.real = graphs, feeds, settings, real
+        self.settled: dict[str, Mapping[str, Collection[str]]] = {}
         self.generates = any(
             str(value.name).startswith("past_key_values.") for graph in graphs.values() for value in graph.graph.inputs
         )
@@ -75,10 +77,12 @@ class Quantizer:
         static = self._is_static(precision)
         return any(products(self._integers(role, static), static=static) for role in self.graphs)
 
-    def rounds(self, precision: str) -> list[dict[str, list[str]]]:
+    def rounds(self, precision: str) -> Sequence[Mapping[str, Collection[str]]]:
         """What keeps a higher precision, by role: first nothing, then ever more of the layers that suffer most."""
         if precision in ("fp16", "bnb4") or (self.generates and precision not in ("int4", "int4f16")):
             return [{}]
+        if precision == "int4f16" and "int4" in self.settled:
+            return [self.settled["int4"]]
         few = precision in ("int4", "int4f16")
         orders = {role: self._order(role, few, self._is_static(precision)) for role in self.graphs}
         kept = [{role: order[: round(len(order) * share)] for role, order in orders.items()} for share in SHARES]

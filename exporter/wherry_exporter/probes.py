@@ -335,7 +335,9 @@ def open_session(path: Path) -> InferenceSession:
 def no_past(session: Session, batch: int) -> Feed:
     """Empty past_key_values."""
     return {
-        port.name: np.zeros((batch, port.shape[1], 0, port.shape[3]), np.float32)
+        port.name: np.zeros(
+            (batch, port.shape[1], 0, port.shape[3]), np.float16 if "float16" in port.type else np.float32
+        )
         for port in session.get_inputs()
         if port.name.startswith("past_key_values")
     }

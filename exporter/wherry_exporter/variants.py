@@ -1,25 +1,24 @@
 """The variants of a traced model: written, measured, judged, timed, and told as the manifest has them."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import onnx_ir as ir
 
 from wherry.bundle import SUFFIXES
+from wherry_exporter.activations import Feed
 from wherry_exporter.build import remove, write_variant
 from wherry_exporter.card import record
 from wherry_exporter.convert import Traced
-from wherry_exporter.entries import Entries
 from wherry_exporter.errors import ParityError, UsageError
-from wherry_exporter.examine import Report, refuse
+from wherry_exporter.examine import Examiner, Report, refuse
 from wherry_exporter.plan import AUTO, Plan
 from wherry_exporter.precision import Quantizer
 from wherry_exporter.quiet import quiet
 from wherry_exporter.runners import GraphRunner
-from wherry_exporter.tasks import TASKS
-from wherry_exporter.verify import Parity, Verifier, judge
+from wherry_exporter.verify import Parity, judge
 
 CANDIDATES = ("fp32", "int8", "int4")
 """What `auto` chooses from; float16 is no faster on a CPU."""
@@ -27,12 +26,44 @@ ACCURACY_LOSS = 0.01
 """What `auto` may lose where nothing is said."""
 
 
+class Material(Protocol):
+    """What variants are made with.
+
+    Attributes:
+        precisions: what is written where nothing else is asked for.
+        real: whether calibration is on the user's own rows.
+        synthetic: whether it is on random values.
+        examiner: asks about the user's rows, if there are some.
+    """
+
+    precisions: Sequence[str]
+    real: bool
+    synthetic: bool
+    examiner: Examiner | None
+
+    def feeds(self, traced: Traced) -> Mapping[str, Sequence[Feed]]:
+        """Inputs of each graph, by role."""
+
+    def tuner(self) -> Examiner | None:
+        """Measures on the user's rows where random values are all that there is otherwise."""
+
+
+class Proof(Protocol):
+    """What variants are measured with."""
+
+    def measure(self, graphs: Mapping[str, Path]) -> Parity:
+        """Figures of the graphs, by role."""
+
+    def speed(self, graphs: Mapping[str, Path]) -> float:
+        """How many times as fast as the original the graphs run."""
+
+
 def write_variants(
     folder: Path,
     traced: Traced,
-    entries: Entries,
+    entries: Material,
     plan: Plan,
-    verifier: Verifier,
+    verifier: Proof,
     exact: Parity,
     tell: Callable[..., None],
 ) -> dict[str, dict[str, Any]]:
@@ -45,8 +76,7 @@ def write_variants(
         UsageError: a precision that does not fit the model.
         ParityError: a variant that is too far from the original.
     """
-    task = TASKS[entries.checkpoint.task]
-    wanted = CANDIDATES if plan.precisions == [AUTO] else plan.precisions or task.precisions
+    wanted = CANDIDATES if plan.precisions == [AUTO] else plan.precisions or entries.precisions
     with quiet():
         quantizer = Quantizer(traced.graphs, entries.feeds(traced), plan.settings, real=entries.real)
     precisions = _fitting(wanted, quantizer, entries, asked=plan.precisions is not None and plan.precisions != [AUTO])
@@ -95,7 +125,7 @@ def write_variants(
     return {fastest: found[fastest] | {"candidates": {name: tried[name] for name in precisions}}}
 
 
-def _fitting(wanted: Any, quantizer: Quantizer, entries: Entries, *, asked: bool) -> list[str]:
+def _fitting(wanted: Any, quantizer: Quantizer, entries: Material, *, asked: bool) -> list[str]:
     """The precisions that make sense, or a word on why one that was asked for does not."""
     kept = []
     for precision in wanted:
@@ -136,7 +166,7 @@ def _entry(
     parity: Parity,
     recipe: str,
     report: Report | None,
-    verifier: Verifier,
+    verifier: Proof,
 ) -> dict[str, Any]:
     files = [file for path in paths.values() for file in sorted(path.parent.glob(path.name + "*"))]
     entry = {

@@ -25,6 +25,7 @@ class Verb:
 
 VERBS = {
     "export": Verb("wherry_exporter.cli", "convert, quantize and verify a model", "export"),
+    "quantize": Verb("wherry_exporter.quantize_cli", "quantize graphs that are there already", "export"),
     "run": Verb("wherry.commands.run", "run a model on texts"),
     "chat": Verb("wherry.commands.chat", "talk to a model"),
     "inspect": Verb("wherry.commands.inspect", "show what is in a bundle"),

@@ -84,7 +84,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 def variants_table(bundle: Bundle) -> str:
     """A bundle's variants: size, parity and speed, as far as its manifest tells."""
     names = list(dict.fromkeys(name for variant in bundle.variants.values() for name in variant.parity or {}))
-    rows = [["variant", "MB", *(name.replace("_", " ") for name in names), "speed vs torch"]]
+    rows = [["variant", "MB", *(name.replace("_", " ") for name in names), "speed"]]
     for variant in bundle.variants.values():
         figures = variant.parity or {}
         size = variant.bytes or sum((bundle.folder / name).stat().st_size for name in variant.files)
