@@ -134,7 +134,7 @@ class Examiner:
             known = self.config["label2id"]
             if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(known):
                 return label
-            if label not in known:
+            if not isinstance(label, str) or label not in known:
                 raise UsageError(
                     f"{row.place}: label {label!r} is none of the model's: {', '.join(list(known)[:8])} ..."
                 )

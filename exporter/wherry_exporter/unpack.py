@@ -21,7 +21,8 @@ def gemms_to_matmuls(graph: ir.Graph) -> None:
             continue
         matrix, before = weight.const_value.numpy(), weight
         if settings.get("transB", 0):
-            weight = _initializer(graph, f"{before.name}.matmul", np.ascontiguousarray(matrix.T))
+            name = f"{before.name}.matmul"  # two products may share one weight
+            weight = graph.initializers.get(name) or _initializer(graph, name, np.ascontiguousarray(matrix.T))
         product = ir.node("MatMul", [source, weight], name=f"{node.name}.matmul")
         last = product
         graph.insert_before(node, product)

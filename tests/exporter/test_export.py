@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2LMHeadModel
 
 from wherry import pipeline
+from wherry.bundle import SUFFIXES
 from wherry.cli import main
 from wherry.errors import TaskError
 from wherry_exporter import ExportError, ParityError, UsageError, export
@@ -104,8 +105,8 @@ def test_the_command_line_prints_figures(classifier, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
     [
-        (["--precision", "int3"], "unknown precision 'int3': choose from fp32, int4, int8", 2),
-        (["--precision", "int4"], "text-classification cannot be exported as int4: fp32, int8 can", 2),
+        (["--precision", "int3"], f"unknown precision 'int3': choose from {', '.join(SUFFIXES)}, auto", 2),
+        (["--precision", "fp32,int3,int5"], "unknown precision 'int3, int5': choose from", 2),
         (["--precision", ""], "unknown precision ''", 2),
         (["--task", "text-generation"], "task text-generation does not fit", 2),
     ],
