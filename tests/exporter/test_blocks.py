@@ -35,7 +35,7 @@ def activations(inputs: int, tokens: int, mixing_seed: int = 5, seed: int = 0) -
 
 def moments(states: np.ndarray) -> Moments:
     rows = states.astype(np.float64)
-    return Moments(rows.T @ rows, len(rows))
+    return Moments(np.square(states).mean(0), rows.T @ rows / len(rows), len(rows))
 
 
 def quantize(name: str, weight: np.ndarray, bits: int, size: int, symmetric: bool) -> Blocks:
