@@ -126,7 +126,7 @@ def test_fitting_is_closer_to_the_weights_than_rounding(name, most):
     """The importance of all inputs is the same here."""
     weight = np.random.default_rng(0).normal(size=(512, 64)).astype(np.float32)
     plain = dequantized(rtn(weight, 4, 32, symmetric=True, moments=None), 512, 4)
-    alike = Moments(np.eye(512), 1)
+    alike = Moments(np.ones(512, np.float32), None, 1)
     fitted = dequantized(BY_NAME[name](weight, 4, 32, symmetric=True, moments=alike), 512, 4)
     assert np.linalg.norm(fitted - weight) < most * np.linalg.norm(plain - weight)
 
@@ -159,8 +159,8 @@ def test_a_few_tokens_are_not_learned_by_heart():
 
 def test_imatrix_loses_less_where_activations_are_large():
     weight = weights(64, 200)
-    known = Moments(np.diag(np.where(np.arange(64) % 32 < 4, 100.0, 0.01)), 1)
     important = np.arange(64) % 32 < 4
+    known = Moments(np.where(important, 100, 0.01).astype(np.float32), None, 1)
     fitted = dequantized(imatrix(weight, 4, 32, symmetric=True, moments=known), 64, 4)
     plain = dequantized(rtn(weight, 4, 32, symmetric=True, moments=None), 64, 4)
     assert np.linalg.norm((fitted - weight)[important]) < 0.92 * np.linalg.norm((plain - weight)[important])
