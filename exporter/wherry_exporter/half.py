@@ -5,10 +5,14 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from wherry_exporter.activations import Feed, largest
+from wherry_exporter.errors import ExportError
 from wherry_exporter.quiet import quiet
 
 LARGEST = 65504 / 4
 """Elements beyond this, seen on a few inputs, may overflow on others."""
+
+PROTOBUF = 2**31 - 2**20
+"""Bytes that a message of protobuf can hold, in which the converter wants the graph."""
 
 
 def half(model: ir.Model, feeds: Sequence[Feed], watched: ir.Model | None = None) -> ir.Model:
@@ -20,9 +24,17 @@ def half(model: ir.Model, feeds: Sequence[Feed], watched: ir.Model | None = None
         model: a graph with float32 activations; it is not changed.
         feeds: inputs that show how large activations become.
         watched: the float32 graph that `model` was quantized from, whose activations are looked at instead.
+
+    Raises:
+        ExportError: more weights than the converter takes.
     """
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
+    weights = (value.const_value for value in model.graph.initializers.values())
+    if sum(weight.nbytes for weight in weights if weight is not None) >= PROTOBUF:
+        raise ExportError(
+            "float16 of a graph with over 2 GB of weights is more than the converter takes: use int8 or int4"
+        )
     sizes = largest(watched or model, feeds)
     model = model.clone()
     large = {name for name, size in sizes.items() if size > LARGEST}
