@@ -51,15 +51,15 @@ def read_rows(path: str | Path) -> list[Row]:
         rows = list(_of_folder(path))
     elif not path.is_file():
         raise UsageError(f"no such file or folder: {path}")
-    elif path.suffix in (".jsonl", ".txt"):
+    elif path.suffix.lower() in (".jsonl", ".txt"):
         try:
-            lines = path.read_text(encoding="utf-8").split("\n")
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise UsageError(
                 f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#x}"
             ) from error
         named = [(f"{path}, line {number}", line) for number, line in enumerate(lines, 1) if line.strip()]
-        read = _of_object if path.suffix == ".jsonl" else _of_line
+        read = _of_object if path.suffix.lower() == ".jsonl" else _of_line
         rows = [read(place, line, path.parent) for place, line in named]
     else:
         rows = list(_of_file(path, None))

@@ -54,4 +54,18 @@ def half(model: ir.Model, feeds: Sequence[Feed], watched: ir.Model | None = None
             op_block_list=DEFAULT_OP_BLOCK_LIST,
             node_block_list=blocked,
         )
-    return ir.serde.deserialize_model(proto)
+    made = ir.serde.deserialize_model(proto)
+    _join_float32(made.graph)
+    return made
+
+
+def _join_float32(graph: ir.Graph) -> None:
+    """Let float32 go from one float32 node to the next as it is: the converter leads it through float16."""
+    for node in list(graph):
+        if node.op_type != "Cast" or node.attributes["to"].as_int() != ir.DataType.FLOAT:
+            continue
+        before = node.inputs[0].producer() if node.inputs[0] is not None else None
+        source = before.inputs[0] if before is not None and before.op_type == "Cast" else None
+        if source is not None and source.dtype == ir.DataType.FLOAT and not node.outputs[0].is_graph_output():
+            node.outputs[0].replace_all_uses_with(source)
+            graph.remove(node, safe=True)

@@ -171,7 +171,7 @@ def _convolution_loss(node: ir.Node, values: Sequence[Array]) -> float:
 
 def _alone(node: ir.Node) -> InferenceSession:
     """A graph of one node whose inputs are all given."""
-    inputs = [ir.Input(f"input{number}", type=ir.TensorType(ir.DataType.FLOAT)) for number, _ in enumerate(node.inputs)]
+    inputs = [ir.val(f"input{number}", type=ir.TensorType(ir.DataType.FLOAT)) for number, _ in enumerate(node.inputs)]
     for given, value in zip(inputs, node.inputs, strict=True):
         given.shape = ir.Shape([None] * len(value.shape)) if value is not None and value.shape is not None else None
     single = ir.node(node.op_type, inputs, dict(node.attributes))

@@ -88,6 +88,7 @@ def write_variants(
     def measure(paths: Mapping[str, Path]) -> Parity:
         return verifier.measure(paths) if tuner is None else tuner.measure(GraphRunner(paths)).parity
 
+    limit = ACCURACY_LOSS if choose and plan.max_accuracy_loss is None else plan.max_accuracy_loss
     found: dict[str, dict[str, Any]] = {}
     tried: dict[str, dict[str, Any]] = {}
     for precision in precisions:
@@ -104,10 +105,9 @@ def write_variants(
             if entries.examiner is not None:
                 tell(f"examining {precision}", 0)
                 report = entries.examiner.measure(GraphRunner(paths))
-                limit = plan.max_accuracy_loss if not choose else plan.max_accuracy_loss or ACCURACY_LOSS
-                refuse(precision, report, limit, plan.max_group_gap)
-            if choose:
-                _refuse_loss(precision, parity, report, plan.max_accuracy_loss or ACCURACY_LOSS)
+                refuse(precision, report, None if precision == "fp32" else limit, plan.max_group_gap)
+            elif choose and precision != "fp32":
+                _refuse_loss(precision, parity, limit)
         except ParityError as error:
             if not choose or precision == "fp32":
                 raise
@@ -150,14 +150,12 @@ def _fitting(wanted: Any, quantizer: Quantizer, entries: Material, *, asked: boo
     return kept
 
 
-def _refuse_loss(precision: str, parity: Parity, report: Report | None, limit: float) -> None:
-    if report is not None:
-        return
+def _refuse_loss(precision: str, parity: Parity, limit: float | None) -> None:
     if parity.perplexity is not None and parity.perplexity_torch is not None:
         loss = parity.perplexity / parity.perplexity_torch - 1
     else:
         loss = 1 - (parity.cosine if parity.top1 is None else parity.top1)
-    if loss > limit:
+    if limit is not None and loss > limit:
         raise ParityError(f"{precision} loses {loss:.4f} on the built-in inputs, limit {limit}")
 
 

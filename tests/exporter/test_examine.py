@@ -221,7 +221,6 @@ def test_auto_writes_one_variant_and_what_it_was_chosen_from(spread, tmp_path):
     assert pipeline(model=bundle.folder)("The sea is calm.")[0]["label"] in ("calm", "rough", "stormy")
 
 
-@pytest.mark.xfail(strict=True, reason="a limit of 0 is taken for none, and 0.01 is allowed")
 def test_auto_that_may_lose_nothing(classifier, tmp_path):
     """The hidden states in 8 bits are alike to 0.99 and more, but not the same."""
     task = "feature-extraction"

@@ -435,7 +435,6 @@ def test_a_model_is_quantized_without_being_changed():
 # ----------------------------------------------------------------------------------------------------------- float16
 
 
-@pytest.mark.xfail(strict=True, reason="what one float32 node hands to the next is cast to float16 and back")
 def test_float16_keeps_what_would_overflow_in_float32():
     """The square of 2000 is beyond 65504; what is made of it is not."""
     arrays = {"w": normal(32, 32, scale=0.2), "w2": normal(32, 32, seed=1, scale=0.2), "small": np.float32([1e-3])}
