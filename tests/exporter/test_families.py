@@ -19,8 +19,11 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from wherry.generation import Decoder, GenerationConfig, make_sampler
 from wherry.session import Session
 from wherry_exporter.build import trace_verified, write_variant
+from wherry_exporter.entries import Entries
 from wherry_exporter.errors import ExportError
 from wherry_exporter.load import Checkpoint
+from wherry_exporter.plan import Plan, Settings
+from wherry_exporter.precision import Quantizer
 from wherry_exporter.seq2seq import start_token
 from wherry_exporter.tasks import is_captioner, task_of
 from wherry_exporter.verify import judge
@@ -302,7 +305,11 @@ def test_towers(name, folder):
         "vision_model": (["pixel_values"], images),
     }
     paths = {role: folder / f"onnx/{role}_quantized.onnx" for role in traced.graphs}
-    judge("int8", write_variant(traced, "int8", paths, verifier))
+    plan = Plan(["int8"], Settings(), None, None, None, None)
+    feeds = Entries(model, folder, plan).feeds(traced)
+    quantizer = Quantizer(traced.graphs, feeds, plan.settings, real=False)
+    quantized, _ = write_variant(quantizer, "int8", paths, verifier.measure)
+    judge("int8", quantized)
 
 
 @pytest.mark.parametrize("name", DECODERS)
