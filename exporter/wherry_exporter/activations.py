@@ -11,6 +11,7 @@ from onnxruntime import InferenceSession, SessionOptions
 
 from wherry.session import thread_count
 from wherry_exporter.blocks import Moments
+from wherry_exporter.unpack import initializer
 
 Array = np.ndarray[Any, Any]
 Feed = Mapping[str, Array]
@@ -74,10 +75,10 @@ def largest(model: ir.Model, feeds: Sequence[Feed]) -> dict[str, float]:
     """
     watched = model.clone()
     graph = watched.graph
-    bound, zero = (_constant(graph, f"largest.{number}", np.float32(number)) for number in (MASKING, 0))
+    bound, zero = (initializer(graph, f"largest.{number}", np.array(number, np.float32)) for number in (MASKING, 0))
     none, every = (
-        _constant(graph, "largest.none", np.zeros(1, np.float32)),
-        _constant(graph, "largest.all", np.array([-1])),
+        initializer(graph, "largest.none", np.zeros(1, np.float32)),
+        initializer(graph, "largest.all", np.array([-1])),
     )
     inputs = [value for value in graph.inputs if value.dtype == ir.DataType.FLOAT]
     computed = [value for node in graph for value in node.outputs if value.name and value.dtype == ir.DataType.FLOAT]
@@ -103,14 +104,6 @@ def largest(model: ir.Model, feeds: Sequence[Feed]) -> dict[str, float]:
 
 def _ports(session: InferenceSession) -> list[str]:
     return [port.name for port in session.get_inputs()]
-
-
-def _constant(graph: ir.Graph, name: str, number: Any) -> ir.Value:
-    array = np.asarray(number)
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
-    graph.register_initializer(value)
-    return value
 
 
 def _session(model: ir.Model, folder: str) -> InferenceSession:

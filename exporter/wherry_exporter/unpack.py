@@ -22,7 +22,7 @@ def gemms_to_matmuls(graph: ir.Graph) -> None:
         matrix, before = weight.const_value.numpy(), weight
         if settings.get("transB", 0):
             name = f"{before.name}.matmul"  # two products may share one weight
-            weight = graph.initializers.get(name) or _initializer(graph, name, np.ascontiguousarray(matrix.T))
+            weight = graph.initializers.get(name) or initializer(graph, name, np.ascontiguousarray(matrix.T))
         product = ir.node("MatMul", [source, weight], name=f"{node.name}.matmul")
         last = product
         graph.insert_before(node, product)
@@ -80,8 +80,9 @@ def _take_over(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
     graph.remove(old, safe=True)
 
 
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+def initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+    """A constant of its own in a graph."""
     value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.FLOAT
+    value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
     graph.register_initializer(value)
     return value

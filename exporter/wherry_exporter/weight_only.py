@@ -13,7 +13,7 @@ import onnx_ir as ir
 from wherry_exporter.activations import Feed, Watch
 from wherry_exporter.blocks import BY_NAME, Blocks, packed, rtn
 from wherry_exporter.plan import Settings
-from wherry_exporter.unpack import gemms_to_matmuls, unpack_attention
+from wherry_exporter.unpack import gemms_to_matmuls, initializer, unpack_attention
 
 Array = np.ndarray[Any, Any]
 Tables = dict[str, tuple[ir.Value, ir.Value]]
@@ -71,8 +71,8 @@ class WeightOnly:
             levels = np.zeros((weight.size + 1) // 2, np.uint8)
             largest = np.zeros(-(-weight.size // size), np.float32)
             quantize_matmul_bnb4(levels, np.ascontiguousarray(weight.T), largest, size, 1, outputs, inputs)
-            data = _initializer(model.graph, f"{_base(node)}.nf4", levels)
-            scales = _initializer(model.graph, f"{_base(node)}.nf4.largest", largest)
+            data = initializer(model.graph, f"{_base(node)}.nf4", levels)
+            scales = initializer(model.graph, f"{_base(node)}.nf4.largest", largest)
             attributes = {"K": inputs, "N": outputs, "block_size": size, "quant_type": 1}
             _replace(node, "MatMulBnb4", [node.inputs[0], data, scales], attributes)
         _quantize_embeddings(model)
@@ -229,9 +229,9 @@ def _quantize_embeddings(model: ir.Model) -> Tables:
         rows, columns = weights.shape.numpy()
         size = _block_size(columns)
         blocks = rtn(weights.numpy().T, 8, size, symmetric=True, moments=None)
-        levels = _initializer(graph, f"{name}.8bit", blocks.levels)
-        scales = _initializer(graph, f"{name}.8bit.scales", blocks.scales)
-        shape = _initializer(graph, f"{name}.shape", np.array([rows, columns]))
+        levels = initializer(graph, f"{name}.8bit", blocks.levels)
+        scales = initializer(graph, f"{name}.8bit.scales", blocks.scales)
+        shape = initializer(graph, f"{name}.shape", np.array([rows, columns]))
         for node in nodes:
             flat = ir.node("Reshape", [levels, shape])
             flat.outputs[0].shape, flat.outputs[0].dtype = ir.Shape([rows, columns]), ir.DataType.UINT8
@@ -258,11 +258,4 @@ def _drop_unused(graph: ir.Graph) -> None:
 
 def _once(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     """The initializer of that name; two products with one weight share it."""
-    return graph.initializers.get(name) or _initializer(graph, name, array)
-
-
-def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
-    graph.register_initializer(value)
-    return value
+    return graph.initializers.get(name) or initializer(graph, name, array)
