@@ -297,6 +297,7 @@ def test_misuse_of_data_and_settings_is_one_line(request, tmp_path, capsys, mode
     output.parent.mkdir()
     given = ["--verify-data", str(written(data, rows))] if rows else []
     words = ["export", str(folder), "-o", str(output), "--precision", "fp32", *given, *arguments]
+    capsys.readouterr()  # what a fixture that is made only now says while it saves its model
     assert main(words) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"wherry: {message.format(data=data)}")
