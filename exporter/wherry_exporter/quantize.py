@@ -19,10 +19,12 @@ from wherry_exporter.card import record, write_card
 from wherry_exporter.data import read_rows
 from wherry_exporter.errors import ExportError, UsageError
 from wherry_exporter.export import check_output, check_precisions, progress, tools
+from wherry_exporter.load import CARRIED
 from wherry_exporter.memory import peak_mb
 from wherry_exporter.plan import Plan, Settings
 
-COPIED = ("*.json", "*.txt", "*.jinja", "*.model", "LICENSE*", "1_Pooling/*")
+COPIED = (*CARRIED, "config.json", "generation_config.json", "1_Pooling/config.json")
+"""What a model's folder has beside its graphs; whatever else lies there stays there."""
 
 
 def quantize(
@@ -112,11 +114,10 @@ def _write(folder: Path, bundle: Bundle, source: str, plan: Plan, started: float
     from wherry_exporter.subject import GraphSubject
     from wherry_exporter.variants import write_variants
 
-    for pattern in COPIED:
-        for path in bundle.folder.glob(pattern):
-            if path.is_file() and path.name not in (MANIFEST, "genai_config.json"):
-                (folder / path.relative_to(bundle.folder)).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, folder / path.relative_to(bundle.folder))
+    for name in COPIED:
+        if (bundle.folder / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.folder / name, folder / name)
     if not (folder / "config.json").exists():
         (folder / "config.json").write_text(json.dumps(dict(bundle.config)) + "\n", encoding="utf-8")
     (folder / "onnx").mkdir()
@@ -138,7 +139,7 @@ def _write(folder: Path, bundle: Bundle, source: str, plan: Plan, started: float
     manifest = {
         "schema": SCHEMA,
         "task": bundle.task,
-        "padding_side": traced.padding_side,
+        "padding_side": bundle.padding_side,
         "provenance": {
             "source": Path(source).name,
             "revision": None,

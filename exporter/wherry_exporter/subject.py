@@ -23,6 +23,8 @@ from wherry_exporter.verify import Parity, ratio
 
 Array = np.ndarray[Any, Any]
 SIZES = {"height": 224, "width": 224, "num_channels": 3, "num_samples": 16_000, "num_frames": 3000}
+LIMITS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+"""What configurations call the most tokens that a model takes."""
 LENGTH = 16
 """Of an axis that varies and whose name tells nothing."""
 VOCABULARY = 100
@@ -76,7 +78,7 @@ class GraphSubject:
         ports.pop("position_ids", None)
         self.precisions: Sequence[str] = ("int4",) if self.shape == "decoder" else ("int8",)
         self.original = GraphRunner(paths)
-        limit = int(bundle.config.get("max_position_embeddings") or 512)
+        limit = next((int(bundle.config[name]) for name in LIMITS if bundle.config.get(name)), 512)
         generation_file = bundle.folder / "generation_config.json"
         generation = read_json(generation_file) if generation_file.exists() else {}
         self.start = start_token(bundle.config, generation)

@@ -178,10 +178,10 @@ def _from_manifest(folder: Path) -> Bundle:
     return bundle
 
 
-def _side(value: Any) -> str:
-    if value not in ("left", "right"):
+def _side(value: Any) -> str | None:
+    if value not in ("left", "right", None):
         raise ValueError(f"padding_side is {value!r}")
-    return str(value)
+    return None if value is None else str(value)
 
 
 def _variant(precision: str, entry: Mapping[str, Any]) -> Variant:
