@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from wherry_exporter.activations import Feed, largest
-from wherry_exporter.errors import ExportError
 from wherry_exporter.quiet import quiet
 
 LARGEST = 65504 / 4
 """Elements beyond this, seen on a few inputs, may overflow on others."""
 
-PROTOBUF = 2**31 - 2**20
-"""Bytes that a message of protobuf can hold, in which the converter wants the graph."""
+SMALL = 256
+"""Elements of a constant that the converter may look at; it copies them, and takes no graph over 2 GB."""
 
 
 def half(model: ir.Model, feeds: Sequence[Feed], watched: ir.Model | None = None) -> ir.Model:
@@ -24,17 +24,9 @@ def half(model: ir.Model, feeds: Sequence[Feed], watched: ir.Model | None = None
         model: a graph with float32 activations; it is not changed.
         feeds: inputs that show how large activations become.
         watched: the float32 graph that `model` was quantized from, whose activations are looked at instead.
-
-    Raises:
-        ExportError: more weights than the converter takes.
     """
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-    weights = (value.const_value for value in model.graph.initializers.values())
-    if sum(weight.nbytes for weight in weights if weight is not None) >= PROTOBUF:
-        raise ExportError(
-            "float16 of a graph with over 2 GB of weights is more than the converter takes: use int8 or int4"
-        )
     sizes = largest(watched or model, feeds)
     model = model.clone()
     large = {name for name, size in sizes.items() if size > LARGEST}
@@ -46,6 +38,7 @@ def half(model: ir.Model, feeds: Sequence[Feed], watched: ir.Model | None = None
         if large & {str(value.name) for value in (*node.inputs, *node.outputs) if value is not None}
     ]
     ports = [str(value.name) for value in (*model.graph.inputs, *model.graph.outputs)]
+    weights = _withhold(model.graph)
     with quiet():
         proto = convert_float_to_float16(
             ir.to_proto(model),
@@ -55,8 +48,30 @@ def half(model: ir.Model, feeds: Sequence[Feed], watched: ir.Model | None = None
             node_block_list=blocked,
         )
     made = ir.serde.deserialize_model(proto)
+    for name, weight in weights.items():
+        _give_back(made.graph.initializers[name], weight)
     _join_float32(made.graph)
     return made
+
+
+def _withhold(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
+    """Put one zero in the place of each weight, and give the weights by name."""
+    weights = {}
+    for name, value in graph.initializers.items():
+        weight = value.const_value
+        if weight is not None and weight.size > SMALL:
+            weights[name] = weight
+            value.const_value = ir.tensor(np.zeros(1, weight.dtype.numpy()), dtype=weight.dtype, name=name)
+            value.shape = ir.Shape([1])
+    return weights
+
+
+def _give_back(value: ir.Value, weight: ir.TensorProtocol) -> None:
+    """Put a weight where it was, in float16 if that is what the converter decided."""
+    if value.dtype == ir.DataType.FLOAT16:
+        most = np.finfo(np.float16).max
+        weight = ir.tensor(weight.numpy().clip(-most, most).astype(np.float16), name=value.name)
+    value.const_value, value.shape = weight, ir.Shape(weight.numpy().shape)
 
 
 def _join_float32(graph: ir.Graph) -> None:

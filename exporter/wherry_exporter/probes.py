@@ -231,7 +231,7 @@ class EncoderDecoderProbe:
             self.feeds = [text_feed(self.model, tokenizer, list(batch), self.names) for batch in texts]
         else:
             self.feeds = [
-                _arrays(random_inputs(self.model, self.names, batch=batch, scale=1, seed=batch)) for batch in (1, 3)
+                _arrays(random_inputs(self.model, self.names, batch=batch, scale=1, seed=batch)) for batch in (1, 2)
             ]
         self.rows, self.expected = [], []
         for feed in self.feeds:
@@ -244,10 +244,16 @@ class EncoderDecoderProbe:
         """The original's own first tokens, and its logits for them."""
         ids = torch.full((len(feed[self.names[0]]), 1), start_token(self.model))
         mask = {"attention_mask": torch.from_numpy(feed["attention_mask"])} if "attention_mask" in feed else {}
+        tokens, logits, past = [], [], None
         for _ in range(5 + STEPS):
-            logits = self.model(encoder_outputs=states, decoder_input_ids=ids, **mask).logits
-            ids = torch.cat([ids, logits[:, -1:].argmax(-1)], 1)
-        return ids[:, :-1].numpy(), logits.numpy()
+            output = self.model(
+                encoder_outputs=states, decoder_input_ids=ids, past_key_values=past, use_cache=True, **mask
+            )
+            past = output.past_key_values
+            tokens.append(ids)
+            logits.append(output.logits)
+            ids = output.logits[:, -1:].argmax(-1)
+        return torch.cat(tokens, 1).numpy(), torch.cat(logits, 1).numpy()
 
     def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
         encoder, decoder = open_session(graphs["encoder_model"]), open_session(graphs["decoder_model_merged"])

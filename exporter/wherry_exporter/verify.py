@@ -190,7 +190,7 @@ class Tally:
         )
 
 
-def ratio(slow: Callable[[], Any], fast: Callable[[], Any], rounds: int = 4, enough: float = 1.5) -> float:
+def ratio(slow: Callable[[], Any], fast: Callable[[], Any], rounds: int = 4, enough: float = 1.0) -> float:
     """Median time of `slow` over that of `fast`, run in turn after one warm-up each.
 
     Past `enough` seconds, two rounds will do.

@@ -463,6 +463,19 @@ def test_float16_keeps_what_would_overflow_in_float32():
     assert inputs_of_shrink(blind.graph) == {ir.DataType.FLOAT16}
 
 
+def test_weights_of_float32_nodes_stay_as_they_are():
+    arrays = {"w": normal(32, 32), "kept": normal(32, 32, seed=1, scale=1e5)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="safe"),
+        helper.make_node("MatMul", ["h", "kept"], ["large"], name="large"),
+        helper.make_node("Tanh", ["large"], ["logits"], name="tanh"),
+    ]
+    made = half(model_of(nodes, {"x": (F, ["n", 32])}, {"logits": ["n", 32]}, arrays), [{"x": normal(6, 32, seed=2)}])
+    held = {name: value.const_value.numpy() for name, value in made.graph.initializers.items()}
+    np.testing.assert_array_equal(held["kept"], arrays["kept"])
+    np.testing.assert_array_equal(held["w"], arrays["w"].astype(np.float16))
+
+
 @pytest.mark.parametrize("make", [lambda model: half(model, [tokens(1)]), None])
 def test_caches_are_float16_and_logits_are_not(make):
     model = language_model()
