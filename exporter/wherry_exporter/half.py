@@ -68,10 +68,12 @@ def _withhold(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
 
 def _give_back(value: ir.Value, weight: ir.TensorProtocol) -> None:
     """Put a weight where it was, in float16 if that is what the converter decided."""
-    if value.dtype == ir.DataType.FLOAT16:
+    converted = value.const_value
+    assert converted is not None
+    if converted.dtype == ir.DataType.FLOAT16:
         most = np.finfo(np.float16).max
         weight = ir.tensor(weight.numpy().clip(-most, most).astype(np.float16), name=value.name)
-    value.const_value, value.shape = weight, ir.Shape(weight.numpy().shape)
+    value.const_value, value.dtype, value.shape = weight, weight.dtype, ir.Shape(weight.numpy().shape)
 
 
 def _join_float32(graph: ir.Graph) -> None:
