@@ -1,11 +1,14 @@
 """Logits to tokens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from wherry.errors import InputError, SessionError
 from wherry.generation.config import GenerationConfig
+from wherry.generation.processors import TopK, largest, log_softmax, processors
 
 Array = np.ndarray[Any, Any]
 Sampler = Callable[[Array], Array]
@@ -34,3 +37,102 @@ def make_sampler(config: GenerationConfig) -> Sampler:
         return np.take_along_axis(order, picks, -1)[:, 0]
 
     return sample
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Log-probabilities in the model's own distribution, before any processor.
+
+    Attributes:
+        token: the chosen token.
+        logprob: its log-probability.
+        top: (token, log-probability) of the likeliest tokens, the likeliest first.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+class Chooser:
+    """Chooses a row's tokens one by one, with random numbers of its own: other rows never change what it draws."""
+
+    def __init__(self, config: GenerationConfig, prompt: Sequence[int], vocabulary: int, index: int = 0) -> None:
+        """Begin a row.
+
+        Args:
+            prompt: its ids so far; those of the decoder where there is an encoder too.
+            vocabulary: how many logits a row has.
+            index: which of the `num_return_sequences` of this prompt it is; each draws differently.
+
+        Raises:
+            InputError: a token to be favored or forced that the model does not have.
+        """
+        self.config = config
+        self.processors = processors(config, len(prompt), vocabulary)
+        # The seed that SeedSequence(seed).spawn gives the index-th.
+        self.random = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(index,)))
+        self.logprobs: list[TokenLogprob] = []
+        self.length = len(prompt)
+        self.room = np.empty(len(prompt) + min(config.max_new_tokens, 1024), np.int64)
+        self.room[: self.length] = prompt
+
+    @property
+    def ids(self) -> Array:
+        """The prompt and the tokens chosen so far."""
+        return self.room[: self.length]
+
+    def choose(self, logits: Array) -> int:
+        """The next token, from the model's logits: float (vocabulary,), left as they are.
+
+        Raises:
+            SessionError: logits that are no numbers.
+            InputError: options that rule out every token.
+        """
+        best = int(logits.argmax())  # that of one that is no number, if there is any
+        if not logits[best] < np.inf and not self.config.remove_invalid_values:
+            raise SessionError(
+                f"the model gave {logits[best]} for a logit: run it in float32, or pass remove_invalid_values=True"
+            )
+        token = best if not self.processors and not self.config.do_sample else self._processed(logits)
+        if self.config.logprobs:
+            self.logprobs.append(self._logprob(logits, token))
+        if self.length == self.room.size:
+            self.room = np.resize(self.room, 2 * self.room.size)
+        self.room[self.length] = token
+        self.length += 1
+        return token
+
+    def _processed(self, logits: Array) -> int:
+        scores = np.array(logits, np.float32)
+        kept = None
+        with np.errstate(over="ignore", invalid="ignore"):
+            for processor in self.processors:
+                if isinstance(processor, TopK):
+                    kept = processor.kept(scores)
+                    scores = scores[kept]
+                else:
+                    scores = processor(self.ids, scores)
+            if not scores.max() > -np.inf:
+                raise InputError("every token is ruled out: loosen bad_words_ids, suppress_tokens or the like")
+            place = self._draw(scores) if self.config.do_sample else int(scores.argmax())
+        return place if kept is None else int(kept[place])
+
+    def _draw(self, scores: Array) -> int:
+        """A column of the scores as a table, then a row: sums over rows are quick."""
+        columns = min(scores.size, 512)
+        chances = np.zeros((-(-scores.size // columns), columns), np.float32)
+        np.exp(scores - scores.max(), out=chances.reshape(-1)[: scores.size])
+        column = self._pick(chances.sum(0))
+        return self._pick(chances[:, column]) * columns + column
+
+    def _pick(self, weights: Array) -> int:
+        totals = weights.cumsum(dtype=np.float64)
+        return int(np.searchsorted(totals, self.random.random() * totals[-1], side="right"))
+
+    def _logprob(self, logits: Array, token: int) -> TokenLogprob:
+        logs = log_softmax(np.asarray(logits, np.float32))
+        count = self.config.top_logprobs
+        places = largest(logs, count) if count else np.array([], np.int64)
+        top = places[np.argsort(-logs[places], kind="stable")[:count]]
+        return TokenLogprob(token, float(logs[token]), tuple(zip(top.tolist(), logs[top].tolist(), strict=True)))
