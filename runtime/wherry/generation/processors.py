@@ -100,7 +100,7 @@ def _warpers(config: GenerationConfig) -> list[Processor]:
 def largest(scores: Array, count: int) -> Array:
     """Where the `count` largest are, in the order of their places; all that are as large as the last of them too."""
     count = min(count, scores.size)
-    columns = 8 * count
+    columns = max(8 * count, 512)
     rows = scores.size // columns
     if rows > 1:  # the largest of each column bound the rest from below, and few scores reach that bound
         bests = scores[: rows * columns].reshape(rows, columns).max(0)
@@ -316,10 +316,10 @@ class TopP:
         # All that are less likely than `least` together do not reach the limit, so only the rest needs to be in order.
         least = chances[largest(chances, self.keep)].min()
         least = min(least, np.float32(limit * total / (2 * scores.size)))
-        rest = ~(chances < least)
+        rest = np.flatnonzero(~(chances < least))
         ranked = np.sort(scores[rest])
         shares = np.exp(ranked - best) / np.float32(total)
-        before = (total - chances.sum(dtype=np.float64, where=rest)) / total if ranked.size < scores.size else 0.0
+        before = (total - chances[rest].sum(dtype=np.float64)) / total if rest.size < scores.size else 0.0
         reached = (before + shares.cumsum(dtype=np.float64)).astype(np.float32)
         removed = max(0, min(int(np.count_nonzero(reached <= limit)), ranked.size - self.keep))
         cut = ranked[removed]
