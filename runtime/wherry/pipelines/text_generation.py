@@ -6,7 +6,7 @@ from typing import Any
 
 from wherry.errors import InputError
 from wherry.files import read_json
-from wherry.generation import Decoder, GenerationConfig, make_sampler
+from wherry.generation import Decoder, GenerationConfig, generate, search
 from wherry.pipelines.base import Pipeline
 from wherry_tokenization import TokenStream
 
