@@ -100,7 +100,7 @@ def _warpers(config: GenerationConfig) -> list[Processor]:
 def largest(scores: Array, count: int) -> Array:
     """Where the `count` largest are, in the order of their places; all that are as large as the last of them too."""
     count = min(count, scores.size)
-    columns = 8 * count
+    columns = max(8 * count, 512)
     rows = scores.size // columns
     if rows > 1:  # the largest of each column bound the rest from below, and few scores reach that bound
         bests = scores[: rows * columns].reshape(rows, columns).max(0)
@@ -114,8 +114,9 @@ def largest(scores: Array, count: int) -> Array:
 
 def log_softmax(scores: Array) -> Array:
     """Log-probabilities, float32."""
-    shifted = scores - scores.max()
-    return np.asarray(shifted - np.float32(np.log(np.exp(shifted).sum(dtype=np.float64))), np.float32)
+    shifted: Array = scores - scores.max()
+    shifted -= np.float32(np.log(np.exp(shifted).sum(dtype=np.float64)))
+    return shifted
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,7 +303,7 @@ class TopK:
 
 @dataclass(frozen=True)
 class TopP:
-    """Keeps the likeliest tokens that together reach a probability; of equal ones those with the greatest ids."""
+    """Keeps the likeliest tokens that together reach a probability; of equal ones those that come first."""
 
     share: float
     keep: int
@@ -315,18 +316,16 @@ class TopP:
         # All that are less likely than `least` together do not reach the limit, so only the rest needs to be in order.
         least = chances[largest(chances, self.keep)].min()
         least = min(least, np.float32(limit * total / (2 * scores.size)))
-        rest = chances >= least
+        rest = np.flatnonzero(~(chances < least))
         ranked = np.sort(scores[rest])
         shares = np.exp(ranked - best) / np.float32(total)
-        before = (total - chances.sum(dtype=np.float64, where=rest)) / total if ranked.size < scores.size else 0.0
+        before = (total - chances[rest].sum(dtype=np.float64)) / total if rest.size < scores.size else 0.0
         reached = (before + shares.cumsum(dtype=np.float64)).astype(np.float32)
-        removed = min(int(np.count_nonzero(reached <= limit)), ranked.size - self.keep)
-        if removed <= 0:
-            return scores
+        removed = max(0, min(int(np.count_nonzero(reached <= limit)), ranked.size - self.keep))
         cut = ranked[removed]
         scores[scores < cut] = _NEVER
-        equal = np.flatnonzero(scores == cut)
-        scores[equal[: np.count_nonzero(ranked[:removed] == cut)]] = _NEVER
+        if surplus := int(np.count_nonzero(ranked[:removed] == cut)):
+            scores[np.flatnonzero(scores == cut)[-surplus:]] = _NEVER
         return scores
 
 
@@ -355,7 +354,7 @@ class Typical:
     def __call__(self, ids: Array, scores: Array) -> Array:  # noqa: ARG002
         logs = log_softmax(scores)
         chances = np.exp(logs)
-        distances = np.abs(logs - np.nansum(logs * chances))
+        distances = np.abs(logs + _entropy(logs, chances))
         order = np.argsort(distances)
         reached = chances[order].cumsum(dtype=np.float64).astype(np.float32)
         last = min(int(np.count_nonzero(reached < np.float32(self.share))), scores.size - 1)
@@ -386,8 +385,7 @@ class EtaCutoff:
     def __call__(self, ids: Array, scores: Array) -> Array:  # noqa: ARG002
         logs = log_softmax(scores)
         chances = np.exp(logs)
-        entropy = -np.nansum(logs * chances)
-        eta = min(self.cutoff, np.sqrt(self.cutoff) * np.exp(-entropy))
+        eta = min(self.cutoff, np.sqrt(self.cutoff) * np.exp(-_entropy(logs, chances)))
         return _cut(scores, chances, np.float32(eta), self.keep)
 
 
@@ -400,9 +398,13 @@ class Renormalize:
 
 
 def _softmax(scores: Array) -> Array:
-    chances = np.exp(scores - scores.max())
+    chances: Array = np.exp(scores - scores.max())
     chances /= np.float32(chances.sum(dtype=np.float64))
     return chances
+
+
+def _entropy(logs: Array, chances: Array) -> np.float32:
+    return np.float32(-(np.maximum(logs, -_MOST) * chances).sum(dtype=np.float64))
 
 
 def _cut(scores: Array, chances: Array, cutoff: np.float32, keep: int) -> Array:
