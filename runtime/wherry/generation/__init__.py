@@ -3,6 +3,7 @@
 from wherry.generation.beams import Hypothesis
 from wherry.generation.config import GenerationConfig
 from wherry.generation.decoder import Decoder
-from wherry.generation.loop import generate, search
+from wherry.generation.engine import Engine, Event, Request, search
+from wherry.generation.prefix import PrefixCache
 
-__all__ = ["Decoder", "GenerationConfig", "Hypothesis", "generate", "search"]
+__all__ = ["Decoder", "Engine", "Event", "GenerationConfig", "Hypothesis", "PrefixCache", "Request", "search"]

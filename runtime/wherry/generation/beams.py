@@ -51,7 +51,7 @@ class Beams:
         self.ends = np.array(config.eos_token_ids, np.int64)
         self.ids = np.tile(np.asarray(prompt, np.int64), (count, 1))
         self.prompt = len(prompt)
-        self.scores = np.full(count, NEVER, np.float32)
+        self.scores: Array = np.full(count, NEVER, np.float32)
         self.scores[0] = 0  # all beams are alike at first, and only one of them may go on
         self.finished: list[tuple[np.float32, Array, bool]] = [
             (NEVER, np.empty(0, np.int64), False) for _ in range(count)
@@ -61,7 +61,7 @@ class Beams:
     @property
     def length(self) -> int:
         """Tokens behind the prompt."""
-        return self.ids.shape[1] - self.prompt
+        return int(self.ids.shape[1]) - self.prompt
 
     def advance(self, logits: Array) -> tuple[Array, Array]:
         """One step.

@@ -27,15 +27,35 @@ class Batch(Protocol):
 
     Attributes:
         rows: how many there are.
+        chunks: whether a row's tokens can be read in parts, moved in and out, and cut; those methods work only then.
     """
 
     rows: int
+    chunks: bool
 
-    def add(self, ids: Array) -> Array:
-        """Read (new, length) tokens as new rows, behind those there are; gives (new, vocabulary) logits."""
+    def add(self, ids: Array, *, logits: bool = True) -> Array | None:
+        """Read (new, length) tokens as new rows, behind those there are; gives (new, vocabulary) logits if wanted."""
+
+    def extend(self, ids: Array, *, logits: bool = True) -> Array | None:
+        """Read (1, length) more tokens of the last row."""
 
     def step(self, tokens: Array) -> Array:
-        """Read (rows,) tokens, one a row; gives (rows, vocabulary) logits, overwritten by the next step."""
+        """Read a token of each of the first rows; gives (tokens, vocabulary) logits, overwritten by the next step."""
+
+    def verify(self, tokens: Array) -> Array:
+        """Read several tokens of the only row; gives (tokens, vocabulary) logits, behind each of them."""
+
+    def cut(self, row: int, length: int) -> None:
+        """Forget a row's tokens from `length` on."""
+
+    def read(self, row: int, length: int) -> list[Array]:
+        """A copy of the keys and values of a row's first tokens, (heads, length, size) each."""
+
+    def insert(self, arrays: Sequence[Array]) -> None:
+        """Add a row that begins with what `read` gave."""
+
+    def reserve(self, capacity: int) -> None:
+        """See to it that rows have room for so many tokens."""
 
     def keep(self, order: Array, since: int = 0) -> None:
         """Make row `order[i]` row i: drops, moves and repeats rows. All are alike before the token `since`."""
@@ -80,34 +100,29 @@ class Decoder:
 class SharedBatch:
     """Rows of a graph with GroupQueryAttention: each as long as it is, with no padding between its tokens."""
 
+    chunks = True
+
     def __init__(self, decoder: Decoder, rows: int, capacity: int) -> None:
         self.decoder, self.rows = decoder, 0
         self.cache = SharedCache(decoder.past, rows, capacity)
         self._steps: _Steps | None = None
 
-    def add(self, ids: Array) -> Array:
+    def add(self, ids: Array, *, logits: bool = True) -> Array | None:
         first, (new, length) = self.rows, ids.shape
-        if first + new > self.cache.rows or length + 1 > self.cache.capacity:
-            self._resize(max(first + new, self.cache.rows), max(length + 1, self.cache.capacity))
+        self._fit(first + new, length)
         self.cache.lengths[first : first + new] = 0
         self.rows += new
-        return self.read(first, ids)
+        return self._read(first, ids, logits=logits)
 
-    def read(self, first: int, ids: Array) -> Array:
-        """Read more tokens of rows that are there, (rows, length) of the rows from `first` on."""
-        count = ids.shape[1]
-        if count > ALONE:
-            self._run(first, ids[:, :-1], logits=False)
-            ids = ids[:, -1:]
-        logits = self._run(first, ids, logits=True)
-        assert logits is not None
-        return logits
+    def extend(self, ids: Array, *, logits: bool = True) -> Array | None:
+        last = self.rows - 1
+        self._fit(self.rows, int(self.cache.lengths[last]) + ids.shape[1])
+        return self._read(last, ids, logits=logits)
 
     def step(self, tokens: Array) -> Array:
-        rows, lengths = self.rows, self.cache.lengths
+        rows, lengths = len(tokens), self.cache.lengths
         longest = int(lengths[:rows].max())
-        if longest >= self.cache.capacity:
-            self._resize(self.cache.rows, 2 * self.cache.capacity)
+        self._fit(self.rows, longest + 1)
         if self._steps is None or self._steps.rows != rows or self._steps.width <= longest:
             width = min(-(-(longest + 1) // WIDTH) * WIDTH, self.cache.capacity)
             self._steps = _Steps(self.decoder, self.cache, rows, width)
@@ -115,17 +130,49 @@ class SharedBatch:
         lengths[:rows] += 1
         return logits
 
+    def verify(self, tokens: Array) -> Array:
+        self._fit(1, int(self.cache.lengths[0]) + len(tokens))
+        found = self._run(0, tokens[None], logits=True)
+        self._steps = None  # its mask knows nothing of these tokens
+        assert found is not None
+        logits: Array = found[0]
+        return logits
+
+    def cut(self, row: int, length: int) -> None:
+        self.cache.lengths[row] = length
+
+    def read(self, row: int, length: int) -> list[Array]:
+        return self.cache.read(row, length)
+
+    def insert(self, arrays: Sequence[Array]) -> None:
+        self._fit(self.rows + 1, arrays[0].shape[1])
+        self.cache.write(self.rows, arrays)
+        self.rows += 1
+
+    def reserve(self, capacity: int) -> None:
+        self._fit(self.rows, capacity)
+
     def keep(self, order: Array, since: int = 0) -> None:
-        if len(order) > self.cache.rows:
-            self._resize(len(order), self.cache.capacity)
+        self._fit(len(order), 0)
         self.cache.reorder(order, since)
         self.rows = len(order)
-        if self._steps is not None and self._steps.rows == self.rows:
-            self._steps.look(self.cache.lengths[: self.rows])
+        if self._steps is not None:
+            self._steps.look(self.cache.lengths[: self._steps.rows])
 
-    def _resize(self, rows: int, capacity: int) -> None:
-        self.cache.resize(rows, capacity)
-        self._steps = None
+    def _fit(self, rows: int, length: int) -> None:
+        """Make the buffers larger where they are too small."""
+        have = self.cache.capacity
+        if rows > self.cache.rows or length > have:
+            longer = max(length, 2 * have) if length > have else have
+            self.cache.resize(max(rows, self.cache.rows), longer)
+            self._steps = None
+
+    def _read(self, first: int, ids: Array, *, logits: bool) -> Array | None:
+        if not logits or ids.shape[1] > ALONE:
+            self._run(first, ids[:, :-1] if logits else ids, logits=False)
+            ids = ids[:, -1:]
+        found = self._run(first, ids, logits=True) if logits else None
+        return None if found is None else found[:, -1]
 
     def _run(self, first: int, ids: Array, *, logits: bool) -> Array | None:
         """Read tokens behind what the rows hold, which is the same length for all of them."""
@@ -148,9 +195,7 @@ class SharedBatch:
             binding.bind_output("logits", "cpu")
         session.run_bound(binding, partly=not logits)
         cache.lengths[first : first + rows] = total
-        if not logits:
-            return None
-        found: Array = binding.get_outputs()[-1].numpy()[:, -1]
+        found: Array | None = binding.get_outputs()[-1].numpy() if logits else None
         return found
 
 
@@ -195,17 +240,19 @@ class _Steps:
 class GrowingBatch:
     """Rows of a graph that gives its whole cache in each step: padded to the longest, on the graph's side."""
 
+    chunks = False
+
     def __init__(self, decoder: Decoder) -> None:
         self.decoder, self.rows = decoder, 0
         self.lengths = np.zeros(0, np.int64)
         self.width = 0
         self.past: list[Any] = []
 
-    def add(self, ids: Array) -> Array:
+    def add(self, ids: Array, *, logits: bool = True) -> Array:  # noqa: ARG002
         new, length = ids.shape
         empty = [self._empty(port, new) for port in self.decoder.past]
         positions = np.broadcast_to(np.arange(length), ids.shape)
-        logits, past = self._run(ids, np.ones_like(ids), positions, empty)
+        found, past = self._run(ids, np.ones_like(ids), positions, empty)
         width = max(length, self.width)
         if self.rows:
             joined = []
@@ -215,7 +262,25 @@ class GrowingBatch:
             past = joined
         self.lengths = np.concatenate([self.lengths, np.full(new, length)])
         self.rows, self.width, self.past = self.rows + new, width, past
-        return logits
+        return found
+
+    def reserve(self, capacity: int) -> None:
+        """Nothing to do: it grows by itself."""
+
+    def extend(self, ids: Array, *, logits: bool = True) -> Array | None:
+        raise NotImplementedError
+
+    def verify(self, tokens: Array) -> Array:
+        raise NotImplementedError
+
+    def cut(self, row: int, length: int) -> None:
+        raise NotImplementedError
+
+    def read(self, row: int, length: int) -> list[Array]:
+        raise NotImplementedError
+
+    def insert(self, arrays: Sequence[Array]) -> None:
+        raise NotImplementedError
 
     def step(self, tokens: Array) -> Array:
         positions = self.lengths[:, None]
