@@ -16,7 +16,7 @@ import transformers
 from onnxruntime import InferenceSession
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-from wherry.generation import Decoder, GenerationConfig, make_sampler
+from wherry.generation import Decoder, GenerationConfig, generate
 from wherry.session import Session
 from wherry_exporter.build import trace_verified, write_variant
 from wherry_exporter.entries import Entries
@@ -319,9 +319,7 @@ def test_decoder(name, folder):
     assert traced.padding_side == side
     rows = [np.random.default_rng(seed).integers(5, 120, length).tolist() for seed, length in enumerate((3, 9, 5))]
     decoder = Decoder(Session(folder / "onnx/model.onnx", device="cpu"), side)
-    config = GenerationConfig(max_new_tokens=32)
-    found = np.stack(list(decoder.steps(rows, config, make_sampler(config))), 1)
-    for row, tokens in zip(rows, found.tolist(), strict=True):
+    for row, tokens in zip(rows, generate(decoder, rows, GenerationConfig(max_new_tokens=32)), strict=True):
         ids = torch.tensor([row])
         expected = model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False, eos_token_id=None

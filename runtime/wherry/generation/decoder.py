@@ -106,6 +106,7 @@ class SharedBatch:
         self.decoder, self.rows = decoder, 0
         self.cache = SharedCache(decoder.past, rows, capacity)
         self._steps: _Steps | None = None
+        self._moved = False  # whether rows have changed otherwise than by a step
 
     def add(self, ids: Array, *, logits: bool = True) -> Array | None:
         first, (new, length) = self.rows, ids.shape
@@ -126,6 +127,9 @@ class SharedBatch:
         if self._steps is None or self._steps.rows != rows or self._steps.width <= longest:
             width = min(-(-(longest + 1) // WIDTH) * WIDTH, self.cache.capacity)
             self._steps = _Steps(self.decoder, self.cache, rows, width)
+        elif self._moved:
+            self._steps.look(lengths[:rows])
+        self._moved = False
         logits = self._steps.run(tokens, lengths[:rows])
         lengths[:rows] += 1
         return logits
@@ -133,13 +137,13 @@ class SharedBatch:
     def verify(self, tokens: Array) -> Array:
         self._fit(1, int(self.cache.lengths[0]) + len(tokens))
         found = self._run(0, tokens[None], logits=True)
-        self._steps = None  # its mask knows nothing of these tokens
         assert found is not None
         logits: Array = found[0]
         return logits
 
     def cut(self, row: int, length: int) -> None:
         self.cache.lengths[row] = length
+        self._moved = True
 
     def read(self, row: int, length: int) -> list[Array]:
         return self.cache.read(row, length)
@@ -156,8 +160,7 @@ class SharedBatch:
         self._fit(len(order), 0)
         self.cache.reorder(order, since)
         self.rows = len(order)
-        if self._steps is not None:
-            self._steps.look(self.cache.lengths[: self._steps.rows])
+        self._moved = True
 
     def _fit(self, rows: int, length: int) -> None:
         """Make the buffers larger where they are too small."""
@@ -195,6 +198,7 @@ class SharedBatch:
             binding.bind_output("logits", "cpu")
         session.run_bound(binding, partly=not logits)
         cache.lengths[first : first + rows] = total
+        self._moved = True
         found: Array | None = binding.get_outputs()[-1].numpy() if logits else None
         return found
 

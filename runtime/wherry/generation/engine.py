@@ -340,6 +340,15 @@ class Engine:
         return self.batch
 
 
+def generate(decoder: Decoder, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> list[list[int]]:
+    """The tokens that follow each prompt, those of each of its sequences one after another."""
+    engine = Engine(decoder, max_rows=max(1, len(prompts)) * config.num_return_sequences)
+    requests = [engine.submit(prompt, config) for prompt in prompts]
+    for _ in engine.run():
+        pass
+    return [each.ids[len(request.prompt) :].tolist() for request in requests for each in request.choosers]
+
+
 def search(decoder: Decoder, prompt: Sequence[int], config: GenerationConfig) -> list[Hypothesis]:
     """Continue a prompt by beam search; gives its hypotheses, the best first."""
     width, limit = config.num_beams, limit_of(config, prompt)
