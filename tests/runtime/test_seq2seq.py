@@ -81,30 +81,13 @@ def test_whisper_by_beams(graphs, model, states):
 
 # ------------------------------------------------------------------------------------------------- text to text
 
-WORDS = "the river is wide and a light boat carries goods across it every day in summer".split()  # noqa: SIM905
-    "the",
-    "river",
-    "is",
-    "wide",
-    "and",
-    "a",
-    "light",
-    "boat",
-    "carries",
-    "goods",
-    "across",
-    "it",
-    "every",
-    "day",
-    "in",
-    "summer",
-]
-TEXTS = ["the river is wide", "a light boat carries goods across it every day in summer and the boat is light", "it is"]
+SENTENCE = "the river is wide and a light boat carries goods across it every day in summer"
+TEXTS = ["the river is wide", "a light boat carries goods across it every day in summer and is light", "it is"]
 
 
 def checkpoint(folder, name, settings, special):
     """A tiny random model with a tokenizer of whole words, `</s>` behind each text and a language before it."""
-    vocabulary = {token: number for number, token in enumerate([*special, *WORDS])}
+    vocabulary = {token: number for number, token in enumerate([*special, *dict.fromkeys(SENTENCE.split())])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.add_special_tokens(list(special))

@@ -74,6 +74,10 @@ class Tokenizer:
         """The names of the model's chat templates; none where it has no chat template."""
         return self._chat.names
 
+    def to_json(self) -> str:
+        """The tokenizer as the JSON that `tokenizers` reads and writes."""
+        return str(self._rust.to_str())
+
     def token_to_id(self, token: str) -> int | None:
         """The id of exactly this token, or None where the vocabulary lacks it."""
         token_id: int | None = self._rust.token_to_id(token)

@@ -17,6 +17,7 @@ from wherry.generation.beams import Beams, Hypothesis
 from wherry.generation.cache import bytes_per_token
 from wherry.generation.config import GenerationConfig
 from wherry.generation.decoder import Batch, Decoder, Given, together
+from wherry.generation.grammar import Grammar
 from wherry.generation.prefix import PrefixCache
 from wherry.generation.sampling import Chooser
 from wherry.generation.speculation import lookup
@@ -37,6 +38,7 @@ class Request:
         config: how.
         limit: tokens that may follow.
         given: what else the graph takes, a row each, such as `encoder_hidden_states` (1, length, size).
+        grammar: the form that its texts must have.
         deadline: by `time.monotonic()`; it ends with the step in which that is past.
         cancelled: sequences that end before their next step; see `cancel`.
         choosers: one for each sequence, with its ids and log-probabilities, once the prompt is read.
@@ -46,6 +48,7 @@ class Request:
     config: GenerationConfig
     limit: int
     given: Given
+    grammar: Grammar | None = None
     deadline: float | None = None
     cancelled: set[int] = field(default_factory=set)
     choosers: list[Chooser] = field(default_factory=list)
@@ -114,18 +117,26 @@ class Engine:
         self.batch: Batch | None = None
         self.turn = False
 
-    def submit(self, prompt: Sequence[int], config: GenerationConfig, given: Given | None = None) -> Request:
+    def submit(
+        self,
+        prompt: Sequence[int],
+        config: GenerationConfig,
+        given: Given | None = None,
+        grammar: Grammar | None = None,
+    ) -> Request:
         """Add a request; its prompt is read in one of the next steps.
 
         Args:
             prompt: token ids, at least one; those that the decoder begins with where there is an encoder.
-            given: see `Request`.
+            given, grammar: see `Request`.
 
         Raises:
             InputError: it can never fit into what this engine may hold.
         """
         deadline = None if config.max_time is None else time.monotonic() + config.max_time
-        request = Request(np.asarray(prompt, np.int64), config, limit_of(config, prompt), given or {}, deadline)
+        request = Request(
+            np.asarray(prompt, np.int64), config, limit_of(config, prompt), given or {}, grammar, deadline
+        )
         rows = config.num_return_sequences
         if rows > self.max_rows:
             raise InputError(f"num_return_sequences is {rows}, and {self.max_rows} sequences may run at once")
@@ -282,7 +293,8 @@ class Engine:
         return events
 
     def _first(self, request: Request, index: int, logits: Array) -> tuple[_Row, Event]:
-        request.choosers.append(Chooser(request.config, request.prompt.tolist(), len(logits), index))
+        constraint = None if request.grammar is None else request.grammar.start()
+        request.choosers.append(Chooser(request.config, request.prompt.tolist(), len(logits), index, constraint))
         row = _Row(request, index, 0, frozenset(request.config.eos_token_ids))
         return row, self._choose(row, logits)
 

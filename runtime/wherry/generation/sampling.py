@@ -8,6 +8,7 @@ import numpy as np
 
 from wherry.errors import InputError, SessionError
 from wherry.generation.config import GenerationConfig
+from wherry.generation.grammar import Constraint
 from wherry.generation.processors import TopK, largest, log_softmax, processors
 
 Array = np.ndarray[Any, Any]
@@ -31,18 +32,26 @@ class TokenLogprob:
 class Chooser:
     """Chooses a row's tokens one by one, with random numbers of its own: other rows never change what it draws."""
 
-    def __init__(self, config: GenerationConfig, prompt: Sequence[int], vocabulary: int, index: int = 0) -> None:
+    def __init__(
+        self,
+        config: GenerationConfig,
+        prompt: Sequence[int],
+        vocabulary: int,
+        index: int = 0,
+        constraint: Constraint | None = None,
+    ) -> None:
         """Begin a row.
 
         Args:
             prompt: its ids so far; those of the decoder where there is an encoder too.
             vocabulary: how many logits a row has.
+            constraint: rules out tokens that would break a form.
             index: which of the `num_return_sequences` of this prompt it is; each draws differently.
 
         Raises:
             InputError: a token to be favored or forced that the model does not have.
         """
-        self.config = config
+        self.config, self.constraint = config, constraint
         self.processors = processors(config, len(prompt), vocabulary)
         # The seed that SeedSequence(seed).spawn gives the index-th.
         self.random = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(index,)))
@@ -56,6 +65,11 @@ class Chooser:
         """The prompt and the tokens chosen so far."""
         return self.room[: self.length]
 
+    @property
+    def complete(self) -> bool:
+        """Whether the row has the form that it must have, and nothing may follow."""
+        return self.constraint is not None and self.constraint.complete
+
     def choose(self, logits: Array) -> int:
         """The next token, from the model's logits: float (vocabulary,), left as they are.
 
@@ -68,7 +82,10 @@ class Chooser:
             raise SessionError(
                 f"the model gave {logits[best]} for a logit: run it in float32, or pass remove_invalid_values=True"
             )
-        token = best if not self.processors and not self.config.do_sample else self._processed(logits)
+        plain = not self.processors and not self.config.do_sample and self.constraint is None
+        token = best if plain else self._processed(logits)
+        if self.constraint is not None:
+            self.constraint.accept(token)
         if self.config.logprobs:
             self.logprobs.append(self._logprob(logits, token))
         if self.length == self.room.size:
@@ -80,6 +97,8 @@ class Chooser:
     def _processed(self, logits: Array) -> int:
         scores = np.array(logits, np.float32)
         kept = None
+        if self.constraint is not None:
+            self.constraint.allow(scores)
         with np.errstate(over="ignore", invalid="ignore"):
             for processor in self.processors:
                 if isinstance(processor, TopK):

@@ -2,10 +2,12 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from wherry.errors import InputError
 from wherry.generation import Decoder, Engine, GenerationConfig, search
+from wherry.generation.grammar import FORMS, Grammar, Vocabulary
 from wherry.pipelines.base import Pipeline
 from wherry.pipelines.generated import defaults, pieces, whole
 
@@ -40,8 +42,9 @@ class TextGenerationPipeline(Pipeline):
             return_full_text: whether the result begins with the prompt or the chat's messages.
             truncation: cut the beginning of a prompt that is longer than the model takes, instead of refusing it.
             batch_size: how many sequences run together.
-            options: fields of `GenerationConfig`. `stop_strings` are not part of the result; with `logprobs` a result
-                also has `logprobs`, a list of `TokenLogprob`.
+            options: fields of `GenerationConfig`, and one of `json_schema`, `regex`, `lark` and `choices`: the form
+                that the new text must have (extra `grammar`; see `Grammar`). `stop_strings` are not part of the result;
+                with `logprobs` a result also has `logprobs`, a list of `TokenLogprob`.
 
         Raises:
             InputError: an empty prompt, one that does not fit the model's context, or an unknown option.
@@ -50,11 +53,12 @@ class TextGenerationPipeline(Pipeline):
         prompts, single = _prompts(inputs)
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        grammar = self._grammar(options)
         config = self._config(options)
         rows = [self._encode(prompt, config, truncation) for prompt in prompts]
         results = [
             [_result(_joined(prompt, text) if return_full_text else text, logprobs) for text, logprobs in found]
-            for prompt, found in zip(prompts, self._continued(rows, config, batch_size), strict=True)
+            for prompt, found in zip(prompts, self._continued(rows, config, grammar, batch_size), strict=True)
         ]
         return results[0] if single else results
 
@@ -66,12 +70,13 @@ class TextGenerationPipeline(Pipeline):
         prompts, single = _prompts(inputs)
         if not single:
             raise InputError("a stream is of one prompt or chat, not of a list of them")
+        grammar = self._grammar(options)
         config = self._config(options)
         if config.num_beams > 1 or config.num_return_sequences > 1:
             raise InputError("a stream is of one text: leave num_beams and num_return_sequences out")
         row = self._encode(prompts[0], config, truncation)
         engine = self._engine(1)
-        engine.submit(row, config)
+        engine.submit(row, config, grammar=grammar)
         return (piece for _, _, piece in pieces(self.tokenizer, engine, config))
 
     def _config(self, options: Mapping[str, Any]) -> GenerationConfig:
@@ -80,20 +85,33 @@ class TextGenerationPipeline(Pipeline):
             config = config.updated(max_length=min(self.context, config.max_length or self.context))
         return config
 
+    def _grammar(self, options: dict[str, Any]) -> Grammar | None:
+        """Take the form that a text must have out of the options."""
+        form = {name: value for name in FORMS if (value := options.pop(name, None)) is not None}
+        return Grammar(self._vocabulary, **form) if form else None
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        size = self.session.outputs["logits"].shape[-1]
+        assert isinstance(size, int)
+        return Vocabulary(self.tokenizer, size, self.defaults.eos_token_ids)
+
     def _engine(self, rows: int) -> Engine:
         return Engine(self.decoder, max_rows=rows if self.bundle.padding_side else 1)
 
     def _continued(
-        self, rows: Sequence[list[int]], config: GenerationConfig, batch_size: int
+        self, rows: Sequence[list[int]], config: GenerationConfig, grammar: Grammar | None, batch_size: int
     ) -> list[list[tuple[str, Any]]]:
         """For each prompt its texts, each with the log-probabilities of its tokens where they are asked for."""
         if config.num_beams > 1:
+            if grammar is not None:
+                raise InputError("beam search keeps to no form: leave num_beams out")
             return [
                 [(whole(self.tokenizer, found.tokens, config), None) for found in search(self.decoder, row, config)]
                 for row in rows
             ]
         engine = self._engine(max(batch_size, config.num_return_sequences))
-        requests = [engine.submit(row, config) for row in rows]
+        requests = [engine.submit(row, config, grammar=grammar) for row in rows]
         texts = {request: [""] * config.num_return_sequences for request in requests}
         for request, index, piece in pieces(self.tokenizer, engine, config):
             texts[request][index] += piece
