@@ -19,7 +19,7 @@ from wherry_exporter.probe import CALIBRATION
 from wherry_exporter.probes import position_limit
 from wherry_exporter.runners import Feed, TorchRunner
 from wherry_exporter.tasks import TASKS, shape_of
-from wherry_exporter.vision_language import image_inputs
+from wherry_exporter.images import graph_images, image_inputs, joined
 
 RANDOM = 8
 """Random inputs to calibrate with."""
@@ -94,7 +94,7 @@ class Entries:
 
     def _with_images(self, seed: int) -> Feed:
         model: Any = self.checkpoint.model
-        tensors = image_inputs(model, rows=2, seed=seed)
+        tensors = graph_images(joined(image_inputs(model, rows=2, seed=seed)))
         tensors |= random_inputs(model, ["input_ids", "attention_mask"], batch=2, scale=2, seed=seed)
         with torch.no_grad():
             tensors["inputs_embeds"] = model.get_input_embeddings()(tensors["input_ids"])

@@ -158,7 +158,7 @@ class DecoderProbe:
 
     def losses(self, graphs: Graphs) -> tuple[float, float]:
         logits = self._forced(self._open(graphs), [self.prose], 0)[0]
-        return self.prose_loss, _loss(logits, self.prose)
+        return self.prose_loss, loss(logits, self.prose)
 
     def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
         session = self._open(graphs)
@@ -193,7 +193,7 @@ class DecoderProbe:
 
     def _prose_loss(self) -> float:
         logits = self.model(input_ids=torch.from_numpy(self.prose[None])).logits[0]
-        return _loss(logits.numpy(), self.prose)
+        return loss(logits.numpy(), self.prose)
 
     def _forced(self, session: Session, rows: Sequence[Array], steps: int) -> list[Array]:
         """Logits at each position of each row: all but the last `steps` tokens as a prefill, those one at a time."""
@@ -374,7 +374,7 @@ def _tensors(feed: Feed) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array) for name, array in feed.items()}
 
 
-def _loss(logits: Array, ids: Array) -> float:
+def loss(logits: Array, ids: Array) -> float:
     """Mean negative log-likelihood of each token given those before it."""
     losses = []
     for row, token in zip(logits[:-1], ids[1:], strict=True):  # one by one, for all at once are large in float64
