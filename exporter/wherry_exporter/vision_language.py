@@ -53,13 +53,19 @@ class _Features:
 class _VisionEncoder(nn.Module):
     """Images to their features, as the last layer gives them, before they are cut into one tensor per row of text."""
 
-    def __init__(self, model: Any, last: nn.Module, lowering: Lowering | None) -> None:
+    def __init__(self, model: Any, last: nn.Module | None, lowering: Lowering | None) -> None:
         super().__init__()
         self.model, self.last, self.lowering = model, last, lowering
+        self.takes = image_parameters(model)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         if self.lowering:
             self.lowering.begin(None)
+        size = tuple(inputs["pixel_values"].shape[2:])
+        whole: dict[str, Any] = {"image_sizes": [size], "batch_num_images": [2]}  # more than one is not cut into tiles
+        given = inputs | {name: value for name, value in whole.items() if name in self.takes}
+        if self.last is None:
+            return features_of(self.model, given)
         found: list[_Features] = []
 
         def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> _Features:
@@ -67,21 +73,8 @@ class _VisionEncoder(nn.Module):
             return found[0]
 
         with suppress(_Found), self.last.register_forward_hook(keep):
-            self.model.get_image_features(**inputs)
+            self.model.get_image_features(**given)
         return found[0].features
-
-
-class _WholeImage(nn.Module):
-    """An image to its features, by a model that loops over images, and takes their sizes to cut off their padding."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model, self.takes = model, image_parameters(model)
-
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        size = tuple(inputs["pixel_values"].shape[2:])
-        sizes: dict[str, Any] = {"image_sizes": [size], "batch_num_images": [2]}  # more than one: no tiles
-        return features_of(self.model, inputs | {name: sizes[name] for name in sizes if name in self.takes})
 
 
 class _PackedImages(nn.Module):
@@ -96,8 +89,8 @@ class _PackedImages(nn.Module):
         return torch.cat([output.pooler_output, *(getattr(output, "deepstack_features", None) or [])], -1)
 
 
-def _last_layer(model: Any, inputs: Mapping[str, Tensor]) -> nn.Module:
-    """The module whose output is the features of all images."""
+def _last_layer(model: Any, inputs: Mapping[str, Tensor]) -> nn.Module | None:
+    """The module whose output is the features of all images; None where more is done to them."""
     outputs: list[tuple[nn.Module, Any]] = []
 
     def keep(module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -111,7 +104,7 @@ def _last_layer(model: Any, inputs: Mapping[str, Tensor]) -> nn.Module:
         same_size = isinstance(output, Tensor) and output.numel() == features.numel()
         if same_size and torch.equal(output.reshape(features.shape), features):
             return module
-    raise ExportError("no layer gives the images' features as they are")
+    return None
 
 
 class _Embeddings(nn.Module):
@@ -157,12 +150,13 @@ def _fused_vision(model: Any) -> ir.Model:
 
 def _plain_vision(model: Any) -> ir.Model:
     images = _images(model)
-    if "image_sizes" in images:
-        return _trace_vision(model, _WholeImage(model), {"pixel_values": images["pixel_values"][:1]})
     if "image_grid_thw" in images:
         with packed_images(model) as tower:
             return _trace_vision(model, _PackedImages(tower), images)
-    return _trace_vision(model, _VisionEncoder(model, _last_layer(model, images), None), images)
+    module = _VisionEncoder(model, _last_layer(model, images), None)
+    if "image_sizes" in images:  # a loop over images
+        images = {"pixel_values": images["pixel_values"][:1]}
+    return _trace_vision(model, module, images)
 
 
 def _images(model: Any) -> dict[str, Tensor]:
