@@ -98,7 +98,18 @@ class Entries:
         tensors |= random_inputs(model, ["input_ids", "attention_mask"], batch=2, scale=2, seed=seed)
         with torch.no_grad():
             tensors["inputs_embeds"] = model.get_input_embeddings()(tensors["input_ids"])
-        return {name: np.asarray(value.numpy()) for name, value in tensors.items()}
+            if model.config.is_encoder_decoder:
+                states = model.get_encoder()(
+                    inputs_embeds=tensors["inputs_embeds"], attention_mask=tensors["attention_mask"]
+                )
+                tensors["encoder_hidden_states"] = states.last_hidden_state
+                tensors["encoder_attention_mask"] = tensors["attention_mask"]
+                tensors["use_cache_branch"] = torch.tensor([False])
+            elif added_layers(model):
+                tensors["inputs_embeds"] = tensors["inputs_embeds"].repeat(1, 1, 1 + added_layers(model))
+        tensors["token_type_ids"] = torch.zeros_like(tensors["input_ids"])
+        known = {name: np.asarray(value.numpy()) for name, value in tensors.items()}
+        return known | {"grid_thw": known["image_grid_thw"]} if "image_grid_thw" in known else known
 
 
 def _names(model: Any, shape: str) -> list[str]:

@@ -84,7 +84,9 @@ def image_axes(images: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
 
 
 def takes_other_sizes(model: Any) -> bool:
-    """Whether a model runs on images of another size than its configuration's."""
+    """Whether a model that is told the sizes of images runs on another than its configuration's."""
+    if not {"image_sizes", "image_grid_thw"} & set(image_parameters(model)):
+        return False
     try:
         with torch.no_grad():
             features_of(model, joined(image_inputs(model, rows=2, seed=0, scale=2)))

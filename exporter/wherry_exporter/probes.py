@@ -44,6 +44,8 @@ class Session(Protocol):
 
     def get_inputs(self) -> Any: ...
 
+    def get_outputs(self) -> Any: ...
+
     def run(self, output_names: Any, input_feed: Any) -> Any: ...
 
 
@@ -233,12 +235,8 @@ class EncoderDecoderProbe:
             self.feeds = [
                 _arrays(random_inputs(self.model, self.names, batch=batch, scale=1, seed=batch)) for batch in (1, 3)
             ]
-        self.rows, self.expected = [], []
-        for feed in self.feeds:
-            states = self.model.get_encoder()(**_tensors(feed))
-            rows, logits = self._greedy(feed, states)
-            self.rows.append(rows)
-            self.expected.append(logits)
+        answers = [self._greedy(feed, self.model.get_encoder()(**_tensors(feed))) for feed in self.feeds]
+        self.rows, self.expected = [rows for rows, _ in answers], [logits for _, logits in answers]
 
     def _greedy(self, feed: Feed, states: Any) -> tuple[Array, Array]:
         """The original's own first tokens, and its logits for them."""
@@ -250,9 +248,9 @@ class EncoderDecoderProbe:
         return ids[:, :-1].numpy(), logits.numpy()
 
     def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
-        encoder, decoder = open_session(graphs["encoder_model"]), open_session(graphs["decoder_model_merged"])
+        encode, decoder = self._open(graphs)
         for feed, rows, logits in zip(self.feeds, self.rows, self.expected, strict=True):
-            states = encoder.run(None, feed)[0]
+            states = encode(feed)
             steps = np.concatenate(list(self._steps(decoder, states, feed.get("attention_mask"), rows)), 1)
             size = logits.shape[-1]
             yield "logits", (logits.reshape(-1, size), steps.reshape(-1, size))
@@ -261,9 +259,7 @@ class EncoderDecoderProbe:
         return None
 
     def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        encoder, decoder = (
-            open_session(graphs[role], keep_memory=True) for role in ("encoder_model", "decoder_model_merged")
-        )
+        encode, decoder = self._open(graphs, keep_memory=True)
         feed, rows = self.feeds[0], self.rows[0]
         tensors, ids = _tensors(feed), torch.from_numpy(rows)
 
@@ -280,12 +276,19 @@ class EncoderDecoderProbe:
                 outputs.encoder_last_hidden_state = states[0]
 
         def run_graphs() -> None:
-            for _ in self._steps(decoder, encoder.run(None, feed)[0], feed.get("attention_mask"), rows):
+            for _ in self._steps(decoder, encode(feed), feed.get("attention_mask"), rows):
                 pass
 
         return run_torch, run_graphs
 
-    def _steps(self, decoder: InferenceSession, states: Array, mask: Array | None, rows: Array) -> Any:
+    def _open(self, graphs: Graphs, *, keep_memory: bool = False) -> tuple[Callable[[Feed], Array], Session]:
+        """What computes the encoder's states, and the decoder."""
+        encoder, decoder = (
+            open_session(graphs[role], keep_memory=keep_memory) for role in ("encoder_model", "decoder_model_merged")
+        )
+        return lambda feed: np.asarray(encoder.run(None, feed)[0]), decoder
+
+    def _steps(self, decoder: Session, states: Array, mask: Array | None, rows: Array) -> Any:
         """Logits of a prefill of all but the last tokens, then of those one at a time."""
         ports = [port.name for port in decoder.get_inputs()]
         names = [port.name for port in decoder.get_outputs()]

@@ -19,10 +19,12 @@ from wherry_exporter.probes import (
     STEPS,
     Array,
     DecoderProbe,
+    EncoderDecoderProbe,
     Feed,
     Graphs,
     ModelProbe,
     Pair,
+    Session,
     loss,
     open_session,
     position_limit,
@@ -102,6 +104,64 @@ class VisionLanguageProbe(DecoderProbe):
         return prompt | {name: kinds for name in ("token_type_ids", "mm_token_type_ids") if name in takes}
 
 
+class SeeingPairProbe(EncoderDecoderProbe):
+    """An encoder over embeddings of tokens and images, and a decoder over its states and past_key_values."""
+
+    def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
+        self.model: Any = checkpoint.model
+        self.image_token = int(self.model.config.image_token_id)
+        tokenizer = Tokenizer.load(folder)
+        self.feeds, answers = [], []
+        for rows, scale in ((SENTENCES[1:4], 1), (SENTENCES[4:5], 2 if takes_other_sizes(self.model) else 1)):
+            images = joined(image_inputs(self.model, rows=len(rows), seed=len(rows), scale=scale))
+            features = features_of(self.model, images)
+            seen = np.full((len(rows), len(features) // len(rows)), self.image_token)
+            read = tokenizer.encode(list(rows), max_length=24)
+            ids = np.concatenate([seen, read.input_ids], 1)
+            mask = np.concatenate([np.ones_like(seen), read.attention_mask], 1)
+            embeddings = self.model.get_input_embeddings()(torch.from_numpy(ids))
+            embeddings[torch.from_numpy(ids == self.image_token)] = features
+            states = self.model.get_encoder()(inputs_embeds=embeddings, attention_mask=torch.from_numpy(mask))
+            feed = {"input_ids": ids, "attention_mask": mask, "pixel_values": images["pixel_values"].numpy()}
+            self.feeds.append(feed)
+            answers.append(self._greedy(feed, states))
+        self.rows, self.expected = [ids for ids, _ in answers], [logits for _, logits in answers]
+
+    def _open(self, graphs: Graphs, *, keep_memory: bool = False) -> tuple[Callable[[Feed], Array], Session]:
+        vision, embeddings, encoder, decoder = (
+            open_session(graphs[role], keep_memory=keep_memory)
+            for role in ("vision_encoder", "embed_tokens", "encoder_model", "decoder_model_merged")
+        )
+
+        def encode(feed: Feed) -> Array:
+            ids = feed["input_ids"]
+            embedded = embeddings.run(None, {"input_ids": ids})[0]
+            features = vision.run(None, {"pixel_values": feed["pixel_values"]})[0]
+            embedded[ids == self.image_token] = features.reshape(-1, features.shape[-1])
+            given = {"inputs_embeds": embedded, "attention_mask": feed["attention_mask"]}
+            return np.asarray(encoder.run(None, given)[0])
+
+        return encode, _Embedded(embeddings, decoder)
+
+
+class _Embedded:
+    """A decoder of embeddings that runs as one of tokens."""
+
+    def __init__(self, embeddings: Session, decoder: Session) -> None:
+        self.embeddings, self.decoder = embeddings, decoder
+
+    def get_inputs(self) -> Any:
+        return [*self.embeddings.get_inputs(), *self.decoder.get_inputs()]
+
+    def get_outputs(self) -> Any:
+        return self.decoder.get_outputs()
+
+    def run(self, output_names: Any, input_feed: Feed) -> Any:
+        feed = dict(input_feed)
+        embedded = self.embeddings.run(None, {"input_ids": feed.pop("input_ids")})[0]
+        return self.decoder.run(output_names, {"inputs_embeds": embedded, **feed})
+
+
 def text_positions(length: int) -> Array:
     """Positions of as many tokens, in time, height and width."""
     return np.tile(np.arange(length), (3, 1))
@@ -143,6 +203,9 @@ class Spliced:
 
     def get_inputs(self) -> Any:
         return self.decoder.get_inputs()
+
+    def get_outputs(self) -> Any:
+        return self.decoder.get_outputs()
 
     def run(self, output_names: Any, input_feed: Feed) -> Any:
         feed = dict(input_feed)

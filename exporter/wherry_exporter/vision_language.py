@@ -28,6 +28,7 @@ from wherry_exporter.images import (
 from wherry_exporter.inputs import BATCH, FIXED, SEQUENCE
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
+from wherry_exporter.pair import fused_encoder_and_decoder, plain_encoder_and_decoder
 
 GRIDS = {"qwen2_vl": "grid_thw"}
 """What transformers.js calls `image_grid_thw` otherwise."""
@@ -121,6 +122,11 @@ def _trace(checkpoint: Checkpoint, *, fused_vision: bool, fused_text: bool) -> T
     model: Any = checkpoint.model
     if not hasattr(model, "get_image_features"):
         raise ExportError("it tells no features of images from its decoder")
+    encoder_decoder = model.config.is_encoder_decoder
+    if encoder_decoder:
+        graphs = dict((fused_encoder_and_decoder if fused_text else plain_encoder_and_decoder)(checkpoint).graphs)
+    else:
+        graphs = {"decoder_model_merged": (fused_decoder if fused_text else plain_decoder)(model, "inputs_embeds")}
     embeddings = convert(
         _Embeddings(model),
         {"input_ids": torch.ones(2, 3, dtype=torch.int64)},
@@ -131,9 +137,9 @@ def _trace(checkpoint: Checkpoint, *, fused_vision: bool, fused_text: bool) -> T
     graphs = {
         "vision_encoder": (_fused_vision if fused_vision else _plain_vision)(model),
         "embed_tokens": name_axes(embeddings, {"input_ids": (BATCH, SEQUENCE)}),
-        "decoder_model_merged": (fused_decoder if fused_text else plain_decoder)(model, "inputs_embeds"),
+        **graphs,
     }
-    return Traced(graphs, padding_side="right" if fused_text else "left")
+    return Traced(graphs, padding_side="right" if fused_text or encoder_decoder else "left")
 
 
 def _fused_vision(model: Any) -> ir.Model:
