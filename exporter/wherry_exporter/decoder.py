@@ -75,7 +75,7 @@ class _Decoder(nn.Module):
             inputs["position_ids"] = _positions(attention_mask, tokens.shape[1]) + self.first
         if not self.layers:
             return self.model(**inputs, **cache)
-        own, *added = tokens.split(tokens.shape[2] // (1 + self.layers), 2)
+        own, *added = tokens.chunk(1 + self.layers, 2)
         decoder = self.model.get_decoder()
 
         def add(_module: nn.Module, arguments: Any, given: dict[str, Any]) -> Any:
@@ -122,7 +122,7 @@ class _PlainDecoder(_Decoder):
         return output.logits, pairs_of(cache)
 
 
-class _FirstStep(DynamicCache):
+class _FirstStep(DynamicCache):  # type: ignore[misc]
     """A cache that may be empty yet, so that a model goes on asking which tokens may look ahead."""
 
     is_initialized = False
@@ -162,7 +162,11 @@ def _trace(module: nn.Module, model: Any, tokens: Tokens, shapes: list[tuple[int
         "tokens": {0: batch, 1: Dim.DYNAMIC},
         "attention_mask": {0: batch, 1: Dim.DYNAMIC},
         "more": {
-            name: {at: batch if axis == BATCH else Dim.DYNAMIC for at, axis in enumerate(axes[name]) if isinstance(axis, str)}
+            name: {
+                at: batch if axis == BATCH else Dim.DYNAMIC
+                for at, axis in enumerate(axes[name])
+                if isinstance(axis, str)
+            }
             for name in more
         },
         "past": [(cached, cached) for _ in shapes],

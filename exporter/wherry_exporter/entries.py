@@ -10,8 +10,10 @@ import torch
 from wherry_exporter.calibration import role_feeds, start_token
 from wherry_exporter.convert import Traced
 from wherry_exporter.data import Row
+from wherry_exporter.decoder import added_layers
 from wherry_exporter.examine import Examiner, configuration
 from wherry_exporter.front import Front, batches
+from wherry_exporter.images import graph_images, image_inputs, joined
 from wherry_exporter.inputs import input_names, parameters_of, random_inputs
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.plan import Plan
@@ -19,7 +21,6 @@ from wherry_exporter.probe import CALIBRATION
 from wherry_exporter.probes import position_limit
 from wherry_exporter.runners import Feed, TorchRunner
 from wherry_exporter.tasks import TASKS, shape_of
-from wherry_exporter.images import graph_images, image_inputs, joined
 
 RANDOM = 8
 """Random inputs to calibrate with."""

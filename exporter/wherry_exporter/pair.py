@@ -114,9 +114,7 @@ def _trace_encoder(
         _Encoder(model, lowering), {"inputs": inputs}, {"inputs": shapes}, list(shapes), ["last_hidden_state"]
     )
     embedded = (BATCH, SEQUENCE, "hidden_size")
-    axes = {
-        name: embedded[: inputs[name].ndim] if _embedded(model) else axes_of(model, name) for name in shapes
-    }
+    axes = {name: embedded[: inputs[name].ndim] if _embedded(model) else axes_of(model, name) for name in shapes}
     return name_axes(encoder, {**axes, "last_hidden_state": (BATCH, ENCODER_SEQUENCE, "hidden_size")})
 
 

@@ -110,6 +110,7 @@ class SeeingPairProbe(EncoderDecoderProbe):
     def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
         self.model: Any = checkpoint.model
         self.image_token = int(self.model.config.image_token_id)
+        self.names = ["input_ids", "attention_mask", "pixel_values"]
         tokenizer = Tokenizer.load(folder)
         self.feeds, answers = [], []
         for rows, scale in ((SENTENCES[1:4], 1), (SENTENCES[4:5], 2 if takes_other_sizes(self.model) else 1)):
@@ -168,7 +169,7 @@ def text_positions(length: int) -> Array:
 
 
 def token_positions(model: Any, prompt: Mapping[str, torch.Tensor]) -> Array:
-    """Positions of a prompt's tokens, (3, tokens): those of image tokens are two-dimensional where the model says so."""
+    """Positions of a prompt's tokens, (3, tokens): an image's are in two dimensions where the model says so."""
     given = {name: value for name, value in prompt.items() if name not in ("pixel_values", "token_type_ids")}
     if "image_grid_thw" not in given or not hasattr(model.model, "get_rope_index"):
         return text_positions(prompt["input_ids"].shape[1])
@@ -194,9 +195,9 @@ class Spliced:
 
     def features(self) -> Array:
         """One vector for each image token, in order."""
-        ports = self.vision.get_inputs()
-        given = {port.name: self.images.get(port.name, self.images.get("image_grid_thw")) for port in ports}
-        one_by_one = ports[0].shape[0] == 1
+        names = {port.name for port in self.vision.get_inputs()}
+        given = {name if name in names else "grid_thw": value for name, value in self.images.items()}
+        one_by_one = self.vision.get_inputs()[0].shape[0] == 1
         batches = [{"pixel_values": image[None]} for image in given["pixel_values"]] if one_by_one else [given]
         found = [self.vision.run(None, batch)[0] for batch in batches]
         return np.concatenate([features.reshape(-1, features.shape[-1]) for features in found])

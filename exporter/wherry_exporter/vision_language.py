@@ -92,18 +92,18 @@ class _PackedImages(nn.Module):
 
 def _last_layer(model: Any, inputs: Mapping[str, Tensor]) -> nn.Module | None:
     """The module whose output is the features of all images; None where more is done to them."""
-    outputs: list[tuple[nn.Module, Any]] = []
+    outputs: list[tuple[nn.Module, Tensor]] = []
 
     def keep(module: nn.Module, _inputs: Any, output: Any) -> None:
-        outputs.append((module, output))
+        if isinstance(output, Tensor):
+            outputs.append((module, output))
 
     with torch.no_grad(), ExitStack() as hooks:
         for module in model.modules():
             hooks.enter_context(module.register_forward_hook(keep))
         features = features_of(model, inputs)
     for module, output in reversed(outputs):
-        same_size = isinstance(output, Tensor) and output.numel() == features.numel()
-        if same_size and torch.equal(output.reshape(features.shape), features):
+        if output.numel() == features.numel() and torch.equal(output.reshape(features.shape), features):
             return module
     return None
 
@@ -122,6 +122,9 @@ def _trace(checkpoint: Checkpoint, *, fused_vision: bool, fused_text: bool) -> T
     model: Any = checkpoint.model
     if not hasattr(model, "get_image_features"):
         raise ExportError("it tells no features of images from its decoder")
+    images = _images(model)
+    if fused_vision and set(images) != {"pixel_values"}:
+        raise NotLowered("attention to images takes more than their pixels")
     encoder_decoder = model.config.is_encoder_decoder
     if encoder_decoder:
         graphs = dict((fused_encoder_and_decoder if fused_text else plain_encoder_and_decoder)(checkpoint).graphs)
@@ -135,17 +138,14 @@ def _trace(checkpoint: Checkpoint, *, fused_vision: bool, fused_text: bool) -> T
         ["inputs_embeds"],
     )
     graphs = {
-        "vision_encoder": (_fused_vision if fused_vision else _plain_vision)(model),
+        "vision_encoder": (_fused_vision if fused_vision else _plain_vision)(model, images),
         "embed_tokens": name_axes(embeddings, {"input_ids": (BATCH, SEQUENCE)}),
         **graphs,
     }
     return Traced(graphs, padding_side="right" if fused_text or encoder_decoder else "left")
 
 
-def _fused_vision(model: Any) -> ir.Model:
-    images = _images(model)
-    if set(images) != {"pixel_values"}:
-        raise NotLowered("attention to images takes more than their pixels")
+def _fused_vision(model: Any, images: dict[str, Tensor]) -> ir.Model:
     last = _last_layer(model, images)
     with lowered(model, decoder=False) as lowering:
         vision = _trace_vision(model, _VisionEncoder(model, last, lowering), images)
@@ -154,8 +154,7 @@ def _fused_vision(model: Any) -> ir.Model:
     return vision
 
 
-def _plain_vision(model: Any) -> ir.Model:
-    images = _images(model)
+def _plain_vision(model: Any, images: dict[str, Tensor]) -> ir.Model:
     if "image_grid_thw" in images:
         with packed_images(model) as tower:
             return _trace_vision(model, _PackedImages(tower), images)
