@@ -142,10 +142,10 @@ class SeeingPairProbe(EncoderDecoderProbe):
             given = {"inputs_embeds": embedded, "attention_mask": feed["attention_mask"]}
             return np.asarray(encoder.run(None, given)[0])
 
-        return encode, _Embedded(embeddings, decoder)
+        return encode, Embedded(embeddings, decoder)
 
 
-class _Embedded:
+class Embedded:
     """A decoder of embeddings that runs as one of tokens."""
 
     def __init__(self, embeddings: Session, decoder: Session) -> None:

@@ -35,7 +35,7 @@ from wherry_exporter.load import Checkpoint
 from wherry_exporter.plan import Plan, Settings
 from wherry_exporter.precision import Quantizer
 from wherry_exporter.probes import no_past
-from wherry_exporter.probes_multimodal import Spliced, token_positions
+from wherry_exporter.probes_multimodal import Embedded, Spliced, token_positions
 from wherry_exporter.seq2seq import start_token
 from wherry_exporter.tasks import is_captioner, task_of
 from wherry_exporter.verify import judge
@@ -466,6 +466,54 @@ def test_vision_language(name, folder):
         expected = model.generate(**prompt, max_new_tokens=32, do_sample=False, eos_token_id=None)
         length = prompt["input_ids"].shape[1]
         assert tokens_of(model, graphs, prompt, 32) == expected[0, length:].tolist()
+
+
+def test_encoder_decoder_that_sees_images(folder):
+    stages = {
+        "depths": [1, 1],
+        "patch_size": [7, 3],
+        "patch_stride": [8, 4],
+        "patch_padding": [3, 1],
+        "patch_prenorm": [False, True],
+        "embed_dim": [8, 8],
+        "num_heads": [2, 2],
+        "num_groups": [2, 2],
+        "window_size": 2,
+        "projection_dim": 32,
+        "drop_path_rate": 0.0,
+    }
+    settings = {
+        "text_config": {**BART, **ONE_LAYER, "model_type": "bart"},
+        "vision_config": stages,
+        "image_token_id": IMAGE_TOKEN,
+    }
+    model, traced = crossed("Florence2ForConditionalGeneration", settings, folder)
+    sessions = {
+        role: InferenceSession(folder / f"onnx/{role}.onnx", providers=["CPUExecutionProvider"])
+        for role in traced.graphs
+    }
+    assert names_of(sessions["encoder_model"]) == (["inputs_embeds", "attention_mask"], ["last_hidden_state"])
+    images = joined(image_inputs(model, rows=2, seed=9))
+    seen = len(features_of(model, images)) // 2
+    ids = np.concatenate([np.full((2, seen), IMAGE_TOKEN), np.random.default_rng(2).integers(5, 100, (2, 6))], 1)
+    mask = np.ones_like(ids)
+    mask[1, -2:] = 0
+    expected = model.generate(
+        input_ids=torch.from_numpy(ids),
+        attention_mask=torch.from_numpy(mask),
+        **images,
+        max_new_tokens=32,
+        min_new_tokens=32,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=None,
+    )
+    embeddings = sessions["embed_tokens"].run(None, {"input_ids": ids})[0]
+    features = sessions["vision_encoder"].run(None, {"pixel_values": images["pixel_values"].numpy()})[0]
+    embeddings[ids == IMAGE_TOKEN] = features.reshape(-1, features.shape[-1])
+    states = sessions["encoder_model"].run(None, {"inputs_embeds": embeddings, "attention_mask": mask})[0]
+    decoder = Embedded(sessions["embed_tokens"], sessions["decoder_model_merged"])
+    assert greedy(decoder, states, mask, start_token(model), 32).tolist() == expected[:, -32:].tolist()
 
 
 def prompt_with(model: Any, images: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
