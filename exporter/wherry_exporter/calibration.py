@@ -34,7 +34,7 @@ def role_feeds(
             known = dict(entry)
             if "encoder_hidden_states" in ports and "encoder_hidden_states" not in known:
                 known = _decoder_inputs(entry, original, start)
-            rows = len(next(iter(known.values())))
+            rows = len(known.get("attention_mask", next(iter(known.values()))))
             known |= {
                 name: np.zeros(
                     [rows, *(dim if isinstance(dim, int) else 0 for dim in list(value.shape or ())[1:])], np.float32

@@ -13,7 +13,7 @@ from wherry_exporter.data import Row
 from wherry_exporter.decoder import added_layers
 from wherry_exporter.examine import Examiner, configuration
 from wherry_exporter.front import Front, batches
-from wherry_exporter.images import graph_images, image_inputs, joined
+from wherry_exporter.images import graph_images, image_inputs, image_parameters, joined
 from wherry_exporter.inputs import input_names, parameters_of, random_inputs
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.plan import Plan
@@ -96,6 +96,8 @@ class Entries:
     def _with_images(self, seed: int) -> Feed:
         model: Any = self.checkpoint.model
         tensors = graph_images(joined(image_inputs(model, rows=2, seed=seed)))
+        if "image_sizes" in image_parameters(model):  # its graph takes one image
+            tensors["pixel_values"] = tensors["pixel_values"][:1]
         tensors |= random_inputs(model, ["input_ids", "attention_mask"], batch=2, scale=2, seed=seed)
         with torch.no_grad():
             tensors["inputs_embeds"] = model.get_input_embeddings()(tensors["input_ids"])
