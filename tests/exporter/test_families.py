@@ -553,6 +553,18 @@ def test_a_model_that_cuts_images_into_tiles_is_refused_in_one_line(folder):
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_fed_with_images_first_is_refused_in_one_line(folder):
+    settings = {
+        "vision_config": VISION,
+        "qformer_config": {**TEXT, "encoder_hidden_size": 32},
+        "text_config": {**TEXT, "model_type": "opt", "ffn_dim": 48, "word_embed_proj_dim": 32},
+        "num_query_tokens": 4,
+        "image_token_index": IMAGE_TOKEN,
+    }
+    with pytest.raises(ExportError, match="fed with images first"):
+        trace_verified(checkpoint("Blip2ForConditionalGeneration", settings), folder)
+
+
 def test_a_model_that_sees_images_is_no_decoder_of_text_alone():
     for name in ("Gemma3ForConditionalGeneration", "GotOcr2ForConditionalGeneration", *VISION_LANGUAGE):
         assert task_of(getattr(transformers, name)) == "image-text-to-text"
