@@ -41,9 +41,8 @@ def ways(checkpoint: Checkpoint) -> Mapping[str, Callable[[Checkpoint], Traced]]
         return {"fused": fused_encoder_and_decoder, "plain": plain_encoder_and_decoder}
     if TASKS[checkpoint.task].auto == "image-text-to-text":
         kind = type(checkpoint.model).__name__
-        raise ExportError(
-            f"{kind} cannot be exported for {checkpoint.task}: it is fed with images first, and its graphs would not generate"
-        )
+        reason = "it is fed with images first, and its graphs would not generate"
+        raise ExportError(f"{kind} cannot be exported for {checkpoint.task}: {reason}")
     sized = not set(input_names(checkpoint.model)) <= set(TEXT)
     return {"fused": _fused_model, "plain": _plain_model, **({"of one size": _fixed_model} if sized else {})}
 
