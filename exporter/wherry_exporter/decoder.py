@@ -4,6 +4,7 @@ The tokens come as ids or, where something else is to stand between them, as emb
 """
 
 from typing import Any, Literal
+from unittest.mock import patch
 
 import onnx_ir as ir
 import torch
@@ -22,7 +23,10 @@ Tokens = Literal["input_ids", "inputs_embeds"]
 def fused_decoder(model: Any, tokens: Tokens = "input_ids") -> ir.Model:
     """With GroupQueryAttention; rows of unlike length are padded on the right."""
     shapes = cache_shapes(model)
-    with lowered(model, decoder=True) as lowering:
+    if tokens == "inputs_embeds" and looks_ahead(model):
+        raise NotLowered("tokens attend to those that follow")
+    turned = not (tokens == "inputs_embeds" and _in_three_dimensions(model))
+    with lowered(model, decoder=True, rotary=turned) as lowering:
         return _trace(_FusedDecoder(model, tokens, lowering), model, tokens, shapes)
 
 
@@ -31,33 +35,104 @@ def plain_decoder(model: Any, tokens: Tokens = "input_ids") -> ir.Model:
     return _trace(_PlainDecoder(model, tokens), model, tokens, cache_shapes(model))
 
 
-class _FusedDecoder(nn.Module):
-    def __init__(self, model: Any, tokens: Tokens, lowering: Lowering) -> None:
-        super().__init__()
-        self.model, self.tokens, self.lowering = model, tokens, lowering
+def looks_ahead(model: Any) -> Literal["images", "prompts"] | None:
+    """What tokens attend to all of even where it follows: images, prompts or nothing. Seen by running the model."""
+    if "token_type_ids" not in parameters_of(model):
+        return None
+    ids = torch.arange(4)[None]
+    ahead = []
+    for types in (torch.zeros_like(ids), torch.ones_like(ids)):
+        with torch.no_grad():
+            alone, among = (
+                model(input_ids=ids[:, :length], token_type_ids=types[:, :length]).logits[0, 0] for length in (1, 4)
+            )
+        ahead.append(not torch.allclose(alone, among, rtol=1e-4, atol=1e-5))
+    return "prompts" if ahead[0] else "images" if ahead[1] else None
 
-    def forward(self, tokens: Tensor, attention_mask: Tensor, past: Pairs) -> tuple[Tensor, Pairs]:
+
+def added_layers(model: Any) -> int:
+    """How many layers' features of images are added to the decoder's states after its first layers."""
+    vision = getattr(model.config, "vision_config", None)
+    return len(getattr(vision, "deepstack_visual_indexes", None) or [])
+
+
+def _in_three_dimensions(model: Any) -> bool:
+    """Whether a token's position is one in time, one in height and one in width."""
+    return "mrope_section" in (getattr(model.config.get_text_config(), "rope_parameters", None) or {})
+
+
+class _Decoder(nn.Module):
+    def __init__(self, model: Any, tokens: Tokens) -> None:
+        super().__init__()
+        self.model, self.tokens, self.takes = model, tokens, set(parameters_of(model))
+        self.ahead, self.first, self.layers = None, 0, 0
+        if tokens == "inputs_embeds":
+            self.ahead, self.first, self.layers = looks_ahead(model), _first_position(model), added_layers(model)
+
+    def _run(self, tokens: Tensor, attention_mask: Tensor, more: dict[str, Tensor], **cache: Any) -> Any:
+        inputs: dict[str, Any] = {self.tokens: tokens, **more}
+        if "position_ids" in self.takes and "position_ids" not in more:
+            inputs["position_ids"] = _positions(attention_mask, tokens.shape[1]) + self.first
+        if not self.layers:
+            return self.model(**inputs, **cache)
+        own, *added = tokens.chunk(1 + self.layers, 2)
+        decoder = self.model.get_decoder()
+
+        def add(_module: nn.Module, arguments: Any, given: dict[str, Any]) -> Any:
+            return arguments, given | {"deepstack_visual_embeds": added}
+
+        with (
+            decoder.register_forward_pre_hook(add, with_kwargs=True),
+            patch.object(decoder, "_deepstack_process", lambda states, _places, features: states + features),
+        ):
+            return self.model(**inputs | {self.tokens: own}, **cache)
+
+
+class _FusedDecoder(_Decoder):
+    def __init__(self, model: Any, tokens: Tokens, lowering: Lowering) -> None:
+        super().__init__(model, tokens)
+        self.lowering = lowering
+
+    def forward(
+        self, tokens: Tensor, attention_mask: Tensor, more: dict[str, Tensor], past: Pairs
+    ) -> tuple[Tensor, Pairs]:
         self.lowering.begin(attention_mask, past)
-        positions = _positions(attention_mask, tokens.shape[1])
-        output = self.model(**{self.tokens: tokens}, position_ids=positions, use_cache=False)
+        output = self._run(tokens, attention_mask, more, use_cache=False)
         if len(self.lowering.present) != len(past):
             count = len(self.lowering.present)
             raise NotLowered(f"{count} of {len(past)} layers use transformers' attention interface")
         return output.logits, self.lowering.present
 
 
-class _PlainDecoder(nn.Module):
-    def __init__(self, model: Any, tokens: Tokens) -> None:
-        super().__init__()
-        self.model, self.tokens, self.takes = model, tokens, set(parameters_of(model))
-
-    def forward(self, tokens: Tensor, attention_mask: Tensor, past: Pairs) -> tuple[Tensor, Pairs]:
-        cache = DynamicCache(past)
-        inputs: dict[str, Any] = {self.tokens: tokens, "attention_mask": attention_mask, "past_key_values": cache}
-        if "position_ids" in self.takes:
-            inputs["position_ids"] = _positions(attention_mask, tokens.shape[1])
-        output = self.model(**inputs, use_cache=True)
+class _PlainDecoder(_Decoder):
+    def forward(
+        self, tokens: Tensor, attention_mask: Tensor, more: dict[str, Tensor], past: Pairs
+    ) -> tuple[Tensor, Pairs]:
+        cache = DynamicCache(past) if self.ahead != "prompts" else _FirstStep(past)
+        length = past[0][0].shape[2]
+        more = dict(more)
+        if self.ahead == "images":
+            more["token_type_ids"] = nn.functional.pad(more["token_type_ids"], (length, 0))
+        elif self.ahead == "prompts":  # the first step's tokens
+            later = (attention_mask.new_ones(length).sum() > 0).to(torch.int64)
+            more["token_type_ids"] = later.expand(tokens.shape[0], length + tokens.shape[1])
+        output = self._run(
+            tokens, attention_mask, more | {"attention_mask": attention_mask}, past_key_values=cache, use_cache=True
+        )
         return output.logits, pairs_of(cache)
+
+
+class _FirstStep(DynamicCache):  # type: ignore[misc]
+    """A cache that may be empty yet, so that a model goes on asking which tokens may look ahead."""
+
+    is_initialized = False
+
+
+def _first_position(model: Any) -> int:
+    """What a model counts positions from."""
+    ids = torch.ones(1, 2, dtype=torch.int64)
+    given = model.prepare_inputs_for_generation(ids, attention_mask=ids, position_ids=torch.arange(2)[None])
+    return int(given["position_ids"][..., 0].max()) if "position_ids" in given else 0
 
 
 def _positions(attention_mask: Tensor, length: int) -> Tensor:
@@ -70,23 +145,38 @@ def _trace(module: nn.Module, model: Any, tokens: Tokens, shapes: list[tuple[int
     axes: dict[str, tuple[int | str, ...]] = {tokens: (BATCH, SEQUENCE), "attention_mask": (BATCH, TOTAL)}
     if tokens == "inputs_embeds":
         with torch.no_grad():
-            given = model.get_input_embeddings()(given)
+            given = model.get_input_embeddings()(given).repeat(1, 1, 1 + added_layers(model))
         axes[tokens] = (BATCH, SEQUENCE, given.shape[2])
     mask = torch.ones(2, 7, dtype=torch.int64)
     mask[1, -1] = 0
+    more: dict[str, Tensor] = {}
+    if tokens == "inputs_embeds" and _in_three_dimensions(model):
+        more["position_ids"] = torch.arange(4, 7).expand(3, 2, 3).contiguous()
+        axes["position_ids"] = (3, BATCH, SEQUENCE)
+    if tokens == "inputs_embeds" and looks_ahead(model) == "images":
+        more["token_type_ids"] = torch.tensor([[0, 1, 1], [1, 1, 0]])
+        axes["token_type_ids"] = (BATCH, SEQUENCE)
     past = [(torch.zeros(2, heads, 4, key), torch.zeros(2, heads, 4, value)) for heads, key, value in shapes]
     batch, cached = Dim(BATCH), {0: Dim(BATCH), 2: Dim(PAST)}
     dynamic = {
         "tokens": {0: batch, 1: Dim.DYNAMIC},
         "attention_mask": {0: batch, 1: Dim.DYNAMIC},
+        "more": {
+            name: {
+                at: batch if axis == BATCH else Dim.DYNAMIC
+                for at, axis in enumerate(axes[name])
+                if isinstance(axis, str)
+            }
+            for name in more
+        },
         "past": [(cached, cached) for _ in shapes],
     }
     names, cache = cache_axes(shapes)
     graph = convert(
         module,
-        {"tokens": given, "attention_mask": mask, "past": past},
+        {"tokens": given, "attention_mask": mask, "more": more, "past": past},
         dynamic,
-        [tokens, "attention_mask", *(f"past_key_values.{name}" for name in names)],
+        [tokens, "attention_mask", *more, *(f"past_key_values.{name}" for name in names)],
         ["logits", *(f"present.{name}" for name in names)],
     )
     return name_axes(graph, axes | cache)

@@ -10,8 +10,10 @@ import torch
 from wherry_exporter.calibration import role_feeds, start_token
 from wherry_exporter.convert import Traced
 from wherry_exporter.data import Row
+from wherry_exporter.decoder import added_layers
 from wherry_exporter.examine import Examiner, configuration
 from wherry_exporter.front import Front, batches
+from wherry_exporter.images import graph_images, image_inputs, image_parameters, joined
 from wherry_exporter.inputs import input_names, parameters_of, random_inputs
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.plan import Plan
@@ -19,7 +21,6 @@ from wherry_exporter.probe import CALIBRATION
 from wherry_exporter.probes import position_limit
 from wherry_exporter.runners import Feed, TorchRunner
 from wherry_exporter.tasks import TASKS, shape_of
-from wherry_exporter.vision_language import image_inputs
 
 RANDOM = 8
 """Random inputs to calibrate with."""
@@ -94,11 +95,24 @@ class Entries:
 
     def _with_images(self, seed: int) -> Feed:
         model: Any = self.checkpoint.model
-        tensors = image_inputs(model, rows=2, seed=seed)
+        tensors = graph_images(joined(image_inputs(model, rows=2, seed=seed)))
+        if "image_sizes" in image_parameters(model):  # its graph takes one image
+            tensors["pixel_values"] = tensors["pixel_values"][:1]
         tensors |= random_inputs(model, ["input_ids", "attention_mask"], batch=2, scale=2, seed=seed)
         with torch.no_grad():
             tensors["inputs_embeds"] = model.get_input_embeddings()(tensors["input_ids"])
-        return {name: np.asarray(value.numpy()) for name, value in tensors.items()}
+            if model.config.is_encoder_decoder:
+                states = model.get_encoder()(
+                    inputs_embeds=tensors["inputs_embeds"], attention_mask=tensors["attention_mask"]
+                )
+                tensors["encoder_hidden_states"] = states.last_hidden_state
+                tensors["encoder_attention_mask"] = tensors["attention_mask"]
+                tensors["use_cache_branch"] = torch.tensor([False])
+            elif added_layers(model):
+                tensors["inputs_embeds"] = tensors["inputs_embeds"].repeat(1, 1, 1 + added_layers(model))
+        tensors["token_type_ids"] = torch.zeros_like(tensors["input_ids"])
+        known = {name: np.asarray(value.numpy()) for name, value in tensors.items()}
+        return known | {"grid_thw": known["image_grid_thw"]} if "image_grid_thw" in known else known
 
 
 def _names(model: Any, shape: str) -> list[str]:

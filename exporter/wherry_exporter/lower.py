@@ -146,8 +146,11 @@ class Lowering:
 
 
 @contextmanager
-def lowered(model: PreTrainedModel, *, decoder: bool) -> Iterator[Lowering]:
-    """Swap the model's modules for the time of a trace, and put everything back afterwards."""
+def lowered(model: PreTrainedModel, *, decoder: bool, rotary: bool = True) -> Iterator[Lowering]:
+    """Swap the model's modules for the time of a trace, and put everything back afterwards.
+
+    Without `rotary` a decoder's rotation stays as it is.
+    """
     state = Lowering()
     config: Any = model.config
     attention = config._attn_implementation
@@ -164,7 +167,7 @@ def lowered(model: PreTrainedModel, *, decoder: bool) -> Iterator[Lowering]:
                 stack.enter_context(patch.object(module, "forward", _tanh_gelu))
             elif type(module).__name__.endswith("RMSNorm") and (norm := _rms_norm(module)):
                 stack.enter_context(patch.object(module, "forward", norm))
-        if decoder:
+        if decoder and rotary:
             _lower_rotary(model, state, stack)
         yield state
 

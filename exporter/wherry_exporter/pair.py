@@ -11,7 +11,15 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from wherry_exporter.cache import Pairs, cache_axes, layer_shapes, pairs_of
 from wherry_exporter.convert import Traced, convert, name_axes
-from wherry_exporter.inputs import BATCH, SEQUENCE, axes_of, free_axes, input_names, parameters_of
+from wherry_exporter.inputs import (
+    BATCH,
+    SEQUENCE,
+    axes_of,
+    free_axes,
+    input_names,
+    parameters_of,
+    random_inputs,
+)
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.merge import merge_cross_attention
@@ -41,8 +49,10 @@ class _CrossAttention(nn.Module):
 
     def forward(self, encoder_hidden_states: Tensor) -> Pairs:
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        ids = encoder_hidden_states.new_zeros(encoder_hidden_states.shape[0], 1, dtype=torch.int64)
+        tokens = encoder_hidden_states[:, :1] if _embedded(self.model) else ids
         self.model(
-            decoder_input_ids=encoder_hidden_states.new_zeros(encoder_hidden_states.shape[0], 1, dtype=torch.int64),
+            **_decoder_tokens(self.model, tokens),
             encoder_outputs=BaseModelOutput(last_hidden_state=encoder_hidden_states),
             past_key_values=cache,
             use_cache=True,
@@ -57,12 +67,12 @@ class _CrossDecoder(nn.Module):
         super().__init__()
         self.model, self.size, self.masked = model, size, masked
 
-    def forward(self, input_ids: Tensor, encoder_attention_mask: Tensor, past: Pairs, cross: Pairs) -> Any:
+    def forward(self, tokens: Tensor, encoder_attention_mask: Tensor, past: Pairs, cross: Pairs) -> Any:
         cache = EncoderDecoderCache(DynamicCache(past), DynamicCache(cross))
         cache.is_updated = dict.fromkeys(range(len(cross)), True)
-        states = cross[0][0].new_zeros(input_ids.shape[0], cross[0][0].shape[2], self.size)
+        states = cross[0][0].new_zeros(tokens.shape[0], cross[0][0].shape[2], self.size)
         output = self.model(
-            decoder_input_ids=input_ids,
+            **_decoder_tokens(self.model, tokens),
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             past_key_values=cache,
             use_cache=True,
@@ -90,6 +100,10 @@ def plain_encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
 
 def _encoder_inputs(model: Any) -> tuple[dict[str, dict[int, Any]], dict[str, Tensor]]:
     encoder = model.get_encoder()
+    if _embedded(model):
+        text = random_inputs(model, ["input_ids", "attention_mask"], batch=2, scale=1, seed=0)
+        inputs = {"inputs_embeds": _embeddings(model, text["input_ids"]), "attention_mask": text["attention_mask"]}
+        return {name: {0: Dim(BATCH), 1: Dim.AUTO} for name in inputs}, inputs
     return free_axes(encoder, [name for name in input_names(model) if name in parameters_of(encoder)])
 
 
@@ -99,7 +113,8 @@ def _trace_encoder(
     encoder = convert(
         _Encoder(model, lowering), {"inputs": inputs}, {"inputs": shapes}, list(shapes), ["last_hidden_state"]
     )
-    axes = {name: axes_of(model, name) for name in shapes}
+    embedded = (BATCH, SEQUENCE, "hidden_size")
+    axes = {name: embedded[: inputs[name].ndim] if _embedded(model) else axes_of(model, name) for name in shapes}
     return name_axes(encoder, {**axes, "last_hidden_state": (BATCH, ENCODER_SEQUENCE, "hidden_size")})
 
 
@@ -110,9 +125,11 @@ def _with_decoder(model: Any, encoder: ir.Model, inputs: dict[str, Tensor]) -> T
     handed back as `present.N.encoder.key` and `.value`; later steps take them as they are.
     """
     batch = Dim(BATCH)
+    tokens = torch.ones(2, 3, dtype=torch.int64)
     with torch.no_grad():
         states = model.get_encoder()(**inputs).last_hidden_state
-        trial = _run_decoder(model, torch.ones(2, 2, dtype=torch.int64), states)
+        tokens = _embeddings(model, tokens) if _embedded(model) else tokens
+        trial = _run_decoder(model, tokens, states)
     own = layer_shapes(model, trial.self_attention_cache)
     cross = layer_shapes(model, trial.cross_attention_cache)
     own_names, own_axes = cache_axes(own, "decoder.", "past_decoder_sequence_length", "total_decoder_sequence_length")
@@ -126,6 +143,7 @@ def _with_decoder(model: Any, encoder: ir.Model, inputs: dict[str, Tensor]) -> T
         ["encoder_hidden_states"],
         [f"present.{name}" for name in cross_names],
     )
+    name = "inputs_embeds" if _embedded(model) else "input_ids"
     masked = "attention_mask" in inputs
     past = [(torch.zeros(2, heads, 4, key), torch.zeros(2, heads, 4, value)) for heads, key, value in own]
     fixed = [
@@ -137,19 +155,19 @@ def _with_decoder(model: Any, encoder: ir.Model, inputs: dict[str, Tensor]) -> T
     step = convert(
         _CrossDecoder(model, size, masked=masked),
         {
-            "input_ids": torch.ones(2, 3, dtype=torch.int64),
+            "tokens": tokens,
             "encoder_attention_mask": mask,
             "past": past,
             "cross": fixed,
         },
         {
-            "input_ids": {0: batch, 1: Dim.AUTO},
+            "tokens": {0: batch, 1: Dim.AUTO},
             "encoder_attention_mask": {0: batch, 1: Dim.AUTO},
             "past": [(cached, cached) for _ in own],
             "cross": [(cached, cached) for _ in cross],
         },
         [
-            "input_ids",
+            name,
             "encoder_attention_mask",
             *(f"past_key_values.{name}" for name in own_names),
             *(f"past_key_values.{name}" for name in cross_names),
@@ -158,7 +176,7 @@ def _with_decoder(model: Any, encoder: ir.Model, inputs: dict[str, Tensor]) -> T
     )
     decoder = merge_cross_attention(step, projections, cross_names, masked=masked)
     decoder_axes: dict[str, tuple[int | str, ...]] = {
-        "input_ids": (BATCH, SEQUENCE),
+        name: (BATCH, SEQUENCE, size)[: tokens.ndim],
         "encoder_hidden_states": (BATCH, ENCODER_SEQUENCE, size),
         **({"encoder_attention_mask": (BATCH, ENCODER_SEQUENCE)} if masked else {}),
         **own_axes,
@@ -168,6 +186,20 @@ def _with_decoder(model: Any, encoder: ir.Model, inputs: dict[str, Tensor]) -> T
     return Traced({"encoder_model": encoder, "decoder_model_merged": decoder})
 
 
-def _run_decoder(model: Any, ids: Tensor, states: Tensor) -> Any:
-    output = model(decoder_input_ids=ids, encoder_outputs=BaseModelOutput(last_hidden_state=states), use_cache=True)
-    return output.past_key_values
+def _embedded(model: Any) -> bool:
+    """Whether tokens come as embeddings."""
+    return bool(model.main_input_name == "inputs_embeds")
+
+
+def _embeddings(model: Any, ids: Tensor) -> Tensor:
+    embeddings: Tensor = model.text.get_input_embeddings()(ids).detach()
+    return embeddings
+
+
+def _decoder_tokens(model: Any, tokens: Tensor) -> dict[str, Tensor]:
+    return {"decoder_inputs_embeds" if _embedded(model) else "decoder_input_ids": tokens}
+
+
+def _run_decoder(model: Any, tokens: Tensor, states: Tensor) -> Any:
+    outputs = BaseModelOutput(last_hidden_state=states)
+    return model(**_decoder_tokens(model, tokens), encoder_outputs=outputs, use_cache=True).past_key_values

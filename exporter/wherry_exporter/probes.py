@@ -44,6 +44,8 @@ class Session(Protocol):
 
     def get_inputs(self) -> Any: ...
 
+    def get_outputs(self) -> Any: ...
+
     def run(self, output_names: Any, input_feed: Any) -> Any: ...
 
 
@@ -158,7 +160,7 @@ class DecoderProbe:
 
     def losses(self, graphs: Graphs) -> tuple[float, float]:
         logits = self._forced(self._open(graphs), [self.prose], 0)[0]
-        return self.prose_loss, _loss(logits, self.prose)
+        return self.prose_loss, loss(logits, self.prose)
 
     def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
         session = self._open(graphs)
@@ -193,7 +195,7 @@ class DecoderProbe:
 
     def _prose_loss(self) -> float:
         logits = self.model(input_ids=torch.from_numpy(self.prose[None])).logits[0]
-        return _loss(logits.numpy(), self.prose)
+        return loss(logits.numpy(), self.prose)
 
     def _forced(self, session: Session, rows: Sequence[Array], steps: int) -> list[Array]:
         """Logits at each position of each row: all but the last `steps` tokens as a prefill, those one at a time."""
@@ -233,12 +235,8 @@ class EncoderDecoderProbe:
             self.feeds = [
                 _arrays(random_inputs(self.model, self.names, batch=batch, scale=1, seed=batch)) for batch in (1, 2)
             ]
-        self.rows, self.expected = [], []
-        for feed in self.feeds:
-            states = self.model.get_encoder()(**_tensors(feed))
-            rows, logits = self._greedy(feed, states)
-            self.rows.append(rows)
-            self.expected.append(logits)
+        answers = [self._greedy(feed, self.model.get_encoder()(**_tensors(feed))) for feed in self.feeds]
+        self.rows, self.expected = [rows for rows, _ in answers], [logits for _, logits in answers]
 
     def _greedy(self, feed: Feed, states: Any) -> tuple[Array, Array]:
         """The original's own first tokens, and its logits for them."""
@@ -256,9 +254,9 @@ class EncoderDecoderProbe:
         return torch.cat(tokens, 1).numpy(), torch.cat(logits, 1).numpy()
 
     def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
-        encoder, decoder = open_session(graphs["encoder_model"]), open_session(graphs["decoder_model_merged"])
+        encode, decoder = self._open(graphs)
         for feed, rows, logits in zip(self.feeds, self.rows, self.expected, strict=True):
-            states = encoder.run(None, feed)[0]
+            states = encode(feed)
             steps = np.concatenate(list(self._steps(decoder, states, feed.get("attention_mask"), rows)), 1)
             size = logits.shape[-1]
             yield "logits", (logits.reshape(-1, size), steps.reshape(-1, size))
@@ -267,9 +265,7 @@ class EncoderDecoderProbe:
         return None
 
     def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        encoder, decoder = (
-            open_session(graphs[role], keep_memory=True) for role in ("encoder_model", "decoder_model_merged")
-        )
+        encode, decoder = self._open(graphs, keep_memory=True)
         feed, rows = self.feeds[0], self.rows[0]
         tensors, ids = _tensors(feed), torch.from_numpy(rows)
 
@@ -286,12 +282,19 @@ class EncoderDecoderProbe:
                 outputs.encoder_last_hidden_state = states[0]
 
         def run_graphs() -> None:
-            for _ in self._steps(decoder, encoder.run(None, feed)[0], feed.get("attention_mask"), rows):
+            for _ in self._steps(decoder, encode(feed), feed.get("attention_mask"), rows):
                 pass
 
         return run_torch, run_graphs
 
-    def _steps(self, decoder: InferenceSession, states: Array, mask: Array | None, rows: Array) -> Any:
+    def _open(self, graphs: Graphs, *, keep_memory: bool = False) -> tuple[Callable[[Feed], Array], Session]:
+        """What computes the encoder's states, and the decoder."""
+        encoder, decoder = (
+            open_session(graphs[role], keep_memory=keep_memory) for role in ("encoder_model", "decoder_model_merged")
+        )
+        return lambda feed: np.asarray(encoder.run(None, feed)[0]), decoder
+
+    def _steps(self, decoder: Session, states: Array, mask: Array | None, rows: Array) -> Any:
         """Logits of a prefill of all but the last tokens, then of those one at a time."""
         ports = [port.name for port in decoder.get_inputs()]
         names = [port.name for port in decoder.get_outputs()]
@@ -380,7 +383,7 @@ def _tensors(feed: Feed) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array) for name, array in feed.items()}
 
 
-def _loss(logits: Array, ids: Array) -> float:
+def loss(logits: Array, ids: Array) -> float:
     """Mean negative log-likelihood of each token given those before it."""
     losses = []
     for row, token in zip(logits[:-1], ids[1:], strict=True):  # one by one, for all at once are large in float64

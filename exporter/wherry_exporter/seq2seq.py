@@ -9,7 +9,9 @@ from wherry_exporter.tasks import is_captioner
 
 def encoder_decoder_of(model: Any) -> Any:
     """The model itself, or one that takes and gives what an encoder-decoder model of transformers does."""
-    return _Captioner(model) if is_captioner(model) else model
+    if is_captioner(model):
+        return _Captioner(model)
+    return _Seer(model) if hasattr(model, "get_image_features") else model
 
 
 def start_token(model: Any) -> int:
@@ -17,6 +19,7 @@ def start_token(model: Any) -> int:
     for settings, name in (
         (model.config, "decoder_start_token_id"),
         (model.generation_config, "decoder_start_token_id"),
+        (model.config.get_text_config(), "decoder_start_token_id"),
         (model.config.get_text_config(), "bos_token_id"),
     ):
         if getattr(settings, name, None) is not None:
@@ -41,4 +44,23 @@ class _Captioner(nn.Module):
         states = self.vision_model(pixel_values).last_hidden_state if encoder_outputs is None else encoder_outputs[0]
         output = self.text_decoder(input_ids=decoder_input_ids, encoder_hidden_states=states, **cache)
         output.encoder_last_hidden_state = states
+        return output
+
+
+class _Seer(nn.Module):
+    """Of a model that sees images among its words what comes after both have become embeddings."""
+
+    main_input_name = "inputs_embeds"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.text, self.head = model.model.language_model, model.get_output_embeddings()
+        self.config, self.generation_config = model.config, model.generation_config
+
+    def get_encoder(self) -> Any:
+        return self.text.get_encoder()
+
+    def forward(self, decoder_inputs_embeds: Any, **given: Any) -> Any:
+        output = self.text(decoder_inputs_embeds=decoder_inputs_embeds, **given)
+        output.logits = self.head(output.last_hidden_state)
         return output

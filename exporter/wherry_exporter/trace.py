@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from wherry_exporter.convert import Traced, convert, name_axes
 from wherry_exporter.decoder import fused_decoder, plain_decoder
+from wherry_exporter.errors import ExportError
 from wherry_exporter.inputs import TEXT, axes_of, free_axes, input_names, random_inputs
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
@@ -38,6 +39,10 @@ def ways(checkpoint: Checkpoint) -> Mapping[str, Callable[[Checkpoint], Traced]]
         return VISION_LANGUAGE
     if shape == "encoder-decoder":
         return {"fused": fused_encoder_and_decoder, "plain": plain_encoder_and_decoder}
+    if TASKS[checkpoint.task].auto == "image-text-to-text":
+        kind = type(checkpoint.model).__name__
+        reason = "it is fed with images first, and its graphs would not generate"
+        raise ExportError(f"{kind} cannot be exported for {checkpoint.task}: {reason}")
     sized = not set(input_names(checkpoint.model)) <= set(TEXT)
     return {"fused": _fused_model, "plain": _plain_model, **({"of one size": _fixed_model} if sized else {})}
 

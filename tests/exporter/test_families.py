@@ -19,15 +19,26 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from wherry.generation import Decoder, GenerationConfig, make_sampler
 from wherry.session import Session
 from wherry_exporter.build import trace_verified, write_variant
+from wherry_exporter.decoder import looks_ahead
 from wherry_exporter.entries import Entries
 from wherry_exporter.errors import ExportError
+from wherry_exporter.images import (
+    features_of,
+    graph_images,
+    image_inputs,
+    image_parameters,
+    joined,
+    takes_other_sizes,
+)
+from wherry_exporter.inputs import parameters_of
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.plan import Plan, Settings
 from wherry_exporter.precision import Quantizer
+from wherry_exporter.probes import no_past
+from wherry_exporter.probes_multimodal import Embedded, Spliced, token_positions
 from wherry_exporter.seq2seq import start_token
 from wherry_exporter.tasks import is_captioner, task_of
 from wherry_exporter.verify import judge
-from wherry_exporter.vision_language import image_inputs
 
 TEXT = {
     "vocab_size": 120,
@@ -222,21 +233,94 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
 
 
 LONG = {**WIDE, "model_type": "llama", "max_position_embeddings": 128}
-VISION_LANGUAGE: dict[str, tuple[list[str], dict[str, Any]]] = {
+UNTIED = {**LONG, "tie_word_embeddings": False}
+PIXELS = ["pixel_values"]
+PACKED = ["pixel_values", "image_grid_thw"]
+IN_3D = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}}
+MERGED = {
+    "depth": 2,
+    "hidden_size": 32,
+    "out_hidden_size": 64,
+    "num_heads": 4,
+    "intermediate_size": 48,
+    "patch_size": 8,
+    "temporal_patch_size": 2,
+    "spatial_merge_size": 2,
+}
+VISION_LANGUAGE: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
     "LlavaForConditionalGeneration": (
-        ["pixel_values"],
-        {
-            "text_config": LONG,
-            "vision_config": {**VISION, "model_type": "clip_vision_model"},
-            "image_token_index": IMAGE_TOKEN,
-        },
+        PIXELS,
+        [],
+        {"text_config": LONG, "vision_config": {**VISION, "model_type": "clip_vision_model"}},
     ),
     "SmolVLMForConditionalGeneration": (
         ["pixel_values", "pixel_attention_mask"],
-        {"text_config": LONG, "vision_config": VISION, "image_token_id": IMAGE_TOKEN, "scale_factor": 2},
+        [],
+        {"text_config": LONG, "vision_config": VISION, "scale_factor": 2},
+    ),
+    "Gemma3ForConditionalGeneration": (  # an image's tokens attend to all of it
+        PIXELS,
+        ["token_type_ids"],
+        {
+            "text_config": {**GEMMA, **UNTIED, "layer_types": ["sliding_attention", "full_attention"]},
+            "vision_config": VISION,
+            "mm_tokens_per_image": 4,
+        },
+    ),
+    "PaliGemmaForConditionalGeneration": (  # a prompt's tokens attend to all of it, and positions start at one
+        PIXELS,
+        [],
+        {
+            "text_config": {**UNTIED, "model_type": "gemma", "head_dim": 16},
+            "vision_config": {**VISION, "model_type": "siglip_vision_model", "projection_dim": 64},
+            "projection_dim": 64,
+        },
+    ),
+    "Mistral3ForConditionalGeneration": (  # one image at a time, of any size
+        PIXELS,
+        [],
+        {
+            "text_config": {**UNTIED, "model_type": "mistral", "head_dim": 16},
+            "vision_config": {**VISION, "model_type": "pixtral", "head_dim": 8},
+            "spatial_merge_size": 2,
+        },
+    ),
+    "LlavaOnevisionForConditionalGeneration": (  # something is added to what the last layer gives
+        PIXELS,
+        [],
+        {
+            "text_config": {**UNTIED, "model_type": "qwen2"},
+            "vision_config": {**VISION, "model_type": "siglip_vision_model"},
+            "vision_feature_select_strategy": "full",
+            "image_grid_pinpoints": [[32, 64], [64, 32]],
+        },
+    ),
+    "Qwen2VLForConditionalGeneration": (  # positions in three dimensions
+        ["pixel_values", "grid_thw"],
+        ["position_ids"],
+        {
+            "text_config": {**UNTIED, "model_type": "qwen2_vl_text", **IN_3D},
+            "vision_config": {**MERGED, "hidden_size": 64, "embed_dim": 32, "mlp_ratio": 2},
+        },
+    ),
+    "Qwen2_5_VLForConditionalGeneration": (  # windows
+        PACKED,
+        ["position_ids"],
+        {
+            "text_config": {**UNTIED, "model_type": "qwen2_5_vl_text", **IN_3D},
+            "vision_config": {**MERGED, "window_size": 32, "fullatt_block_indexes": [1]},
+        },
+    ),
+    "Qwen3VLForConditionalGeneration": (  # features for later layers, and interpolated positions
+        PACKED,
+        ["position_ids"],
+        {
+            "text_config": {**UNTIED, "model_type": "qwen3_vl_text", "head_dim": 16, **IN_3D},
+            "vision_config": {**MERGED, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
+        },
     ),
 }
-"""What the graph for images takes, and the configuration."""
+"""What the graph for images takes, what the decoder takes beside the usual, and the configuration."""
 
 
 @pytest.fixture(scope="module")
@@ -360,43 +444,125 @@ def test_encoder_decoder(name, folder):
 
 @pytest.mark.parametrize("name", VISION_LANGUAGE)
 def test_vision_language(name, folder):
-    takes, settings = VISION_LANGUAGE[name]
-    model, traced = crossed(name, settings, folder)
+    takes, more, settings = VISION_LANGUAGE[name]
+    ids = {"image_token_id": IMAGE_TOKEN, "video_token_id": 118, "vision_start_token_id": 117}
+    model, traced = crossed(name, {**settings, **ids, "tie_word_embeddings": False}, folder)
     kinds = [node.op_type for node in traced.graphs["decoder_model_merged"].graph]
-    assert kinds.count("GroupQueryAttention") == 2
-    vision, embed, decoder = (
-        InferenceSession(folder / f"onnx/{role}.onnx", providers=["CPUExecutionProvider"])
-        for role in ("vision_encoder", "embed_tokens", "decoder_model_merged")
-    )
+    assert kinds.count("GroupQueryAttention") == (2 if traced.padding_side == "right" else 0)
+    assert (traced.padding_side == "left") == ("Gemma" in name)
+    graphs = {role: folder / f"onnx/{role}.onnx" for role in traced.graphs}
+    assert set(graphs) == {"vision_encoder", "embed_tokens", "decoder_model_merged"}
     caches = [f"{layer}.{part}" for layer in (0, 1) for part in ("key", "value")]
-    assert names_of(vision) == (takes, ["image_features"])
-    assert names_of(embed) == (["input_ids"], ["inputs_embeds"])
-    assert names_of(decoder) == (
-        ["inputs_embeds", "attention_mask", *(f"past_key_values.{name}" for name in caches)],
+    sessions = {role: InferenceSession(path, providers=["CPUExecutionProvider"]) for role, path in graphs.items()}
+    assert names_of(sessions["vision_encoder"]) == (takes, ["image_features"])
+    assert names_of(sessions["embed_tokens"]) == (["input_ids"], ["inputs_embeds"])
+    assert names_of(sessions["decoder_model_merged"]) == (
+        ["inputs_embeds", "attention_mask", *more, *(f"past_key_values.{name}" for name in caches)],
         ["logits", *(f"present.{name}" for name in caches)],
     )
-    images = image_inputs(model, rows=1, seed=2)
-    features = vision.run(None, {name: value.numpy() for name, value in images.items()})[0]
-    features = features.reshape(-1, features.shape[-1])
-    ids = np.array([[9, *[IMAGE_TOKEN] * len(features), 10, 11, 12]])
+    several = {"pixel_attention_mask", "batch_num_images"} & set(image_parameters(model))
+    for scale, images in ((1, 1 if several else 2), *([(1.5, 1)] if takes_other_sizes(model) else [])):
+        prompt = prompt_with(model, image_inputs(model, rows=images, seed=3, scale=scale))
+        expected = model.generate(**prompt, max_new_tokens=32, do_sample=False, eos_token_id=None)
+        length = prompt["input_ids"].shape[1]
+        assert tokens_of(model, graphs, prompt, 32) == expected[0, length:].tolist()
+
+
+def test_encoder_decoder_that_sees_images(folder):
+    stages = {
+        "depths": [1, 1],
+        "patch_size": [7, 3],
+        "patch_stride": [8, 4],
+        "patch_padding": [3, 1],
+        "patch_prenorm": [False, True],
+        "embed_dim": [8, 8],
+        "num_heads": [2, 2],
+        "num_groups": [2, 2],
+        "window_size": 2,
+        "projection_dim": 32,
+        "drop_path_rate": 0.0,
+    }
+    settings = {
+        "text_config": {**BART, **ONE_LAYER, "model_type": "bart"},
+        "vision_config": stages,
+        "image_token_id": IMAGE_TOKEN,
+    }
+    model, traced = crossed("Florence2ForConditionalGeneration", settings, folder)
+    sessions = {
+        role: InferenceSession(folder / f"onnx/{role}.onnx", providers=["CPUExecutionProvider"])
+        for role in traced.graphs
+    }
+    assert names_of(sessions["encoder_model"]) == (["inputs_embeds", "attention_mask"], ["last_hidden_state"])
+    images = joined(image_inputs(model, rows=2, seed=9))
+    seen = len(features_of(model, images)) // 2
+    ids = np.concatenate([np.full((2, seen), IMAGE_TOKEN), np.random.default_rng(2).integers(5, 100, (2, 6))], 1)
+    mask = np.ones_like(ids)
+    mask[1, -2:] = 0
     expected = model.generate(
         input_ids=torch.from_numpy(ids),
-        attention_mask=torch.ones(ids.shape, dtype=torch.int64),
+        attention_mask=torch.from_numpy(mask),
         **images,
         max_new_tokens=32,
+        min_new_tokens=32,
         do_sample=False,
+        num_beams=1,
         eos_token_id=None,
     )
-    embeddings = embed.run(None, {"input_ids": ids})[0]
-    embeddings[ids == IMAGE_TOKEN] = features
-    past = [np.zeros((1, port.shape[1], 0, port.shape[3]), np.float32) for port in decoder.get_inputs()[2:]]
-    tokens, length = [], ids.shape[1]
-    for step in range(32):
-        feed = [embeddings, np.ones((1, length + step), np.int64), *past]
-        logits, *past = decoder.run(None, dict(zip(names_of(decoder)[0], feed, strict=True)))
-        tokens.append(int(logits[0, -1].argmax()))
-        embeddings = embed.run(None, {"input_ids": np.array([tokens[-1:]])})[0]
-    assert tokens == expected[0, length:].tolist()
+    embeddings = sessions["embed_tokens"].run(None, {"input_ids": ids})[0]
+    features = sessions["vision_encoder"].run(None, {"pixel_values": images["pixel_values"].numpy()})[0]
+    embeddings[ids == IMAGE_TOKEN] = features.reshape(-1, features.shape[-1])
+    states = sessions["encoder_model"].run(None, {"inputs_embeds": embeddings, "attention_mask": mask})[0]
+    decoder = Embedded(sessions["embed_tokens"], sessions["decoder_model_merged"])
+    assert greedy(decoder, states, mask, start_token(model), 32).tolist() == expected[:, -32:].tolist()
+
+
+def prompt_with(model: Any, images: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """A row of text with those images in it."""
+    tokens = []
+    for number, image in enumerate(images):
+        tokens += [9 + number, *[IMAGE_TOKEN] * len(features_of(model, image)), 10, 11, 12]
+    ids = torch.tensor([tokens])
+    kinds = (ids == IMAGE_TOKEN).to(torch.int64) * (looks_ahead(model) != "prompts")
+    names = {"token_type_ids", "mm_token_type_ids"} & set(parameters_of(model))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **joined(images), **dict.fromkeys(names, kinds)}
+
+
+def tokens_of(model: Any, graphs: dict[str, Path], prompt: dict[str, torch.Tensor], steps: int) -> list[int]:
+    names = set(image_parameters(model))
+    images = graph_images({name: value for name, value in prompt.items() if name in names})
+    arrays = {name: value.numpy() for name, value in images.items()}
+    session = Spliced(graphs, arrays, IMAGE_TOKEN, [token_positions(model, prompt)])
+    ids, past, tokens = prompt["input_ids"].numpy(), no_past(session, 1), []
+    for step in range(steps):
+        mask = np.ones((1, prompt["input_ids"].shape[1] + step), np.int64)
+        logits, *present = session.run(None, {"input_ids": ids, "attention_mask": mask, **past})
+        ids, past = logits[:, -1:].argmax(-1), dict(zip(past, present, strict=True))
+        tokens.append(int(ids[0, 0]))
+    return tokens
+
+
+def test_a_model_that_cuts_images_into_tiles_is_refused_in_one_line(folder):
+    settings = {
+        "text_config": LONG,
+        "vision_config": {**VISION, "model_type": "clip_vision_model"},
+        "image_grid_pinpoints": [[32, 64], [64, 32]],
+        "image_token_id": IMAGE_TOKEN,
+    }
+    with pytest.raises(ExportError, match="cuts an image into tiles by the size it once had") as caught:
+        trace_verified(checkpoint("LlavaNextForConditionalGeneration", settings), folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_fed_with_images_first_is_refused_in_one_line(folder):
+    settings = {
+        "vision_config": VISION,
+        "qformer_config": {**TEXT, "encoder_hidden_size": 32},
+        "text_config": {**TEXT, "model_type": "opt", "ffn_dim": 48, "word_embed_proj_dim": 32},
+        "num_query_tokens": 4,
+        "image_token_index": IMAGE_TOKEN,
+    }
+    with pytest.raises(ExportError, match="fed with images first"):
+        trace_verified(checkpoint("Blip2ForConditionalGeneration", settings), folder)
 
 
 def test_a_model_that_sees_images_is_no_decoder_of_text_alone():
