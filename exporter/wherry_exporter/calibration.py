@@ -32,7 +32,7 @@ def role_feeds(
         for role, graph in graphs.items():
             ports = {str(value.name): value for value in graph.graph.inputs}
             known = dict(entry)
-            if "encoder_hidden_states" in ports:
+            if {"input_ids", "encoder_hidden_states"} <= set(ports):
                 known = _decoder_inputs(entry, original, start)
             rows = len(next(iter(known.values())))
             known |= {

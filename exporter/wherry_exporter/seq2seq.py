@@ -1,10 +1,58 @@
-"""Models that are an encoder and a decoder without saying so, in the form of those that do. Knows nothing of graphs."""
+"""What decoders behind an encoder take and give in a step, and models that are such a pair without saying so.
 
-from typing import Any
+Knows nothing of graphs.
+"""
 
-from torch import nn
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from wherry_exporter.inputs import BATCH, SEQUENCE
 from wherry_exporter.tasks import is_captioner
+
+
+class Step(Protocol):
+    """One step of a decoder over its cache and the encoder's states.
+
+    Attributes:
+        inputs: what it takes beside those, for a batch of two.
+        axes: of what it takes and, where they tell something, of what it gives.
+        outputs: the names of what it gives.
+    """
+
+    inputs: Mapping[str, Tensor]
+    axes: Mapping[str, tuple[int | str, ...]]
+    outputs: Sequence[str]
+
+    def __call__(
+        self, inputs: Mapping[str, Tensor], states: Tensor, mask: Tensor | None, cache: Any
+    ) -> tuple[Tensor, ...]: ...
+
+
+class TokenStep:
+    """Tokens to logits."""
+
+    axes: Mapping[str, tuple[int | str, ...]] = {"input_ids": (BATCH, SEQUENCE)}
+    outputs = ("logits",)
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.inputs: Mapping[str, Tensor] = {"input_ids": torch.ones(2, 3, dtype=torch.int64)}
+
+    def __call__(
+        self, inputs: Mapping[str, Tensor], states: Tensor, mask: Tensor | None, cache: Any
+    ) -> tuple[Tensor, ...]:
+        output = self.model(
+            decoder_input_ids=inputs["input_ids"],
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            past_key_values=cache,
+            use_cache=True,
+            **({} if mask is None else {"attention_mask": mask}),
+        )
+        return (output.logits,)
 
 
 def encoder_decoder_of(model: Any) -> Any:

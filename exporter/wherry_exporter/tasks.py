@@ -128,11 +128,14 @@ def _tasks_of(architectures: list[str]) -> str | None:
     return None
 
 
-def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-decoder", "vision-language"]:
+def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-decoder", "vision-language", "speech"]:
     """How a checkpoint runs for a task: in one go, as a decoder over a cache, or such a decoder behind an encoder.
 
-    A decoder behind an encoder attends to what that gives; in a vision-language model it takes it among its tokens.
+    A decoder behind an encoder attends to what that gives; in a vision-language model it takes it among its tokens, and
+    in one for speech it gives frames of a spectrogram.
     """
+    if hasattr(model, "speech_decoder_postnet"):
+        return "speech"
     if not TASKS[task].generates:
         return "model"
     if TASKS[task].auto == "image-text-to-text" and model.main_input_name == "input_ids":

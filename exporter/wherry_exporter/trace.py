@@ -1,7 +1,7 @@
 """A checkpoint's torch module to ONNX graphs, with the names and axes that the ecosystem knows.
 
-Four shapes of model: one that runs in one go, a decoder with past_key_values, an encoder with a decoder, and a decoder
-that sees images. A model may be traced in several ways; which of them serves is seen by measuring, not decided here.
+Five shapes of model: one that runs in one go, a decoder with past_key_values, an encoder with a decoder, a decoder that
+sees images, and one that speaks. A model may be traced in several ways; which of them serves is seen by measuring, not decided here.
 Knows no architecture, no precision and no file.
 """
 
@@ -18,6 +18,7 @@ from wherry_exporter.inputs import TEXT, axes_of, free_axes, input_names, random
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.pair import fused_encoder_and_decoder, plain_encoder_and_decoder
+from wherry_exporter.speech import text_to_frames
 from wherry_exporter.tasks import TASKS, shape_of
 from wherry_exporter.towers import parts_of
 from wherry_exporter.vision_language import VISION_LANGUAGE
@@ -36,6 +37,8 @@ def ways(checkpoint: Checkpoint) -> Mapping[str, Callable[[Checkpoint], Traced]]
         }
     if shape == "vision-language":
         return VISION_LANGUAGE
+    if shape == "speech":
+        return {"plain": text_to_frames}
     if shape == "encoder-decoder":
         return {"fused": fused_encoder_and_decoder, "plain": plain_encoder_and_decoder}
     sized = not set(input_names(checkpoint.model)) <= set(TEXT)

@@ -5,6 +5,7 @@ out within a thousandth, and models that generate have to give the tokens of `ge
 """
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from wherry_exporter.build import trace_verified, write_variant
 from wherry_exporter.entries import Entries
 from wherry_exporter.errors import ExportError
 from wherry_exporter.load import Checkpoint
+from wherry_exporter.noise import still, stilled
 from wherry_exporter.plan import Plan, Settings
 from wherry_exporter.precision import Quantizer
 from wherry_exporter.seq2seq import start_token
@@ -123,6 +125,21 @@ VITS = {
     "upsample_kernel_sizes": [4, 4],
     "resblock_kernel_sizes": [3, 5],
     "resblock_dilation_sizes": [[1, 3], [1, 3]],
+}
+SPEECHT5 = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "num_mel_bins": 8,
+    "speech_decoder_prenet_units": 16,
+    "speaker_embedding_dim": 12,
+    "speech_decoder_postnet_layers": 2,
+    "speech_decoder_postnet_units": 16,
 }
 GEMMA = {**WIDE, "head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16}
 GLOBAL = {"global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": 1, "sep_token_id": 2}
@@ -397,6 +414,52 @@ def test_vision_language(name, folder):
         tokens.append(int(logits[0, -1].argmax()))
         embeddings = embed.run(None, {"input_ids": np.array([tokens[-1:]])})[0]
     assert tokens == expected[0, length:].tolist()
+
+
+def test_speech(folder):
+    model, traced = crossed("SpeechT5ForTextToSpeech", SPEECHT5, folder)
+    kinds = [node.op_type for node in traced.graphs["decoder_model_merged"].graph]
+    assert kinds.count("RandomUniformLike") == 2  # each layer of the prenet drops some of what it gives, as in torch
+    with ExitStack() as stack:
+        encoder, decoder, postnet = (
+            InferenceSession(stack.enter_context(stilled(folder / f"onnx/{role}.onnx")))
+            for role in ("encoder_model", "decoder_model_merged", "decoder_postnet")
+        )
+    caches = [
+        f"{layer}.{kind}.{part}" for layer in (0, 1) for kind in ("decoder", "encoder") for part in ("key", "value")
+    ]
+    assert names_of(encoder) == (["input_ids"], ["encoder_outputs", "encoder_attention_mask"])
+    assert names_of(decoder) == (
+        [
+            *("output_sequence", "speaker_embeddings", "encoder_attention_mask", "encoder_hidden_states"),
+            *("use_cache_branch", *(f"past_key_values.{name}" for name in caches)),
+        ],
+        ["output_sequence_out", "spectrum", "prob", *(f"present.{name}" for name in caches)],
+    )
+    random, steps = np.random.default_rng(4), 32
+    ids = random.integers(5, 120, (2, 11))
+    ids[1, 7:] = model.config.pad_token_id
+    speakers = random.normal(size=(2, 12)).astype(np.float32)
+    with still():
+        expected = model.generate_speech(
+            torch.from_numpy(ids),
+            torch.from_numpy(speakers),
+            threshold=float("inf"),
+            maxlenratio=(steps + 0.5) * model.config.reduction_factor / 11,
+        ).numpy()
+    states, mask = encoder.run(None, {"input_ids": ids})
+    given = {"speaker_embeddings": speakers, "encoder_hidden_states": states, "encoder_attention_mask": mask}
+    given |= {f"past_key_values.{name}": np.zeros((2, 4, 0, 8), np.float32) for name in caches}
+    given["output_sequence"], spectrums = np.zeros((2, 1, 8), np.float32), []
+    for step in range(steps):
+        found = decoder.run(None, given | {"use_cache_branch": np.array([step > 0])})
+        given["output_sequence"], spectrum, prob, *present = found
+        given |= {f"past_key_values.{name}": value for name, value in zip(caches, present, strict=True)}
+        spectrums.append(spectrum.reshape(2, -1, 8))
+        assert prob.shape == (2 * model.config.reduction_factor,)
+    spectrogram = postnet.run(None, {"spectrogram": np.concatenate(spectrums, 1)})[0]
+    assert spectrogram.shape == expected.shape == (2, steps * model.config.reduction_factor, 8)
+    np.testing.assert_allclose(spectrogram, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_model_that_sees_images_is_no_decoder_of_text_alone():
