@@ -1,4 +1,4 @@
-"""What a model takes: the names of its inputs, which of their axes vary, and random values for them in any size.
+"""What a model takes: the names of its inputs, which of their axes vary, and random values for them; what it gives.
 
 Read off the model's own signature and configuration, so no architecture has a line here.
 """
@@ -23,16 +23,24 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "pixel_values": IMAGE_AXES,
     "input_values": (BATCH, "num_samples"),
     "input_features": (BATCH, "feature_size", "num_frames"),
+    "spectrogram": (BATCH, "num_frames", "num_mel_bins"),
 }
 """The names that optimum and transformers.js know, and the names of their axes."""
 
-FIXED = ("num_channels", "feature_size", "box")
+FIXED = ("num_channels", "feature_size", "num_mel_bins", "box")
 """Axes that are part of the architecture."""
 
 
 def parameters_of(module: Any) -> list[str]:
     """The names of what a module's forward takes."""
     return list(inspect.signature(module.forward).parameters)
+
+
+def tensors_of(outputs: Any) -> dict[str, Tensor]:
+    """The tensors that a model gives, by name. Vocoders alone give one without a name."""
+    if isinstance(outputs, Tensor):
+        return {"waveform": outputs}
+    return {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
 
 
 def input_names(model: Any) -> list[str]:
@@ -95,6 +103,8 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             frames = 2 * int(_setting(config, "max_source_positions") or 100)
             bins = int(_setting(config, "num_mel_bins") or _setting(config, "feature_size") or 80)
             values[name] = torch.rand(batch, bins, round(frames * scale), generator=random) * 2 - 1
+        elif name == "spectrogram":
+            values[name] = torch.randn(batch, round(12 * scale), int(config.model_in_dim), generator=random)
         elif _setting(config, "num_mel_bins"):
             frames = int(_setting(config, "max_length") or 128)
             values[name] = torch.randn(batch, round(frames * scale), int(config.num_mel_bins), generator=random)

@@ -10,7 +10,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from wherry_exporter.cache import Pairs, cache_axes, layer_shapes, pairs_of
 from wherry_exporter.convert import Traced, convert, name_axes
-from wherry_exporter.inputs import BATCH, SEQUENCE, axes_of, free_axes, input_names, parameters_of
+from wherry_exporter.inputs import BATCH, axes_of, free_axes, input_names, parameters_of
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.merge import merge_cross_attention

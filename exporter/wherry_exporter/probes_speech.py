@@ -4,9 +4,8 @@ The decoder is fed with given frames, so that an early difference does not hide 
 was made and does not judge what it finds.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from wherry_exporter.inputs import random_inputs
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.noise import still, stilled
 from wherry_exporter.probes import Array, Feed, Graphs, Pair, no_past, open_session
+from wherry_exporter.speech import speak
 
 STEPS = 7
 SIZES = ((1, 1.0), (3, 3.0))
@@ -71,10 +71,9 @@ class SpeechProbe:
         )
         feed = self.feeds[0]
         ids, speaker = torch.from_numpy(feed["input_ids"]), torch.from_numpy(feed["speaker_embeddings"])
-        ratio = (STEPS + 0.5) * self.model.config.reduction_factor / ids.shape[1]
 
         def run_torch() -> None:
-            self.model.generate_speech(ids, speaker, threshold=float("inf"), maxlenratio=ratio)
+            speak(self.model, ids, speaker, STEPS)
 
         def run_graphs() -> None:
             states, mask = encoder.run(None, {"input_ids": feed["input_ids"]})
@@ -102,7 +101,7 @@ class SpeechProbe:
         }
 
     def _steps(
-        self, decoder: InferenceSession, states: Array, mask: Array, feed: Feed, frames: list[Array | None]
+        self, decoder: InferenceSession, states: Array, mask: Array, feed: Feed, frames: Sequence[Array | None]
     ) -> Iterator[Feed]:
         """What each step gives; where there are no frames for it, it goes on from those that came of the one before."""
         names = [port.name for port in decoder.get_outputs()]

@@ -36,7 +36,7 @@ class TokenStep:
     """Tokens to logits."""
 
     axes: Mapping[str, tuple[int | str, ...]] = {"input_ids": (BATCH, SEQUENCE)}
-    outputs = ("logits",)
+    outputs: Sequence[str] = ("logits",)
 
     def __init__(self, model: Any) -> None:
         self.model = model

@@ -3,7 +3,7 @@
 What comes out is a spectrogram; a vocoder, which is a checkpoint of its own, makes a waveform of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from wherry_exporter.convert import Traced, convert, name_axes
-from wherry_exporter.inputs import BATCH, SEQUENCE
+from wherry_exporter.inputs import BATCH
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.pair import ENCODER_SEQUENCE, trace_decoder
+
+STEPS = 12
+"""Of a decoder that is looked at."""
 
 
 class FrameStep:
@@ -23,7 +26,7 @@ class FrameStep:
     Rows of a batch lie one after another in what it gives, for readers that know no batch take it without that axis.
     """
 
-    outputs = ("output_sequence_out", "spectrum", "prob")
+    outputs: Sequence[str] = ("output_sequence_out", "spectrum", "prob")
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -72,7 +75,7 @@ class _Encoder(nn.Module):
         return self.encoder(input_values=input_ids, attention_mask=mask).last_hidden_state, mask
 
 
-class Postnet(nn.Module):
+class _Postnet(nn.Module):
     """All frames to the spectrogram."""
 
     def __init__(self, model: Any) -> None:
@@ -82,6 +85,32 @@ class Postnet(nn.Module):
     def forward(self, spectrogram: Tensor) -> Tensor:
         smoothed: Tensor = self.postnet.postnet(spectrogram)
         return smoothed
+
+
+def speak(model: Any, ids: Tensor, speaker_embeddings: Tensor, steps: int) -> Tensor:
+    """The spectrograms after that many steps, wherever the model would end."""
+    ratio = (steps + 0.5) * model.config.reduction_factor / ids.shape[1]
+    spectrograms = model.generate_speech(ids, speaker_embeddings, threshold=float("inf"), maxlenratio=ratio)
+    return torch.as_tensor(spectrograms).reshape(len(ids), -1, model.config.num_mel_bins)
+
+
+def with_speech(model: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What all graphs take when they say tokens in a voice of chance."""
+    ids = torch.from_numpy(entry["input_ids"])
+    voice = torch.randn(len(ids), model.config.speaker_embedding_dim, generator=torch.Generator().manual_seed(len(ids)))
+    with torch.no_grad():
+        states, mask = _Encoder(model)(ids)
+        spectrogram = speak(model, ids, voice, STEPS)
+    tensors = {
+        "input_ids": ids,
+        "speaker_embeddings": voice,
+        "output_sequence": spectrogram[:, model.config.reduction_factor - 1 :: model.config.reduction_factor],
+        "encoder_hidden_states": states,
+        "encoder_attention_mask": mask,
+        "use_cache_branch": torch.tensor([False]),
+        "spectrogram": spectrogram,
+    }
+    return {name: value.numpy() for name, value in tensors.items()}
 
 
 def text_to_frames(checkpoint: Checkpoint) -> Traced:
@@ -95,7 +124,7 @@ def text_to_frames(checkpoint: Checkpoint) -> Traced:
         ["input_ids"],
         ["encoder_outputs", "encoder_attention_mask"],
     )
-    step, postnet = FrameStep(model), Postnet(model)
+    step, postnet = FrameStep(model), _Postnet(model)
     with torch.no_grad():
         states = model.get_encoder()(ids).last_hidden_state
     decoder = trace_decoder(model, step, states, masked=True)

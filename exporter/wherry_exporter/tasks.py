@@ -168,6 +168,8 @@ def task_of(model_class: Any) -> str | None:
         return "text2text-generation"  # BART's is good for filling masks too
     if task == "image-to-text" and model_class.main_input_name == "input_ids":
         return "image-text-to-text"
+    if model_class.main_input_name == "spectrogram":
+        return "text-to-audio"  # a vocoder, the last part of what speaks
     if task != "feature-extraction":
         return task
     if model_class.__name__ in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES.values():

@@ -1,8 +1,8 @@
 """A checkpoint's torch module to ONNX graphs, with the names and axes that the ecosystem knows.
 
 Five shapes of model: one that runs in one go, a decoder with past_key_values, an encoder with a decoder, a decoder that
-sees images, and one that speaks. A model may be traced in several ways; which of them serves is seen by measuring, not decided here.
-Knows no architecture, no precision and no file.
+sees images, and one that speaks. A model may be traced in several ways; which of them serves is seen by measuring, not
+decided here. Knows no architecture, no precision and no file.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wherry_exporter.convert import Traced, convert, name_axes
 from wherry_exporter.decoder import fused_decoder, plain_decoder
-from wherry_exporter.inputs import TEXT, axes_of, free_axes, input_names, random_inputs
+from wherry_exporter.inputs import TEXT, axes_of, free_axes, input_names, random_inputs, tensors_of
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.pair import fused_encoder_and_decoder, plain_encoder_and_decoder
@@ -50,8 +50,8 @@ def output_names(checkpoint: Checkpoint) -> list[str]:
     inputs = random_inputs(checkpoint.model, input_names(checkpoint.model), batch=2, scale=1, seed=0)
     with torch.no_grad():
         outputs = checkpoint.model(**inputs)
-    given = [name for name, value in outputs.items() if isinstance(value, Tensor)]
-    return [name for name in TASKS[checkpoint.task].outputs if name in given] or given
+    given = tensors_of(outputs)
+    return [name for name in TASKS[checkpoint.task].outputs if name in given] or list(given)
 
 
 class _Model(nn.Module):
@@ -62,7 +62,7 @@ class _Model(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         if self.lowering:
             self.lowering.begin(inputs.get("attention_mask"))
-        outputs = self.model(**inputs)
+        outputs = tensors_of(self.model(**inputs))
         return tuple(outputs[name] for name in self.outputs)
 
 

@@ -27,6 +27,7 @@ from wherry_exporter.noise import still, stilled
 from wherry_exporter.plan import Plan, Settings
 from wherry_exporter.precision import Quantizer
 from wherry_exporter.seq2seq import start_token
+from wherry_exporter.speech import speak
 from wherry_exporter.tasks import is_captioner, task_of
 from wherry_exporter.verify import judge
 from wherry_exporter.vision_language import image_inputs
@@ -105,7 +106,15 @@ DETR = {
     "num_queries": 5,
 }
 ROBERTA = {**TEXT, "pad_token_id": 1, "bos_token_id": 0, "max_position_embeddings": 66}
+HIFIGAN = {
+    "upsample_initial_channel": 16,
+    "upsample_rates": [2, 2],
+    "upsample_kernel_sizes": [4, 4],
+    "resblock_kernel_sizes": [3, 5],
+    "resblock_dilation_sizes": [[1, 3], [1, 3]],
+}
 VITS = {
+    **HIFIGAN,
     "vocab_size": 120,
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -120,11 +129,6 @@ VITS = {
     "prior_encoder_num_wavenet_layers": 1,
     "posterior_encoder_num_wavenet_layers": 1,
     "wavenet_dilation_rate": 1,
-    "upsample_initial_channel": 16,
-    "upsample_rates": [2, 2],
-    "upsample_kernel_sizes": [4, 4],
-    "resblock_kernel_sizes": [3, 5],
-    "resblock_dilation_sizes": [[1, 3], [1, 3]],
 }
 SPEECHT5 = {
     "vocab_size": 120,
@@ -150,6 +154,7 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     "AlbertForMaskedLM": {**TEXT, "embedding_size": 16},
     "MPNetModel": TEXT,
     "VitsModel": VITS,
+    "SpeechT5HifiGan": {**HIFIGAN, "model_in_dim": 8},
     "RobertaForSequenceClassification": ROBERTA,
     "XLMRobertaModel": ROBERTA,
     "DistilBertForTokenClassification": {**TEXT, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
@@ -441,12 +446,7 @@ def test_speech(folder):
     ids[1, 7:] = model.config.pad_token_id
     speakers = random.normal(size=(2, 12)).astype(np.float32)
     with still():
-        expected = model.generate_speech(
-            torch.from_numpy(ids),
-            torch.from_numpy(speakers),
-            threshold=float("inf"),
-            maxlenratio=(steps + 0.5) * model.config.reduction_factor / 11,
-        ).numpy()
+        expected = speak(model, torch.from_numpy(ids), torch.from_numpy(speakers), steps).numpy()
     states, mask = encoder.run(None, {"input_ids": ids})
     given = {"speaker_embeddings": speakers, "encoder_hidden_states": states, "encoder_attention_mask": mask}
     given |= {f"past_key_values.{name}": np.zeros((2, 4, 0, 8), np.float32) for name in caches}
