@@ -82,7 +82,7 @@ def convert(
         apply_patches("dynamo"),
         apply_patches("onnx"),
         reset_model_state(module),
-        _lengths_stay_symbols(module),
+        _sizes_stay_symbols(module),
         patch("transformers.exporters.utils.is_contiguous_or_false", _is_contiguous),
         _garbage_waits(),
     ):
@@ -106,16 +106,35 @@ def convert(
 
 
 @contextmanager
-def _lengths_stay_symbols(module: nn.Module) -> Iterator[None]:
-    """Give `len` of a tensor, in the modules' own source files, as its shape does: Python's makes it a constant."""
+def _sizes_stay_symbols(module: nn.Module) -> Iterator[None]:
+    """In the modules' own source files, let `len` of a tensor and `int` of a size be symbols: Python's are constants."""
     with ExitStack() as stack:
         for name in {type(inner).__module__ for inner in module.modules()}:
-            stack.enter_context(patch.object(sys.modules[name], "len", _length, create=True))
+            source = sys.modules[name]
+            stack.enter_context(patch.object(source, "len", _length, create=True))
+            stack.enter_context(patch.object(source, "int", _Integer, create=True))
+            if hasattr(source, "torch_int"):
+                stack.enter_context(patch.object(source, "torch_int", _Integer))
         yield
 
 
 def _length(sized: Any) -> Any:
     return sized.shape[0] if isinstance(sized, Tensor) else len(sized)
+
+
+class _IntegerType(type):
+    """In the place of `int`, as a function and as a type to ask for."""
+
+    def __call__(cls, *values: Any) -> Any:
+        symbolic = isinstance(values[0], torch.SymInt | torch.SymFloat)
+        return torch.sym_int(values[0]) if symbolic else int(*values)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, int)
+
+
+class _Integer(metaclass=_IntegerType):
+    pass
 
 
 def _is_contiguous(tensor: Tensor) -> bool:
