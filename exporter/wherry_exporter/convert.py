@@ -107,7 +107,7 @@ def convert(
 
 @contextmanager
 def _sizes_stay_symbols(module: nn.Module) -> Iterator[None]:
-    """In the modules' own source files, let `len` of a tensor and `int` of a size be symbols: Python's are constants."""
+    """Let `len` of a tensor and `int` of a size be symbols in the modules' own source files: Python's are constants."""
     with ExitStack() as stack:
         for name in {type(inner).__module__ for inner in module.modules()}:
             source = sys.modules[name]
@@ -126,8 +126,9 @@ class _IntegerType(type):
     """In the place of `int`, as a function and as a type to ask for."""
 
     def __call__(cls, *values: Any) -> Any:
-        symbolic = isinstance(values[0], torch.SymInt | torch.SymFloat)
-        return torch.sym_int(values[0]) if symbolic else int(*values)
+        if isinstance(values[0], torch.SymInt | torch.SymFloat):
+            return torch.sym_int(values[0])  # type: ignore[no-untyped-call]
+        return int(*values)
 
     def __instancecheck__(cls, value: Any) -> bool:
         return isinstance(value, int)

@@ -4,9 +4,10 @@ Read off the model's own signature and configuration, so no architecture has a l
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch import Tensor
 from torch.export import Dim
@@ -139,6 +140,20 @@ def free_axes(
         vary, axes = name not in sized or free, enumerate(axes_of(model, name))
         shapes[name] = {at: Dim.AUTO for at, axis in axes if vary and axis not in FIXED} | {0: batch}
     return shapes, other if free else own
+
+
+def fixed_sizes(graphs: Iterable[ir.Model]) -> dict[str, dict[str, int]]:
+    """The axes of images and sounds that graphs fix, by input."""
+    found: dict[str, dict[str, int]] = {}
+    for value in (value for graph in graphs for value in graph.graph.inputs):
+        name, shape = str(value.name), list(value.shape or ())
+        if name in AXES and name not in TEXT:
+            axes = AXES["spectrogram" if name == "input_values" and len(shape) == 3 else name]
+            sizes = zip(axes[1:], shape[1 - len(axes) :], strict=True)
+            fixed = {axis: size for axis, size in sizes if isinstance(size, int) and axis not in FIXED}
+            if fixed:
+                found[name] = fixed
+    return found
 
 
 def image_size(config: Any) -> tuple[int, int]:

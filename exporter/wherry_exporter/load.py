@@ -7,10 +7,12 @@ import json
 import struct
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from wherry.errors import BundleError
 from wherry.files import read_json, sha256
@@ -221,11 +223,20 @@ def _model_class(task: str, config: Any, raw: Mapping[str, Any]) -> Any:
     return TasksManager.get_model_class_for_task(auto, model_type=config.model_type)
 
 
+@contextmanager
+def without_losses() -> Iterator[None]:
+    """Let models be made without scipy, which some demand for a loss that nothing here computes."""
+    from transformers.utils.import_utils import BACKENDS_MAPPING
+
+    with patch.dict(BACKENDS_MAPPING, {"scipy": (lambda: True, "")}):
+        yield
+
+
 def _read_weights(model_class: Any, folder: Path, **options: Any) -> "PreTrainedModel":
     import torch
 
     try:
-        with quiet():
+        with quiet(), without_losses():
             model, report = model_class.from_pretrained(
                 folder,
                 dtype=torch.float32,
@@ -234,7 +245,7 @@ def _read_weights(model_class: Any, folder: Path, **options: Any) -> "PreTrained
                 local_files_only=True,
                 **options,
             )
-    except (ValueError, KeyError, RuntimeError, OSError, NotImplementedError) as error:
+    except (ValueError, KeyError, RuntimeError, OSError, NotImplementedError, ImportError) as error:
         raise ExportError(f"transformers cannot load {folder}: {_first_line(error)}") from error
     wrong = [name for name in sorted(report["missing_keys"]) if "pooler" not in name]
     wrong += [f"{name} (wrong shape)" for name, *_ in report["mismatched_keys"]]

@@ -20,9 +20,11 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from wherry.generation import Decoder, GenerationConfig, make_sampler
 from wherry.session import Session
 from wherry_exporter.build import trace_verified, write_variant
+from wherry_exporter.card import in_words
 from wherry_exporter.entries import Entries
 from wherry_exporter.errors import ExportError
-from wherry_exporter.load import Checkpoint
+from wherry_exporter.inputs import fixed_sizes
+from wherry_exporter.load import Checkpoint, without_losses
 from wherry_exporter.noise import still, stilled
 from wherry_exporter.plan import Plan, Settings
 from wherry_exporter.precision import Quantizer
@@ -105,6 +107,27 @@ DETR = {
     "decoder_ffn_dim": 32,
     "num_queries": 5,
 }
+RTDETR = {
+    "backbone_config": transformers.RTDetrResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 8, 16, 16],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    ),
+    "encoder_hidden_dim": 32,
+    "encoder_in_channels": [8, 16, 16],
+    "encoder_ffn_dim": 32,
+    "encoder_attention_heads": 2,
+    "d_model": 32,
+    "num_queries": 6,
+    "decoder_in_channels": [32, 32, 32],
+    "decoder_ffn_dim": 32,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 2,
+    "decoder_n_points": 2,
+    "num_denoising": 0,
+}
 ROBERTA = {**TEXT, "pad_token_id": 1, "bos_token_id": 0, "max_position_embeddings": 66}
 HIFIGAN = {
     "upsample_initial_channel": 16,
@@ -175,6 +198,7 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     },
     "YolosForObjectDetection": {**VISION, "image_size": [32, 32], "num_detection_tokens": 5},
     "DetrForObjectDetection": DETR,
+    "RTDetrForObjectDetection": RTDETR,
     "DPTForDepthEstimation": {
         **VISION,
         "num_hidden_layers": 4,
@@ -193,6 +217,13 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
         "num_mel_bins": 16,
     },
 }
+
+ONE_SIZE = {
+    "ViTForImageClassification": {"pixel_values": {"height": 32, "width": 32}},
+    "DPTForDepthEstimation": {"pixel_values": {"height": 32, "width": 32}},
+    "ASTForAudioClassification": {"input_values": {"num_frames": 64}},
+}
+"""What only takes inputs of its own size; all others take any."""
 
 TOWERS: dict[str, tuple[list[str], list[str]]] = {
     "CLIPModel": (["text_embeds"], ["image_embeds"]),
@@ -285,7 +316,8 @@ def folder(tokenizer, tmp_path):
 def checkpoint(name: str, settings: dict[str, Any]) -> Checkpoint:
     torch.manual_seed(0)
     model_class = getattr(transformers, name)
-    model = model_class(model_class.config_class(**settings)).eval()
+    with without_losses():
+        model = model_class(model_class.config_class(**settings)).eval()
     for parameter in model.parameters():  # random biases and norms too, so that none can go missing unseen
         torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.15)
     return Checkpoint(model, task_of(model_class), {}, name, None, None)
@@ -304,8 +336,17 @@ def test_in_one_go(name, folder):
     _, traced = crossed(name, IN_ONE_GO[name], folder)
     shapes = {value.name: value.shape for value in traced.graphs["model"].graph.inputs}
     assert all(str(shape[0]) == "batch_size" for shape in shapes.values())
+    assert fixed_sizes(traced.graphs.values()) == ONE_SIZE.get(name, {})
     draws = [node for node in traced.graphs["model"].graph if node.op_type == "RandomNormalLike"]
     assert bool(draws) == (name == "VitsModel")  # it is measured without noise, and goes on making it
+
+
+def test_a_model_that_keeps_to_the_size_of_its_anchors(folder):
+    name, size = "RTDetrForObjectDetection", [64, 64]
+    _, traced = crossed(name, {**RTDETR, "anchor_image_size": size}, folder)
+    sizes = fixed_sizes(traced.graphs.values())
+    assert sizes == {"pixel_values": {"height": 64, "width": 64}}
+    assert in_words(sizes) == "pixel_values of one size alone, height 64, width 64"
 
 
 @pytest.mark.parametrize("name", TOWERS)
