@@ -176,7 +176,7 @@ def name_axes(model: ir.Model, axes: Mapping[str, Sequence[int | str]]) -> ir.Mo
         for position, (old, new) in enumerate(zip(shape, wanted, strict=True)):
             if isinstance(new, str) and not isinstance(old, int):
                 symbols.setdefault(str(old), new)
-            elif isinstance(old, int) and position == 0 and new == "batch_size":
+            elif isinstance(old, int) and position == 0 and str(new).endswith("batch_size"):
                 raise ExportError(f"the trace fixed the batch size of {name} to {old}")
     for value in [*graph.inputs, *(value for node in graph for value in node.outputs)]:
         if value.shape is not None:

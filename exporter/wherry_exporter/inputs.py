@@ -63,35 +63,43 @@ def input_names(model: Any) -> list[str]:
 
 def axes_of(model: Any, name: str) -> tuple[str, ...]:
     """The names of an input's axes. Spectrogram transformers call their frames of features `input_values`."""
+    if name in TEXT and apart(model):
+        return ("text_batch_size", SEQUENCE)
     if name == "input_values" and _setting(model.config, "num_mel_bins"):
         return (BATCH, "num_frames", "feature_size")
     return AXES[name]
 
 
+def apart(model: Any) -> bool:
+    """Whether texts and images are embedded apart, so that there may be more of these than of those."""
+    return hasattr(model, "get_text_features") and hasattr(model, "get_image_features")
+
+
 def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float, seed: int) -> dict[str, Tensor]:
     """Inputs of that batch size; `scale` stretches sequences, images and sounds. Rows of text are padded unalike.
 
-    A stretched image is wider than high.
+    A stretched image is wider than high. There are two texts for each image where both are embedded apart.
     """
     random = torch.Generator().manual_seed(seed)
     config = model.config
     text = config.get_text_config()
     longest = int(getattr(text, "max_position_embeddings", 0) or 64)
     length = max(3, min(round(7 * scale), longest - 2))
-    real = torch.randint(2, length + 1, (batch, 1), generator=random)
+    rows = 2 * batch if apart(model) else batch
+    real = torch.randint(2, length + 1, (rows, 1), generator=random)
     real[0] = length
     mask = (torch.arange(length) < real).to(torch.int64)
     values: dict[str, Tensor] = {}
     for name in names:
         if name == "input_ids":
             vocabulary = int(getattr(text, "vocab_size", 0) or 100)
-            ids = torch.randint(min(5, vocabulary - 1), vocabulary, (batch, length), generator=random)
+            ids = torch.randint(min(5, vocabulary - 1), vocabulary, (rows, length), generator=random)
             padding = getattr(text, "pad_token_id", None)
             values[name] = torch.where(mask.bool(), ids, 0 if padding is None else padding)
         elif name == "attention_mask":
             values[name] = mask
         elif name == "token_type_ids":
-            values[name] = (torch.arange(length) > length // 2).to(torch.int64).expand(batch, length).contiguous()
+            values[name] = (torch.arange(length) > length // 2).to(torch.int64).expand(rows, length).contiguous()
         elif name == "bbox":
             corners = torch.randint(0, 500, (batch, length, 2), generator=random)
             values[name] = torch.cat([corners, corners + 300], -1)
@@ -123,7 +131,7 @@ def free_axes(
     configuration's; then they are traced at another one, for a model may treat its own size apart. With `sizes` off
     they are fixed in any case.
     """
-    batch = Dim(BATCH)
+    batches = {axes_of(model, name)[0]: Dim(axes_of(model, name)[0]) for name in names}
     sized = [name for name in names if name not in TEXT and name != "bbox"]
     own = random_inputs(model, names, batch=2, scale=1, seed=0)
     other = own | {
@@ -137,8 +145,9 @@ def free_axes(
         free = False
     shapes: dict[str, dict[int, Any]] = {}
     for name in names:
-        vary, axes = name not in sized or free, enumerate(axes_of(model, name))
-        shapes[name] = {at: Dim.AUTO for at, axis in axes if vary and axis not in FIXED} | {0: batch}
+        axes, vary = axes_of(model, name), name not in sized or free
+        shapes[name] = {at: Dim.AUTO for at, axis in enumerate(axes) if vary and axis not in FIXED}
+        shapes[name] |= {0: batches[axes[0]]}
     return shapes, other if free else own
 
 

@@ -51,6 +51,9 @@ TASKS: Mapping[str, ExportTask] = {
     "zero-shot-image-classification": ExportTask(
         "zero-shot-image-classification", ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds")
     ),
+    "zero-shot-object-detection": ExportTask(
+        "zero-shot-object-detection", ("logits", "pred_boxes", "text_embeds", "image_embeds")
+    ),
     "visual-question-answering": ExportTask("visual-question-answering", ("logits",)),
     "automatic-speech-recognition": ExportTask("automatic-speech-recognition", ("logits",), generates=True),
     "image-to-text": ExportTask("image-text-to-text", ("logits",), generates=True),

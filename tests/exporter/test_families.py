@@ -367,6 +367,15 @@ def test_towers(name, folder):
         "text_model": (["input_ids", "attention_mask"], texts),
         "vision_model": (["pixel_values"], images),
     }
+    session = InferenceSession(folder / "onnx/model.onnx")
+    random = np.random.default_rng(3)
+    feed = {  # three labels for one image
+        "input_ids": random.integers(5, 119, (3, 9)),
+        "attention_mask": np.ones((3, 9), np.int64),
+        "pixel_values": random.normal(size=(1, 3, 32, 32)).astype(np.float32),
+    }
+    expected = model.model(**{key: torch.from_numpy(value) for key, value in feed.items()}).logits_per_image
+    np.testing.assert_allclose(session.run(["logits_per_image"], feed)[0], expected.detach(), rtol=1e-3, atol=1e-4)
     paths = {role: folder / f"onnx/{role}_quantized.onnx" for role in traced.graphs}
     plan = Plan(["int8"], Settings(), None, None, None, None)
     feeds = Entries(model, folder, plan).feeds(traced)
