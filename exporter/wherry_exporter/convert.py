@@ -6,9 +6,10 @@ are those of `transformers.exporters.OnnxExporter`, used here for modules that a
 
 import gc
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -107,8 +108,10 @@ def convert(
 
 @contextmanager
 def _sizes_stay_symbols(module: nn.Module) -> Iterator[None]:
-    """Let `len` of a tensor and `int` of a size be symbols in the modules' own source files: Python's are constants."""
+    """Let what modules make of sizes be symbols, where it would be constants: Python's `len` and `int`, and tensors."""
     with ExitStack() as stack:
+        for name, swapped in (("tensor", _tensor), ("as_tensor", _tensor), ("linspace", _linspace)):
+            stack.enter_context(patch.object(torch, name, partial(swapped, getattr(torch, name))))
         for name in {type(inner).__module__ for inner in module.modules()}:
             source = sys.modules[name]
             stack.enter_context(patch.object(source, "len", _length, create=True))
@@ -116,6 +119,29 @@ def _sizes_stay_symbols(module: nn.Module) -> Iterator[None]:
             if hasattr(source, "torch_int"):
                 stack.enter_context(patch.object(source, "torch_int", _Integer))
         yield
+
+
+def _tensor(make: Callable[..., Tensor], data: Any, *rest: Any, **options: Any) -> Tensor:
+    if not (isinstance(data, list | tuple) and _holds_symbols(data)):
+        return make(data, *rest, **options)
+    parts = [
+        _tensor(make, part) if isinstance(part, list | tuple) else torch.scalar_tensor(part, dtype=torch.int64)
+        for part in data
+    ]
+    return torch.stack(parts).to(options.get("dtype") or torch.int64)
+
+
+def _linspace(make: Any, start: Any, end: Any, steps: Any, **options: Any) -> Any:
+    if not isinstance(steps, torch.SymInt):
+        return make(start, end, steps, **options)
+    tools: Any = torch
+    return start + tools.arange(steps, **options) * ((end - start) / tools.sym_max(steps - 1, 1))
+
+
+def _holds_symbols(data: Any) -> bool:
+    if isinstance(data, list | tuple):
+        return any(map(_holds_symbols, data))
+    return isinstance(data, torch.SymInt)
 
 
 def _length(sized: Any) -> Any:
