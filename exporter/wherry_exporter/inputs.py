@@ -11,6 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 from torch.export import Dim
+from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES
 
 BATCH, SEQUENCE, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length"
 IMAGE_AXES = (BATCH, "num_channels", "height", "width")
@@ -72,20 +73,22 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
 
 def apart(model: Any) -> bool:
     """Whether texts and images are embedded apart, so that there may be more of these than of those."""
-    return hasattr(model, "get_text_features") and hasattr(model, "get_image_features")
+    detects = type(model).__name__ in MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES.values()
+    parts = model.children() if detects else [model]
+    return any(hasattr(part, "get_text_features") and hasattr(part, "get_image_features") for part in parts)
 
 
 def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float, seed: int) -> dict[str, Tensor]:
     """Inputs of that batch size; `scale` stretches sequences, images and sounds. Rows of text are padded unalike.
 
-    A stretched image is wider than high. There are two texts for each image where both are embedded apart.
+    A stretched image is wider than high. There are two or three texts for each image where both are embedded apart.
     """
     random = torch.Generator().manual_seed(seed)
     config = model.config
     text = config.get_text_config()
     longest = int(getattr(text, "max_position_embeddings", 0) or 64)
     length = max(3, min(round(7 * scale), longest - 2))
-    rows = 2 * batch if apart(model) else batch
+    rows = batch * (2 + seed % 2) if apart(model) else batch
     real = torch.randint(2, length + 1, (rows, 1), generator=random)
     real[0] = length
     mask = (torch.arange(length) < real).to(torch.int64)
@@ -131,7 +134,7 @@ def free_axes(
     configuration's; then they are traced at another one, for a model may treat its own size apart. With `sizes` off
     they are fixed in any case.
     """
-    batches = {axes_of(model, name)[0]: Dim(axes_of(model, name)[0]) for name in names}
+    batch = Dim(BATCH)
     sized = [name for name in names if name not in TEXT and name != "bbox"]
     own = random_inputs(model, names, batch=2, scale=1, seed=0)
     other = own | {
@@ -147,7 +150,7 @@ def free_axes(
     for name in names:
         axes, vary = axes_of(model, name), name not in sized or free
         shapes[name] = {at: Dim.AUTO for at, axis in enumerate(axes) if vary and axis not in FIXED}
-        shapes[name] |= {0: batches[axes[0]]}
+        shapes[name] |= {0: batch if axes[0] == BATCH else Dim.AUTO}
     return shapes, other if free else own
 
 

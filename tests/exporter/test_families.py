@@ -198,7 +198,22 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     },
     "YolosForObjectDetection": {**VISION, "image_size": [32, 32], "num_detection_tokens": 5},
     "DetrForObjectDetection": DETR,
+    "DeformableDetrForObjectDetection": {
+        **DETR,
+        "decoder_layers": 2,
+        "backbone_config": transformers.ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 8, 16], depths=[1, 1, 1], out_features=["stage2", "stage3"]
+        ),
+        "num_feature_levels": 2,
+        "encoder_n_points": 2,
+        "decoder_n_points": 2,
+    },
     "RTDetrForObjectDetection": RTDETR,
+    "OwlViTForObjectDetection": {
+        "text_config": {**TEXT, "max_position_embeddings": 16},
+        "vision_config": VISION,
+        "projection_dim": 32,
+    },
     "DPTForDepthEstimation": {
         **VISION,
         "num_hidden_layers": 4,
@@ -219,6 +234,7 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
 }
 
 ONE_SIZE = {
+    "OwlViTForObjectDetection": {"pixel_values": {"height": 32, "width": 32}},
     "ViTForImageClassification": {"pixel_values": {"height": 32, "width": 32}},
     "DPTForDepthEstimation": {"pixel_values": {"height": 32, "width": 32}},
     "ASTForAudioClassification": {"input_values": {"num_frames": 64}},
@@ -335,7 +351,8 @@ def crossed(name: str, settings: dict[str, Any], folder: Path) -> Any:
 def test_in_one_go(name, folder):
     _, traced = crossed(name, IN_ONE_GO[name], folder)
     shapes = {value.name: value.shape for value in traced.graphs["model"].graph.inputs}
-    assert all(str(shape[0]) == "batch_size" for shape in shapes.values())
+    assert all(str(shape[0]) in ("batch_size", "text_batch_size") for shape in shapes.values())
+    assert (str(next(iter(shapes.values()))[0]) == "text_batch_size") == (name == "OwlViTForObjectDetection")
     assert fixed_sizes(traced.graphs.values()) == ONE_SIZE.get(name, {})
     draws = [node for node in traced.graphs["model"].graph if node.op_type == "RandomNormalLike"]
     assert bool(draws) == (name == "VitsModel")  # it is measured without noise, and goes on making it
