@@ -20,6 +20,7 @@ from wherry_exporter.plan import Plan
 from wherry_exporter.probe import CALIBRATION
 from wherry_exporter.probes import position_limit
 from wherry_exporter.runners import Feed, TorchRunner
+from wherry_exporter.speech import with_speech
 from wherry_exporter.tasks import TASKS, shape_of
 
 RANDOM = 8
@@ -81,17 +82,20 @@ class Entries:
         model: Any = self.checkpoint.model
         if rows is None and TASKS[self.checkpoint.task].text:
             rows = [Row("built-in text", text=text) for text in CALIBRATION]
+        entries: list[Feed]
         if rows is not None:
-            return [self.front.feed(batch) for batch in batches(rows, 4)]
-        if self.shape == "vision-language":
-            return [self._with_images(seed) for seed in range(100, 102)]
-        return [
-            {
-                name: value.numpy()
-                for name, value in random_inputs(model, self.names, batch=1, scale=1, seed=seed).items()
-            }
-            for seed in range(100, 100 + RANDOM)
-        ]
+            entries = [self.front.feed(batch) for batch in batches(rows, 4)]
+        elif self.shape == "vision-language":
+            entries = [self._with_images(seed) for seed in range(100, 102)]
+        else:
+            entries = [
+                {
+                    name: value.numpy()
+                    for name, value in random_inputs(model, self.names, batch=1, scale=1, seed=seed).items()
+                }
+                for seed in range(100, 100 + RANDOM)
+            ]
+        return [with_speech(model, entry) for entry in entries] if self.shape == "speech" else entries
 
     def _with_images(self, seed: int) -> Feed:
         model: Any = self.checkpoint.model

@@ -1,15 +1,17 @@
-"""What a model takes: the names of its inputs, which of their axes vary, and random values for them in any size.
+"""What a model takes: the names of its inputs, which of their axes vary, and random values for them; what it gives.
 
 Read off the model's own signature and configuration, so no architecture has a line here.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch import Tensor
 from torch.export import Dim
+from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES
 
 BATCH, SEQUENCE, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length"
 IMAGE_AXES = (BATCH, "num_channels", "height", "width")
@@ -23,16 +25,24 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "pixel_values": IMAGE_AXES,
     "input_values": (BATCH, "num_samples"),
     "input_features": (BATCH, "feature_size", "num_frames"),
+    "spectrogram": (BATCH, "num_frames", "num_mel_bins"),
 }
 """The names that optimum and transformers.js know, and the names of their axes."""
 
-FIXED = ("num_channels", "feature_size", "box")
+FIXED = ("num_channels", "feature_size", "num_mel_bins", "box")
 """Axes that are part of the architecture."""
 
 
 def parameters_of(module: Any) -> list[str]:
     """The names of what a module's forward takes."""
     return list(inspect.signature(module.forward).parameters)
+
+
+def tensors_of(outputs: Any) -> dict[str, Tensor]:
+    """The tensors that a model gives, by name. Vocoders alone give one without a name."""
+    if isinstance(outputs, Tensor):
+        return {"waveform": outputs}
+    return {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
 
 
 def input_names(model: Any) -> list[str]:
@@ -54,35 +64,45 @@ def input_names(model: Any) -> list[str]:
 
 def axes_of(model: Any, name: str) -> tuple[str, ...]:
     """The names of an input's axes. Spectrogram transformers call their frames of features `input_values`."""
+    if name in TEXT and apart(model):
+        return ("text_batch_size", SEQUENCE)
     if name == "input_values" and _setting(model.config, "num_mel_bins"):
         return (BATCH, "num_frames", "feature_size")
     return AXES[name]
 
 
+def apart(model: Any) -> bool:
+    """Whether texts and images are embedded apart, so that there may be more of these than of those."""
+    detects = type(model).__name__ in MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES.values()
+    parts = model.children() if detects else [model]
+    return any(hasattr(part, "get_text_features") and hasattr(part, "get_image_features") for part in parts)
+
+
 def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float, seed: int) -> dict[str, Tensor]:
     """Inputs of that batch size; `scale` stretches sequences, images and sounds. Rows of text are padded unalike.
 
-    A stretched image is wider than high.
+    A stretched image is wider than high. There are two or three texts for each image where both are embedded apart.
     """
     random = torch.Generator().manual_seed(seed)
     config = model.config
     text = config.get_text_config()
     longest = int(getattr(text, "max_position_embeddings", 0) or 64)
     length = max(3, min(round(7 * scale), longest - 2))
-    real = torch.randint(2, length + 1, (batch, 1), generator=random)
+    rows = batch * (2 + seed % 2) if apart(model) else batch
+    real = torch.randint(2, length + 1, (rows, 1), generator=random)
     real[0] = length
     mask = (torch.arange(length) < real).to(torch.int64)
     values: dict[str, Tensor] = {}
     for name in names:
         if name == "input_ids":
             vocabulary = int(getattr(text, "vocab_size", 0) or 100)
-            ids = torch.randint(min(5, vocabulary - 1), vocabulary, (batch, length), generator=random)
+            ids = torch.randint(min(5, vocabulary - 1), vocabulary, (rows, length), generator=random)
             padding = getattr(text, "pad_token_id", None)
             values[name] = torch.where(mask.bool(), ids, 0 if padding is None else padding)
         elif name == "attention_mask":
             values[name] = mask
         elif name == "token_type_ids":
-            values[name] = (torch.arange(length) > length // 2).to(torch.int64).expand(batch, length).contiguous()
+            values[name] = (torch.arange(length) > length // 2).to(torch.int64).expand(rows, length).contiguous()
         elif name == "bbox":
             corners = torch.randint(0, 500, (batch, length, 2), generator=random)
             values[name] = torch.cat([corners, corners + 300], -1)
@@ -95,6 +115,8 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             frames = 2 * int(_setting(config, "max_source_positions") or 100)
             bins = int(_setting(config, "num_mel_bins") or _setting(config, "feature_size") or 80)
             values[name] = torch.rand(batch, bins, round(frames * scale), generator=random) * 2 - 1
+        elif name == "spectrogram":
+            values[name] = torch.randn(batch, round(12 * scale), int(config.model_in_dim), generator=random)
         elif _setting(config, "num_mel_bins"):
             frames = int(_setting(config, "max_length") or 128)
             values[name] = torch.randn(batch, round(frames * scale), int(config.num_mel_bins), generator=random)
@@ -126,9 +148,24 @@ def free_axes(
         free = False
     shapes: dict[str, dict[int, Any]] = {}
     for name in names:
-        vary, axes = name not in sized or free, enumerate(axes_of(model, name))
-        shapes[name] = {at: Dim.AUTO for at, axis in axes if vary and axis not in FIXED} | {0: batch}
+        axes, vary = axes_of(model, name), name not in sized or free
+        shapes[name] = {at: Dim.AUTO for at, axis in enumerate(axes) if vary and axis not in FIXED}
+        shapes[name] |= {0: batch if axes[0] == BATCH else Dim.AUTO}
     return shapes, other if free else own
+
+
+def fixed_sizes(graphs: Iterable[ir.Model]) -> dict[str, dict[str, int]]:
+    """The axes of images and sounds that graphs fix, by input."""
+    found: dict[str, dict[str, int]] = {}
+    for value in (value for graph in graphs for value in graph.graph.inputs):
+        name, shape = str(value.name), list(value.shape or ())
+        if name in AXES and name not in TEXT:
+            axes = AXES["spectrogram" if name == "input_values" and len(shape) == 3 else name]
+            sizes = zip(axes[1:], shape[1 - len(axes) :], strict=True)
+            fixed = {axis: size for axis, size in sizes if isinstance(size, int) and axis not in FIXED}
+            if fixed:
+                found[name] = fixed
+    return found
 
 
 def image_size(config: Any) -> tuple[int, int]:

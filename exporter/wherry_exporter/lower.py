@@ -152,14 +152,15 @@ def lowered(model: PreTrainedModel, *, decoder: bool, rotary: bool = True) -> It
     Without `rotary` a decoder's rotation stays as it is.
     """
     state = Lowering()
-    config: Any = model.config
-    attention = config._attn_implementation
     if not model._supports_attention_backend and not model._supports_sdpa:
         raise NotLowered(f"{type(model).__name__} does not use transformers' attention interface")
     with ExitStack() as stack:
         ALL_ATTENTION_FUNCTIONS.register(NAME, state.attention)
+        for module in model.modules():  # which may each have another one
+            if isinstance(module, PreTrainedModel):
+                attention = module.config._attn_implementation
+                stack.callback(setattr, module.config, "_attn_implementation_internal", attention)
         model.set_attn_implementation(NAME)
-        stack.callback(model.set_attn_implementation, attention)
         for module in model.modules():
             if isinstance(module, Conv1D):
                 stack.enter_context(patch.object(module, "forward", _linear(module)))

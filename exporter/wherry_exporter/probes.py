@@ -17,7 +17,7 @@ from onnxruntime import InferenceSession, SessionOptions
 from wherry.pooling import Pooling
 from wherry.session import thread_count
 from wherry_exporter.errors import ExportError
-from wherry_exporter.inputs import TEXT, input_names, parameters_of, random_inputs
+from wherry_exporter.inputs import TEXT, input_names, parameters_of, random_inputs, tensors_of
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.noise import still, stilled
 from wherry_exporter.probe import PROSE, SENTENCES
@@ -122,8 +122,7 @@ class ModelProbe:
             return None
         return {
             name: (tuple(value.shape), self._vectors(value.numpy(), feed))
-            for name, value in outputs.items()
-            if isinstance(value, torch.Tensor)
+            for name, value in tensors_of(outputs).items()
         }
 
     def _vectors(self, output: Array, feed: Feed) -> Array:

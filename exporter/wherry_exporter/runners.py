@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from wherry_exporter.inputs import tensors_of
 from wherry_exporter.probes import no_past, open_session
 
 Array = np.ndarray[Any, Any]
@@ -43,7 +44,7 @@ class TorchRunner:
     def run(self, feed: Feed) -> dict[str, Array]:
         with torch.no_grad():
             outputs = self.model(**_tensors(feed))
-        return {name: value.numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+        return {name: value.numpy() for name, value in tensors_of(outputs).items()}
 
     def logits(self, ids: Array) -> Array:
         with torch.no_grad():

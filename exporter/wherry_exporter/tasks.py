@@ -51,6 +51,9 @@ TASKS: Mapping[str, ExportTask] = {
     "zero-shot-image-classification": ExportTask(
         "zero-shot-image-classification", ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds")
     ),
+    "zero-shot-object-detection": ExportTask(
+        "zero-shot-object-detection", ("logits", "pred_boxes", "text_embeds", "image_embeds")
+    ),
     "visual-question-answering": ExportTask("visual-question-answering", ("logits",)),
     "automatic-speech-recognition": ExportTask("automatic-speech-recognition", ("logits",), generates=True),
     "image-to-text": ExportTask("image-text-to-text", ("logits",), generates=True),
@@ -128,11 +131,14 @@ def _tasks_of(architectures: list[str]) -> str | None:
     return None
 
 
-def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-decoder", "vision-language"]:
+def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-decoder", "vision-language", "speech"]:
     """How a checkpoint runs for a task: in one go, as a decoder over a cache, or such a decoder behind an encoder.
 
-    A decoder behind an encoder attends to what that gives; in a vision-language model it takes it among its tokens.
+    A decoder behind an encoder attends to what that gives; in a vision-language model it takes it among its tokens, and
+    in one for speech it gives frames of a spectrogram.
     """
+    if hasattr(model, "speech_decoder_postnet"):
+        return "speech"
     if not TASKS[task].generates:
         return "model"
     if TASKS[task].auto == "image-text-to-text" and model.main_input_name == "input_ids":
@@ -165,6 +171,8 @@ def task_of(model_class: Any) -> str | None:
         return "text2text-generation"  # BART's is good for filling masks too
     if task == "image-to-text" and model_class.main_input_name == "input_ids":
         return "image-text-to-text"
+    if model_class.main_input_name == "spectrogram":
+        return "text-to-audio"  # a vocoder, the last part of what speaks
     if task != "feature-extraction":
         return task
     if model_class.__name__ in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES.values():

@@ -1,8 +1,8 @@
 """A checkpoint's torch module to ONNX graphs, with the names and axes that the ecosystem knows.
 
-Four shapes of model: one that runs in one go, a decoder with past_key_values, an encoder with a decoder, and a decoder
-that sees images. A model may be traced in several ways; which of them serves is seen by measuring, not decided here.
-Knows no architecture, no precision and no file.
+Five shapes of model: one that runs in one go, a decoder with past_key_values, an encoder with a decoder, a decoder that
+sees images, and one that speaks. A model may be traced in several ways; which of them serves is seen by measuring, not
+decided here. Knows no architecture, no precision and no file.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from wherry_exporter.convert import Traced, convert, name_axes
 from wherry_exporter.decoder import fused_decoder, plain_decoder
 from wherry_exporter.errors import ExportError
-from wherry_exporter.inputs import TEXT, axes_of, free_axes, input_names, random_inputs
+from wherry_exporter.inputs import TEXT, axes_of, free_axes, input_names, random_inputs, tensors_of
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.pair import fused_encoder_and_decoder, plain_encoder_and_decoder
+from wherry_exporter.speech import text_to_frames
 from wherry_exporter.tasks import TASKS, shape_of
 from wherry_exporter.towers import parts_of
 from wherry_exporter.vision_language import VISION_LANGUAGE
@@ -37,6 +38,8 @@ def ways(checkpoint: Checkpoint) -> Mapping[str, Callable[[Checkpoint], Traced]]
         }
     if shape == "vision-language":
         return VISION_LANGUAGE
+    if shape == "speech":
+        return {"plain": text_to_frames}
     if shape == "encoder-decoder":
         return {"fused": fused_encoder_and_decoder, "plain": plain_encoder_and_decoder}
     if TASKS[checkpoint.task].auto == "image-text-to-text":
@@ -52,8 +55,8 @@ def output_names(checkpoint: Checkpoint) -> list[str]:
     inputs = random_inputs(checkpoint.model, input_names(checkpoint.model), batch=2, scale=1, seed=0)
     with torch.no_grad():
         outputs = checkpoint.model(**inputs)
-    given = [name for name, value in outputs.items() if isinstance(value, Tensor)]
-    return [name for name in TASKS[checkpoint.task].outputs if name in given] or given
+    given = tensors_of(outputs)
+    return [name for name in TASKS[checkpoint.task].outputs if name in given] or list(given)
 
 
 class _Model(nn.Module):
@@ -64,7 +67,7 @@ class _Model(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         if self.lowering:
             self.lowering.begin(inputs.get("attention_mask"))
-        outputs = self.model(**inputs)
+        outputs = tensors_of(self.model(**inputs))
         return tuple(outputs[name] for name in self.outputs)
 
 

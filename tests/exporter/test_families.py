@@ -5,6 +5,7 @@ out within a thousandth, and models that generate have to give the tokens of `ge
 """
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from wherry.generation import Decoder, GenerationConfig, make_sampler
 from wherry.session import Session
 from wherry_exporter.build import trace_verified, write_variant
+from wherry_exporter.card import in_words
 from wherry_exporter.decoder import looks_ahead
 from wherry_exporter.entries import Entries
 from wherry_exporter.errors import ExportError
@@ -30,13 +32,15 @@ from wherry_exporter.images import (
     joined,
     takes_other_sizes,
 )
-from wherry_exporter.inputs import parameters_of
-from wherry_exporter.load import Checkpoint
+from wherry_exporter.inputs import fixed_sizes, parameters_of
+from wherry_exporter.load import Checkpoint, without_losses
+from wherry_exporter.noise import still, stilled
 from wherry_exporter.plan import Plan, Settings
 from wherry_exporter.precision import Quantizer
 from wherry_exporter.probes import no_past
 from wherry_exporter.probes_multimodal import Embedded, Spliced, token_positions
 from wherry_exporter.seq2seq import start_token
+from wherry_exporter.speech import speak
 from wherry_exporter.tasks import is_captioner, task_of
 from wherry_exporter.verify import judge
 
@@ -113,8 +117,37 @@ DETR = {
     "decoder_ffn_dim": 32,
     "num_queries": 5,
 }
+RTDETR = {
+    "backbone_config": transformers.RTDetrResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 8, 16, 16],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    ),
+    "encoder_hidden_dim": 32,
+    "encoder_in_channels": [8, 16, 16],
+    "encoder_ffn_dim": 32,
+    "encoder_attention_heads": 2,
+    "d_model": 32,
+    "num_queries": 6,
+    "decoder_in_channels": [32, 32, 32],
+    "decoder_ffn_dim": 32,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 2,
+    "decoder_n_points": 2,
+    "num_denoising": 0,
+}
 ROBERTA = {**TEXT, "pad_token_id": 1, "bos_token_id": 0, "max_position_embeddings": 66}
+HIFIGAN = {
+    "upsample_initial_channel": 16,
+    "upsample_rates": [2, 2],
+    "upsample_kernel_sizes": [4, 4],
+    "resblock_kernel_sizes": [3, 5],
+    "resblock_dilation_sizes": [[1, 3], [1, 3]],
+}
 VITS = {
+    **HIFIGAN,
     "vocab_size": 120,
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -129,11 +162,21 @@ VITS = {
     "prior_encoder_num_wavenet_layers": 1,
     "posterior_encoder_num_wavenet_layers": 1,
     "wavenet_dilation_rate": 1,
-    "upsample_initial_channel": 16,
-    "upsample_rates": [2, 2],
-    "upsample_kernel_sizes": [4, 4],
-    "resblock_kernel_sizes": [3, 5],
-    "resblock_dilation_sizes": [[1, 3], [1, 3]],
+}
+SPEECHT5 = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "num_mel_bins": 8,
+    "speech_decoder_prenet_units": 16,
+    "speaker_embedding_dim": 12,
+    "speech_decoder_postnet_layers": 2,
+    "speech_decoder_postnet_units": 16,
 }
 GEMMA = {**WIDE, "head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16}
 GLOBAL = {"global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": 1, "sep_token_id": 2}
@@ -144,6 +187,7 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     "AlbertForMaskedLM": {**TEXT, "embedding_size": 16},
     "MPNetModel": TEXT,
     "VitsModel": VITS,
+    "SpeechT5HifiGan": {**HIFIGAN, "model_in_dim": 8},
     "RobertaForSequenceClassification": ROBERTA,
     "XLMRobertaModel": ROBERTA,
     "DistilBertForTokenClassification": {**TEXT, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
@@ -164,6 +208,22 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     },
     "YolosForObjectDetection": {**VISION, "image_size": [32, 32], "num_detection_tokens": 5},
     "DetrForObjectDetection": DETR,
+    "DeformableDetrForObjectDetection": {
+        **DETR,
+        "decoder_layers": 2,
+        "backbone_config": transformers.ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 8, 16], depths=[1, 1, 1], out_features=["stage2", "stage3"]
+        ),
+        "num_feature_levels": 2,
+        "encoder_n_points": 2,
+        "decoder_n_points": 2,
+    },
+    "RTDetrForObjectDetection": RTDETR,
+    "OwlViTForObjectDetection": {
+        "text_config": {**TEXT, "max_position_embeddings": 16},
+        "vision_config": VISION,
+        "projection_dim": 32,
+    },
     "DPTForDepthEstimation": {
         **VISION,
         "num_hidden_layers": 4,
@@ -182,6 +242,14 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
         "num_mel_bins": 16,
     },
 }
+
+ONE_SIZE = {
+    "OwlViTForObjectDetection": {"pixel_values": {"height": 32, "width": 32}},
+    "ViTForImageClassification": {"pixel_values": {"height": 32, "width": 32}},
+    "DPTForDepthEstimation": {"pixel_values": {"height": 32, "width": 32}},
+    "ASTForAudioClassification": {"input_values": {"num_frames": 64}},
+}
+"""What only takes inputs of its own size; all others take any."""
 
 TOWERS: dict[str, tuple[list[str], list[str]]] = {
     "CLIPModel": (["text_embeds"], ["image_embeds"]),
@@ -347,7 +415,8 @@ def folder(tokenizer, tmp_path):
 def checkpoint(name: str, settings: dict[str, Any]) -> Checkpoint:
     torch.manual_seed(0)
     model_class = getattr(transformers, name)
-    model = model_class(model_class.config_class(**settings)).eval()
+    with without_losses():
+        model = model_class(model_class.config_class(**settings)).eval()
     for parameter in model.parameters():  # random biases and norms too, so that none can go missing unseen
         torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.15)
     return Checkpoint(model, task_of(model_class), {}, name, None, None)
@@ -365,9 +434,19 @@ def crossed(name: str, settings: dict[str, Any], folder: Path) -> Any:
 def test_in_one_go(name, folder):
     _, traced = crossed(name, IN_ONE_GO[name], folder)
     shapes = {value.name: value.shape for value in traced.graphs["model"].graph.inputs}
-    assert all(str(shape[0]) == "batch_size" for shape in shapes.values())
+    assert all(str(shape[0]) in ("batch_size", "text_batch_size") for shape in shapes.values())
+    assert (str(next(iter(shapes.values()))[0]) == "text_batch_size") == (name == "OwlViTForObjectDetection")
+    assert fixed_sizes(traced.graphs.values()) == ONE_SIZE.get(name, {})
     draws = [node for node in traced.graphs["model"].graph if node.op_type == "RandomNormalLike"]
     assert bool(draws) == (name == "VitsModel")  # it is measured without noise, and goes on making it
+
+
+def test_a_model_that_keeps_to_the_size_of_its_anchors(folder):
+    name, size = "RTDetrForObjectDetection", [64, 64]
+    _, traced = crossed(name, {**RTDETR, "anchor_image_size": size}, folder)
+    sizes = fixed_sizes(traced.graphs.values())
+    assert sizes == {"pixel_values": {"height": 64, "width": 64}}
+    assert in_words(sizes) == "pixel_values of one size alone, height 64, width 64"
 
 
 @pytest.mark.parametrize("name", TOWERS)
@@ -388,6 +467,15 @@ def test_towers(name, folder):
         "text_model": (["input_ids", "attention_mask"], texts),
         "vision_model": (["pixel_values"], images),
     }
+    session = InferenceSession(folder / "onnx/model.onnx")
+    random = np.random.default_rng(3)
+    feed = {  # three labels for one image
+        "input_ids": random.integers(5, 119, (3, 9)),
+        "attention_mask": np.ones((3, 9), np.int64),
+        "pixel_values": random.normal(size=(1, 3, 32, 32)).astype(np.float32),
+    }
+    expected = model.model(**{key: torch.from_numpy(value) for key, value in feed.items()}).logits_per_image
+    np.testing.assert_allclose(session.run(["logits_per_image"], feed)[0], expected.detach(), rtol=1e-3, atol=1e-4)
     paths = {role: folder / f"onnx/{role}_quantized.onnx" for role in traced.graphs}
     plan = Plan(["int8"], Settings(), None, None, None, None)
     feeds = Entries(model, folder, plan).feeds(traced)
@@ -563,6 +651,47 @@ def test_a_model_fed_with_images_first_is_refused_in_one_line(folder):
     }
     with pytest.raises(ExportError, match="fed with images first"):
         trace_verified(checkpoint("Blip2ForConditionalGeneration", settings), folder)
+
+
+def test_speech(folder):
+    model, traced = crossed("SpeechT5ForTextToSpeech", SPEECHT5, folder)
+    kinds = [node.op_type for node in traced.graphs["decoder_model_merged"].graph]
+    assert kinds.count("RandomUniformLike") == 2  # each layer of the prenet drops some of what it gives, as in torch
+    with ExitStack() as stack:
+        encoder, decoder, postnet = (
+            InferenceSession(stack.enter_context(stilled(folder / f"onnx/{role}.onnx")))
+            for role in ("encoder_model", "decoder_model_merged", "decoder_postnet")
+        )
+    caches = [
+        f"{layer}.{kind}.{part}" for layer in (0, 1) for kind in ("decoder", "encoder") for part in ("key", "value")
+    ]
+    assert names_of(encoder) == (["input_ids"], ["encoder_outputs", "encoder_attention_mask"])
+    assert names_of(decoder) == (
+        [
+            *("output_sequence", "speaker_embeddings", "encoder_attention_mask", "encoder_hidden_states"),
+            *("use_cache_branch", *(f"past_key_values.{name}" for name in caches)),
+        ],
+        ["output_sequence_out", "spectrum", "prob", *(f"present.{name}" for name in caches)],
+    )
+    random, steps = np.random.default_rng(4), 32
+    ids = random.integers(5, 120, (2, 11))
+    ids[1, 7:] = model.config.pad_token_id
+    speakers = random.normal(size=(2, 12)).astype(np.float32)
+    with still():
+        expected = speak(model, torch.from_numpy(ids), torch.from_numpy(speakers), steps).numpy()
+    states, mask = encoder.run(None, {"input_ids": ids})
+    given = {"speaker_embeddings": speakers, "encoder_hidden_states": states, "encoder_attention_mask": mask}
+    given |= {f"past_key_values.{name}": np.zeros((2, 4, 0, 8), np.float32) for name in caches}
+    given["output_sequence"], spectrums = np.zeros((2, 1, 8), np.float32), []
+    for step in range(steps):
+        found = decoder.run(None, given | {"use_cache_branch": np.array([step > 0])})
+        given["output_sequence"], spectrum, prob, *present = found
+        given |= {f"past_key_values.{name}": value for name, value in zip(caches, present, strict=True)}
+        spectrums.append(spectrum.reshape(2, -1, 8))
+        assert prob.shape == (2 * model.config.reduction_factor,)
+    spectrogram = postnet.run(None, {"spectrogram": np.concatenate(spectrums, 1)})[0]
+    assert spectrogram.shape == expected.shape == (2, steps * model.config.reduction_factor, 8)
+    np.testing.assert_allclose(spectrogram, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_model_that_sees_images_is_no_decoder_of_text_alone():
