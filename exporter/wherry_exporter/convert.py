@@ -87,6 +87,7 @@ def convert(
         _garbage_waits(),
     ):
         program = torch.export.export(module, (), dict(inputs), dynamic_shapes=dict(dynamic_shapes), strict=False)
+        _unsqueeze_real(program.graph_module)
         apply_fx_node_fixes("onnx", program.graph_module)
         program.graph_module.graph.eliminate_dead_code()
         converted = torch.onnx.export(
@@ -103,6 +104,25 @@ def convert(
     apply_onnx_ir_fixes(converted)
     model: ir.Model = converted.model
     return model
+
+
+def _unsqueeze_real(module: torch.fx.GraphModule) -> None:
+    """Give complex tensors a new axis as pairs of real ones: there is no operator that does it as they are."""
+    aten = torch.ops.aten
+    for node in list(module.graph.nodes):
+        if node.target is not aten.unsqueeze.default or not node.meta["val"].is_complex():
+            continue
+        source, axis = node.args
+        with module.graph.inserting_before(node):
+            pairs = module.graph.call_function(aten.view_as_real.default, (source,))
+            spread = module.graph.call_function(aten.unsqueeze.default, (pairs, axis if axis >= 0 else axis - 1))
+            made = module.graph.call_function(aten.view_as_complex.default, (spread,))
+        for new in (pairs, spread, made):
+            new.meta["val"] = new.target(
+                *(arg.meta["val"] if isinstance(arg, torch.fx.Node) else arg for arg in new.args)
+            )
+        node.replace_all_uses_with(made)
+        module.graph.erase_node(node)
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def _trace(module: nn.Module, model: Any, tokens: Tokens, shapes: list[tuple[int
     mask = torch.ones(2, 7, dtype=torch.int64)
     mask[1, -1] = 0
     past = [(torch.zeros(2, heads, 4, key), torch.zeros(2, heads, 4, value)) for heads, key, value in shapes]
-    batch, cached = Dim(BATCH), {0: Dim(BATCH), 2: Dim(PAST)}
+    batch, cached = Dim(BATCH), {0: Dim(BATCH), 2: Dim.DYNAMIC}
     dynamic = {
         "tokens": {0: batch, 1: Dim.DYNAMIC},
         "attention_mask": {0: batch, 1: Dim.DYNAMIC},

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput
 
 from wherry_exporter.cache import Pairs, cache_axes, layer_shapes, pairs_of
 from wherry_exporter.convert import Traced, convert, name_axes
@@ -35,15 +34,15 @@ class _Encoder(nn.Module):
 class _CrossAttention(nn.Module):
     """The keys and values that a decoder's cross-attention makes of the encoder's states."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, kind: type[Any]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.kind = model, kind
 
     def forward(self, encoder_hidden_states: Tensor) -> Pairs:
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         self.model(
             decoder_input_ids=encoder_hidden_states.new_zeros(encoder_hidden_states.shape[0], 1, dtype=torch.int64),
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoder_hidden_states),
+            encoder_outputs=self.kind(last_hidden_state=encoder_hidden_states),
             past_key_values=cache,
             use_cache=True,
         )
@@ -53,9 +52,9 @@ class _CrossAttention(nn.Module):
 class _CrossDecoder(nn.Module):
     """A decoder's step on cached keys and values of the encoder's states, which it needs the shape of alone."""
 
-    def __init__(self, model: Any, size: int, *, masked: bool) -> None:
+    def __init__(self, model: Any, kind: type[Any], size: int, *, masked: bool) -> None:
         super().__init__()
-        self.model, self.size, self.masked = model, size, masked
+        self.model, self.kind, self.size, self.masked = model, kind, size, masked
 
     def forward(self, input_ids: Tensor, encoder_attention_mask: Tensor, past: Pairs, cross: Pairs) -> Any:
         cache = EncoderDecoderCache(DynamicCache(past), DynamicCache(cross))
@@ -63,7 +62,7 @@ class _CrossDecoder(nn.Module):
         states = cross[0][0].new_zeros(input_ids.shape[0], cross[0][0].shape[2], self.size)
         output = self.model(
             decoder_input_ids=input_ids,
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            encoder_outputs=self.kind(last_hidden_state=states),
             past_key_values=cache,
             use_cache=True,
             **({"attention_mask": encoder_attention_mask} if self.masked else {}),
@@ -111,16 +110,17 @@ def _with_decoder(model: Any, encoder: ir.Model, inputs: dict[str, Tensor]) -> T
     """
     batch = Dim(BATCH)
     with torch.no_grad():
-        states = model.get_encoder()(**inputs).last_hidden_state
-        trial = _run_decoder(model, torch.ones(2, 2, dtype=torch.int64), states)
-    own = layer_shapes(model, trial.self_attention_cache)
-    cross = layer_shapes(model, trial.cross_attention_cache)
+        encoded = model.get_encoder()(**inputs)
+        trial = model(decoder_input_ids=torch.ones(2, 2, dtype=torch.int64), encoder_outputs=encoded, use_cache=True)
+    own = layer_shapes(model, trial.past_key_values.self_attention_cache)
+    cross = layer_shapes(model, trial.past_key_values.cross_attention_cache)
     own_names, own_axes = cache_axes(own, "decoder.", "past_decoder_sequence_length", "total_decoder_sequence_length")
     cross_names, cross_axes = cache_axes(cross, "encoder.", ENCODER_SEQUENCE, ENCODER_SEQUENCE)
+    states, kind = encoded.last_hidden_state, type(encoded)
     size, longest = states.shape[2], states.shape[1]
 
     projections = convert(
-        _CrossAttention(model),
+        _CrossAttention(model, kind),
         {"encoder_hidden_states": states},
         {"encoder_hidden_states": {0: batch, 1: Dim.AUTO}},
         ["encoder_hidden_states"],
@@ -135,7 +135,7 @@ def _with_decoder(model: Any, encoder: ir.Model, inputs: dict[str, Tensor]) -> T
     mask = torch.ones(2, longest, dtype=torch.int64)
     mask[1, -1] = 0
     step = convert(
-        _CrossDecoder(model, size, masked=masked),
+        _CrossDecoder(model, kind, size, masked=masked),
         {
             "input_ids": torch.ones(2, 3, dtype=torch.int64),
             "encoder_attention_mask": mask,
@@ -166,8 +166,3 @@ def _with_decoder(model: Any, encoder: ir.Model, inputs: dict[str, Tensor]) -> T
     }
     name_axes(decoder, decoder_axes)
     return Traced({"encoder_model": encoder, "decoder_model_merged": decoder})
-
-
-def _run_decoder(model: Any, ids: Tensor, states: Tensor) -> Any:
-    output = model(decoder_input_ids=ids, encoder_outputs=BaseModelOutput(last_hidden_state=states), use_cache=True)
-    return output.past_key_values

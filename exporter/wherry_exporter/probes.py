@@ -268,16 +268,13 @@ class EncoderDecoderProbe:
         tensors, ids = _tensors(feed), torch.from_numpy(rows)
 
         def run_torch() -> None:
-            outputs = self.model(**tensors, decoder_input_ids=ids[:, :-STEPS], use_cache=True)
-            states = (outputs.encoder_last_hidden_state,)
+            states = self.model.get_encoder()(**tensors)
             mask = {"attention_mask": tensors["attention_mask"]} if "attention_mask" in tensors else {}
-            for step in range(STEPS, 0, -1):
-                token = ids[:, -step : (1 - step) or None]
-                past = outputs.past_key_values
-                outputs = self.model(
-                    encoder_outputs=states, **mask, decoder_input_ids=token, past_key_values=past, use_cache=True
-                )
-                outputs.encoder_last_hidden_state = states[0]
+            past = None
+            for tokens in [ids[:, :-STEPS], *ids[:, -STEPS:].split(1, 1)]:
+                past = self.model(
+                    encoder_outputs=states, **mask, decoder_input_ids=tokens, past_key_values=past, use_cache=True
+                ).past_key_values
 
         def run_graphs() -> None:
             for _ in self._steps(decoder, encoder.run(None, feed)[0], feed.get("attention_mask"), rows):

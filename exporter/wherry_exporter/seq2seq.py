@@ -9,7 +9,12 @@ from wherry_exporter.tasks import is_captioner
 
 def encoder_decoder_of(model: Any) -> Any:
     """The model itself, or one that takes and gives what an encoder-decoder model of transformers does."""
-    return _Captioner(model) if is_captioner(model) else model
+    if is_captioner(model):
+        return _Captioner(model)
+    encoder = model.get_encoder()
+    if not hasattr(encoder, "config"):
+        encoder.config = model.config
+    return model
 
 
 def start_token(model: Any) -> int:
