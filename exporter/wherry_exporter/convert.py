@@ -108,21 +108,21 @@ def convert(
 
 def _unsqueeze_real(module: torch.fx.GraphModule) -> None:
     """Give complex tensors a new axis as pairs of real ones: there is no operator that does it as they are."""
-    aten = torch.ops.aten
-    for node in list(module.graph.nodes):
-        if node.target is not aten.unsqueeze.default or not node.meta["val"].is_complex():
-            continue
-        source, axis = node.args
-        with module.graph.inserting_before(node):
-            pairs = module.graph.call_function(aten.view_as_real.default, (source,))
-            spread = module.graph.call_function(aten.unsqueeze.default, (pairs, axis if axis >= 0 else axis - 1))
-            made = module.graph.call_function(aten.view_as_complex.default, (spread,))
-        for new in (pairs, spread, made):
-            new.meta["val"] = new.target(
-                *(arg.meta["val"] if isinstance(arg, torch.fx.Node) else arg for arg in new.args)
-            )
-        node.replace_all_uses_with(made)
-        module.graph.erase_node(node)
+    aten, graph = torch.ops.aten, module.graph
+
+    def call(operator: Any, source: torch.fx.Node, *rest: int) -> torch.fx.Node:
+        made = graph.call_function(operator, (source, *rest))
+        made.meta["val"] = operator(source.meta["val"], *rest)
+        return made
+
+    for node in list(graph.nodes):
+        if node.target is aten.unsqueeze.default and node.meta["val"].is_complex():
+            source, axis = node.args
+            with graph.inserting_before(node):
+                pairs = call(aten.view_as_real.default, source)
+                spread = call(aten.unsqueeze.default, pairs, axis if axis >= 0 else axis - 1)
+                node.replace_all_uses_with(call(aten.view_as_complex.default, spread))
+            graph.erase_node(node)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wherry_exporter.convert import Traced, convert, name_axes
-from wherry_exporter.decoder import fused_decoder, plain_decoder
+from wherry_exporter.decoder import fused_decoder, plain_decoder, stepwise_decoder
 from wherry_exporter.inputs import TEXT, axes_of, free_axes, input_names, random_inputs
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
@@ -33,6 +33,7 @@ def ways(checkpoint: Checkpoint) -> Mapping[str, Callable[[Checkpoint], Traced]]
         return {
             "fused": lambda checkpoint: Traced({"model": fused_decoder(checkpoint.model)}, padding_side="right"),
             "plain": lambda checkpoint: Traced({"model": plain_decoder(checkpoint.model)}, padding_side="left"),
+            "stepwise": lambda checkpoint: Traced({"model": stepwise_decoder(checkpoint.model)}, padding_side="left"),
         }
     if shape == "vision-language":
         return VISION_LANGUAGE

@@ -118,7 +118,7 @@ def make_sampler(config: GenerationConfig) -> Sampler:
 
 
 class Decoder:
-    """A graph with past_key_values, run over prompts padded on one side, each row with a length of its own."""
+    """A graph with a cache, run over prompts padded on one side, each row with a length of its own."""
 
     def __init__(self, session: Session, padding_side: str = "right") -> None:
         """Look at a graph's inputs and outputs.
@@ -132,10 +132,12 @@ class Decoder:
             SessionError: the graph has no cache.
         """
         self.session, self.padding_side = session, padding_side
-        self.past = [name for name in session.inputs if name.startswith("past_key_values.")]
-        self.present = [name.replace("past_key_values.", "present.", 1) for name in self.past]
+        self.past = [name for name in session.inputs if name.startswith("past_")]
+        self.present = [name.replace("past_key_values.", "present.").replace("past_", "present_") for name in self.past]
         if not self.past or "logits" not in session.outputs:
-            raise SessionError("the graph is no decoder with a cache: it lacks past_key_values or logits")
+            raise SessionError(
+                "the graph is no decoder with a cache: it lacks past_key_values, or another past, or logits"
+            )
 
     def steps(self, rows: Sequence[Sequence[int]], config: GenerationConfig, sampler: Sampler) -> Iterator[Array]:
         """Decode a batch.
@@ -196,6 +198,7 @@ class Decoder:
         return values[0].numpy(), values[1:]
 
     def _empty(self, name: str, batch: int) -> Any:
+        """Keys and values of no token, or a state of zeros."""
         port = self.session.inputs[name]
-        _, heads, _, size = port.shape
-        return self.session.value(np.zeros((batch, heads, 0, size), port.dtype))
+        sizes = [size if isinstance(size, int) else 0 for size in port.shape[1:]]
+        return self.session.value(np.zeros((batch, *sizes), port.dtype))
