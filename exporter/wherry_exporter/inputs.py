@@ -6,9 +6,10 @@ Read off the model's own signature and configuration, so no architecture has a l
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim
 
 BATCH, SEQUENCE, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length"
@@ -25,6 +26,12 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "input_features": (BATCH, "feature_size", "num_frames"),
 }
 """The names that optimum and transformers.js know, and the names of their axes."""
+
+FRAMES = (BATCH, "num_frames", "feature_size")
+"""The axes of sounds' features that some models take under either name."""
+
+BINS = ("num_mel_bins", "feature_size", "input_feat_per_channel", "feature_projection_input_dim")
+"""What configurations call the size of a frame's features."""
 
 FIXED = ("num_channels", "feature_size", "box")
 """Axes that are part of the architecture."""
@@ -52,11 +59,38 @@ def input_names(model: Any) -> list[str]:
     return names
 
 
+_SOUNDS: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+
+
 def axes_of(model: Any, name: str) -> tuple[str, ...]:
-    """The names of an input's axes. Spectrogram transformers call their frames of features `input_values`."""
-    if name == "input_values" and _setting(model.config, "num_mel_bins"):
-        return (BATCH, "num_frames", "feature_size")
-    return AXES[name]
+    """The names of an input's axes; those of sounds and of their features are the ones that the model runs on."""
+    if name not in ("input_values", "input_features"):
+        return AXES[name]
+    if model not in _SOUNDS:
+        part = model.get_encoder() if "decoder_input_ids" in parameters_of(model) else model
+        for axes in (AXES[name], FRAMES):
+            _SOUNDS[model] = axes
+            if _runs(part, {name: _sounds(model, axes, 2, 1, torch.Generator().manual_seed(0))}):
+                break
+    return _SOUNDS[model]
+
+
+def _runs(model: Any, inputs: Mapping[str, Tensor]) -> bool:
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    except (ValueError, RuntimeError, IndexError, AssertionError):
+        return False
+    return True
+
+
+def _sounds(model: Any, axes: tuple[str, ...], batch: int, scale: float, random: torch.Generator) -> Tensor:
+    config = model.config
+    bins = next((int(found) for name in BINS if (found := _setting(config, name))), 80)
+    positions = _setting(config, "max_source_positions") if axes != FRAMES else None
+    frames = 2 * int(positions) if positions else int(_setting(config, "max_length") or 100)
+    sizes = {"num_samples": 4000 * scale, "num_frames": frames * scale, "feature_size": bins}
+    return torch.randn(batch, *(round(sizes[axis]) for axis in axes[1:]), generator=random)
 
 
 def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float, seed: int) -> dict[str, Tensor]:
@@ -77,7 +111,9 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
         if name == "input_ids":
             vocabulary = int(getattr(text, "vocab_size", 0) or 100)
             ids = torch.randint(min(5, vocabulary - 1), vocabulary, (batch, length), generator=random)
-            padding = getattr(text, "pad_token_id", None)
+            padding, end = (getattr(text, f"{kind}_token_id", None) for kind in ("pad", "eos"))
+            if isinstance(end, int):  # some look for it, to know where a row ends
+                ids.scatter_(1, real - 1, end)
             values[name] = torch.where(mask.bool(), ids, 0 if padding is None else padding)
         elif name == "attention_mask":
             values[name] = mask
@@ -91,15 +127,8 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             wider = scale if scale == 1 else 1.5 * scale
             shape = (batch, _channels(config), _stretched(height, scale), _stretched(width, wider))
             values[name] = torch.rand(shape, generator=random) * 2 - 1
-        elif name == "input_features":
-            frames = 2 * int(_setting(config, "max_source_positions") or 100)
-            bins = int(_setting(config, "num_mel_bins") or _setting(config, "feature_size") or 80)
-            values[name] = torch.rand(batch, bins, round(frames * scale), generator=random) * 2 - 1
-        elif _setting(config, "num_mel_bins"):
-            frames = int(_setting(config, "max_length") or 128)
-            values[name] = torch.randn(batch, round(frames * scale), int(config.num_mel_bins), generator=random)
         else:
-            values[name] = torch.randn(batch, round(4000 * scale), generator=random)
+            values[name] = _sounds(model, axes_of(model, name), batch, scale, random)
     return values
 
 
@@ -118,12 +147,7 @@ def free_axes(
     other = own | {
         name: value for name, value in random_inputs(model, names, batch=2, scale=2, seed=0).items() if name in sized
     }
-    try:
-        with torch.no_grad():
-            model(**other)
-        free = bool(sized) and sizes
-    except (ValueError, RuntimeError, IndexError, AssertionError):
-        free = False
+    free = bool(sized) and sizes and _runs(model, other)
     shapes: dict[str, dict[int, Any]] = {}
     for name in names:
         vary, axes = name not in sized or free, enumerate(axes_of(model, name))
@@ -155,7 +179,7 @@ def _setting(config: Any, name: str) -> Any:
     """A setting of the configuration or of one of the configurations in it."""
     if getattr(config, name, None):
         return getattr(config, name)
-    for part in ("vision_config", "backbone_config", "audio_config", "encoder", "text_config"):
+    for part in ("vision_config", "backbone_config", "audio_config", "encoder", "encoder_config", "text_config"):
         inner = getattr(config, part, None)
         if inner is not None and not isinstance(inner, Mapping) and (found := _setting(inner, name)):
             return found
