@@ -6,14 +6,17 @@ Knows no architecture, no precision and no file.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from wherry_exporter.convert import Traced, convert, name_axes
 from wherry_exporter.decoder import fused_decoder, plain_decoder, stepwise_decoder
+from wherry_exporter.errors import ExportError
 from wherry_exporter.inputs import TEXT, axes_of, free_axes, input_names, random_inputs
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
@@ -52,6 +55,21 @@ def output_names(checkpoint: Checkpoint) -> list[str]:
     return [name for name in TASKS[checkpoint.task].outputs if name in given] or given
 
 
+FORMULA = 24
+"""Operations on an input's sizes that one axis may take: convolutions come to a few, shifted windows to ever more."""
+
+
+class _Sizes(TorchFunctionMode):
+    """Ends a trace in which reasoning about the sizes of images or sounds would take minutes."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        output = function(*args, **(kwargs or {}))
+        for size in output.shape if isinstance(output, Tensor) else ():
+            if isinstance(size, torch.SymInt) and size.node.expr.count_ops() > FORMULA:
+                raise ExportError("its layers make of the input's size a formula too long to trace")
+        return output
+
+
 class _Model(nn.Module):
     def __init__(self, model: Any, outputs: list[str], lowering: Lowering | None) -> None:
         super().__init__()
@@ -60,7 +78,8 @@ class _Model(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         if self.lowering:
             self.lowering.begin(inputs.get("attention_mask"))
-        outputs = self.model(**inputs)
+        with nullcontext() if set(inputs) <= set(TEXT) else _Sizes():
+            outputs = self.model(**inputs)
         return tuple(outputs[name] for name in self.outputs)
 
 
