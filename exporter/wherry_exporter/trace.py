@@ -62,9 +62,10 @@ FORMULA = 24
 class _Sizes(TorchFunctionMode):
     """Ends a trace in which reasoning about the sizes of images or sounds would take minutes."""
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = function(*args, **(kwargs or {}))
-        for size in output.shape if isinstance(output, Tensor) else ():
+        sizes: Any = output.shape if isinstance(output, Tensor) else ()
+        for size in sizes:
             if isinstance(size, torch.SymInt) and size.node.expr.count_ops() > FORMULA:
                 raise ExportError("its layers make of the input's size a formula too long to trace")
         return output

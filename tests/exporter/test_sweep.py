@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from transformers import PreTrainedConfig
+
 from wherry_exporter.export import export
 
 pytestmark = pytest.mark.sweep
@@ -46,7 +47,7 @@ SIZES = {
 }
 """Names of settings to what is small."""
 
-PLAIN = """
+NAMES = """
 GPTBigCodeForCausalLM FalconForCausalLM MptForCausalLM PhiForCausalLM PhimoeForCausalLM Qwen2MoeForCausalLM
 Qwen3MoeForCausalLM GemmaForCausalLM GraniteForCausalLM GraniteMoeForCausalLM OlmoForCausalLM Olmo2ForCausalLM
 Olmo3ForCausalLM OlmoeForCausalLM CohereForCausalLM Cohere2ForCausalLM StableLmForCausalLM Starcoder2ForCausalLM
@@ -60,7 +61,7 @@ BertGenerationEncoder SplinterModel DPRQuestionEncoder YosoModel MraModel ErnieM
 FNetModel XLMRobertaXLModel RobertaPreLayerNormModel VisualBertModel BeitForImageClassification
 Data2VecVisionForImageClassification DeiTForImageClassification Dinov2ForImageClassification DINOv3ViTModel
 MobileNetV1ForImageClassification MobileNetV2ForImageClassification MobileViTForImageClassification
-""".split()
+"""
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "GPTJForCausalLM": {"rotary_dim": 8},
@@ -98,7 +99,7 @@ def tiny(config_class: type[PreTrainedConfig], **settings: Any) -> dict[str, Any
     return made | settings
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *SETTINGS])
+@pytest.mark.parametrize("name", [*NAMES.split(), *SETTINGS])
 def test_crosses(name: str, letters: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model_class = getattr(transformers, name)
