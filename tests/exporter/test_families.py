@@ -150,7 +150,6 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     "BertForQuestionAnswering": TEXT,
     "XLNetForSequenceClassification": {"vocab_size": 120, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
     "LayoutLMForTokenClassification": TEXT,
-    "BartForSequenceClassification": {**BART, **ONE_LAYER},
     "CLIPTextModelWithProjection": TEXT,
     "LevitForImageClassificationWithTeacher": LEVIT,
     "ViTForImageClassification": VISION,
