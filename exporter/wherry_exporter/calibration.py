@@ -40,7 +40,7 @@ def role_feeds(
                     [rows, *(dim if isinstance(dim, int) else 0 for dim in list(value.shape or ())[1:])], np.float32
                 )
                 for name, value in ports.items()
-                if name.startswith("past_key_values.")
+                if name.startswith("past_")
             }
             if "attention_mask" in known:
                 positions = np.maximum(known["attention_mask"].cumsum(1) - 1, 0)

@@ -88,6 +88,7 @@ def convert(
         _garbage_waits(),
     ):
         program = torch.export.export(module, (), dict(inputs), dynamic_shapes=dict(dynamic_shapes), strict=False)
+        _unsqueeze_real(program.graph_module)
         apply_fx_node_fixes("onnx", program.graph_module)
         program.graph_module.graph.eliminate_dead_code()
         converted = torch.onnx.export(
@@ -104,6 +105,25 @@ def convert(
     apply_onnx_ir_fixes(converted)
     model: ir.Model = converted.model
     return model
+
+
+def _unsqueeze_real(module: torch.fx.GraphModule) -> None:
+    """Give complex tensors a new axis as pairs of real ones: there is no operator that does it as they are."""
+    aten, graph = torch.ops.aten, module.graph
+
+    def call(operator: Any, source: torch.fx.Node, *rest: int) -> torch.fx.Node:
+        made = graph.call_function(operator, (source, *rest))
+        made.meta["val"] = operator(source.meta["val"], *rest)
+        return made
+
+    for node in list(graph.nodes):
+        if node.target is aten.unsqueeze.default and node.meta["val"].is_complex():
+            source, axis = node.args
+            with graph.inserting_before(node):
+                pairs = call(aten.view_as_real.default, source)
+                spread = call(aten.unsqueeze.default, pairs, axis if axis >= 0 else axis - 1)
+                node.replace_all_uses_with(call(aten.view_as_complex.default, spread))
+            graph.erase_node(node)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from wherry_exporter.decoder import added_layers
 from wherry_exporter.examine import Examiner, configuration
 from wherry_exporter.front import Front, batches
 from wherry_exporter.images import graph_images, image_inputs, image_parameters, joined
-from wherry_exporter.inputs import input_names, parameters_of, random_inputs
+from wherry_exporter.inputs import TEXT, input_names, parameters_of, random_inputs
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.plan import Plan
 from wherry_exporter.probe import CALIBRATION
@@ -31,6 +31,7 @@ class Entries:
     """Inputs of one checkpoint. Rows that do not fit it are refused before anything is traced.
 
     Attributes:
+        text: whether text is all that the model takes.
         real: whether calibration is on the user's own rows.
         synthetic: whether it is on random values.
     """
@@ -58,8 +59,9 @@ class Entries:
         self.start = start_token(config, generation)
         self.config = configuration(config, self.start, generation.get("eos_token_id", config.get("eos_token_id")))
         self.examiner = None if plan.verify_data is None else self._examiner(plan.verify_data)
+        self.text = TASKS[checkpoint.task].text and set(self.names) <= set(TEXT)
         self.real = plan.calibration is not None
-        self.synthetic = not self.real and not TASKS[checkpoint.task].text
+        self.synthetic = not self.real and not self.text
         self.entries = self._entries(plan.calibration)
 
     def feeds(self, traced: Traced) -> dict[str, list[Feed]]:
@@ -68,7 +70,7 @@ class Entries:
 
     def tuner(self) -> Examiner | None:
         """Measures on the user's rows where random values are all that there is otherwise."""
-        if TASKS[self.checkpoint.task].text:
+        if self.text:
             return None
         if self.examiner is None and self.plan.calibration is not None:
             return self._examiner(self.plan.calibration)
@@ -80,7 +82,7 @@ class Entries:
 
     def _entries(self, rows: Sequence[Row] | None) -> list[Feed]:
         model: Any = self.checkpoint.model
-        if rows is None and TASKS[self.checkpoint.task].text:
+        if rows is None and self.text:
             rows = [Row("built-in text", text=text) for text in CALIBRATION]
         entries: list[Feed]
         if rows is not None:

@@ -16,7 +16,7 @@ SMALL = 256
 
 
 def half(model: ir.Model, feeds: Sequence[Feed], watched: ir.Model | None = None) -> ir.Model:
-    """Weights, activations and past_key_values in float16; other inputs and outputs stay float32.
+    """Weights, activations and what is kept between steps in float16; other inputs and outputs stay float32.
 
     Nodes that take or give an element beyond `LARGEST` on `feeds` stay float32.
 
@@ -42,7 +42,7 @@ def half(model: ir.Model, feeds: Sequence[Feed], watched: ir.Model | None = None
     with quiet():
         proto = convert_float_to_float16(
             ir.to_proto(model),
-            keep_io_types=[name for name in ports if not name.startswith(("past_key_values.", "present."))],
+            keep_io_types=[name for name in ports if not name.startswith(("past_", "present"))],
             disable_shape_infer=True,
             op_block_list=DEFAULT_OP_BLOCK_LIST,
             node_block_list=blocked,

@@ -6,15 +6,18 @@ Read off the model's own signature and configuration, so no architecture has a l
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import onnx_ir as ir
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim
 from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES
 
 BATCH, SEQUENCE, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length"
 IMAGE_AXES = (BATCH, "num_channels", "height", "width")
+FRAMES = (BATCH, "num_frames", "feature_size")
+"""The axes of sounds' features where frames come first."""
 
 TEXT = ("input_ids", "attention_mask", "token_type_ids")
 AXES: Mapping[str, tuple[str, ...]] = {
@@ -25,11 +28,14 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "pixel_values": IMAGE_AXES,
     "input_values": (BATCH, "num_samples"),
     "input_features": (BATCH, "feature_size", "num_frames"),
-    "spectrogram": (BATCH, "num_frames", "num_mel_bins"),
+    "spectrogram": FRAMES,
 }
 """The names that optimum and transformers.js know, and the names of their axes."""
 
-FIXED = ("num_channels", "feature_size", "num_mel_bins", "box")
+BINS = ("num_mel_bins", "feature_size", "input_feat_per_channel", "feature_projection_input_dim", "model_in_dim")
+"""What configurations call the size of a frame's features."""
+
+FIXED = ("num_channels", "feature_size", "box")
 """Axes that are part of the architecture."""
 
 
@@ -62,13 +68,40 @@ def input_names(model: Any) -> list[str]:
     return names
 
 
+_SOUNDS: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+
+
 def axes_of(model: Any, name: str) -> tuple[str, ...]:
-    """The names of an input's axes. Spectrogram transformers call their frames of features `input_values`."""
+    """The names of an input's axes; those of sounds and of their features are the ones that the model runs on."""
     if name in TEXT and apart(model):
         return ("text_batch_size", SEQUENCE)
-    if name == "input_values" and _setting(model.config, "num_mel_bins"):
-        return (BATCH, "num_frames", "feature_size")
-    return AXES[name]
+    if name not in ("input_values", "input_features"):
+        return AXES[name]
+    if model not in _SOUNDS:
+        part = model.get_encoder() if "decoder_input_ids" in parameters_of(model) else model
+        for axes in (AXES[name], FRAMES):
+            _SOUNDS[model] = axes
+            if _runs(part, {name: _sounds(model, axes, 2, 1, torch.Generator().manual_seed(0))}):
+                break
+    return _SOUNDS[model]
+
+
+def _runs(model: Any, inputs: Mapping[str, Tensor]) -> bool:
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    except (ValueError, RuntimeError, IndexError, AssertionError):
+        return False
+    return True
+
+
+def _sounds(model: Any, axes: tuple[str, ...], batch: int, scale: float, random: torch.Generator) -> Tensor:
+    config = model.config
+    bins = next((int(found) for name in BINS if (found := _setting(config, name))), 80)
+    positions = _setting(config, "max_source_positions") if axes != FRAMES else None
+    frames = 2 * int(positions) if positions else int(_setting(config, "max_length") or 100)
+    sizes = {"num_samples": 4000 * scale, "num_frames": frames * scale, "feature_size": bins}
+    return torch.randn(batch, *(round(sizes[axis]) for axis in axes[1:]), generator=random)
 
 
 def apart(model: Any) -> bool:
@@ -97,7 +130,9 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
         if name == "input_ids":
             vocabulary = int(getattr(text, "vocab_size", 0) or 100)
             ids = torch.randint(min(5, vocabulary - 1), vocabulary, (rows, length), generator=random)
-            padding = getattr(text, "pad_token_id", None)
+            padding, end = (getattr(text, f"{kind}_token_id", None) for kind in ("pad", "eos"))
+            if isinstance(end, int):  # some look for it, to know where a row ends
+                ids.scatter_(1, real - 1, end)
             values[name] = torch.where(mask.bool(), ids, 0 if padding is None else padding)
         elif name == "attention_mask":
             values[name] = mask
@@ -111,17 +146,8 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             wider = scale if scale == 1 else 1.5 * scale
             shape = (batch, _channels(config), _stretched(height, scale), _stretched(width, wider))
             values[name] = torch.rand(shape, generator=random) * 2 - 1
-        elif name == "input_features":
-            frames = 2 * int(_setting(config, "max_source_positions") or 100)
-            bins = int(_setting(config, "num_mel_bins") or _setting(config, "feature_size") or 80)
-            values[name] = torch.rand(batch, bins, round(frames * scale), generator=random) * 2 - 1
-        elif name == "spectrogram":
-            values[name] = torch.randn(batch, round(12 * scale), int(config.model_in_dim), generator=random)
-        elif _setting(config, "num_mel_bins"):
-            frames = int(_setting(config, "max_length") or 128)
-            values[name] = torch.randn(batch, round(frames * scale), int(config.num_mel_bins), generator=random)
         else:
-            values[name] = torch.randn(batch, round(4000 * scale), generator=random)
+            values[name] = _sounds(model, axes_of(model, name), batch, scale, random)
     return values
 
 
@@ -140,12 +166,7 @@ def free_axes(
     other = own | {
         name: value for name, value in random_inputs(model, names, batch=2, scale=2, seed=0).items() if name in sized
     }
-    try:
-        with torch.no_grad():
-            model(**other)
-        free = bool(sized) and sizes
-    except (ValueError, RuntimeError, IndexError, AssertionError):
-        free = False
+    free = bool(sized) and sizes and _runs(model, other)
     shapes: dict[str, dict[int, Any]] = {}
     for name in names:
         axes, vary = axes_of(model, name), name not in sized or free
@@ -160,7 +181,8 @@ def fixed_sizes(graphs: Iterable[ir.Model]) -> dict[str, dict[str, int]]:
     for value in (value for graph in graphs for value in graph.graph.inputs):
         name, shape = str(value.name), list(value.shape or ())
         if name in AXES and name not in TEXT:
-            axes = AXES["spectrogram" if name == "input_values" and len(shape) == 3 else name]
+            frames_first = len(shape) == 3 and (name == "input_values" or str(shape[1]) == FRAMES[1])
+            axes = FRAMES if frames_first else AXES[name]
             sizes = zip(axes[1:], shape[1 - len(axes) :], strict=True)
             fixed = {axis: size for axis, size in sizes if isinstance(size, int) and axis not in FIXED}
             if fixed:
@@ -192,7 +214,7 @@ def _setting(config: Any, name: str) -> Any:
     """A setting of the configuration or of one of the configurations in it."""
     if getattr(config, name, None):
         return getattr(config, name)
-    for part in ("vision_config", "backbone_config", "audio_config", "encoder", "text_config"):
+    for part in ("vision_config", "backbone_config", "audio_config", "encoder", "encoder_config", "text_config"):
         inner = getattr(config, part, None)
         if inner is not None and not isinstance(inner, Mapping) and (found := _setting(inner, name)):
             return found

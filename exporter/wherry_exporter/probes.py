@@ -22,6 +22,7 @@ from wherry_exporter.load import Checkpoint
 from wherry_exporter.noise import still, stilled
 from wherry_exporter.probe import PROSE, SENTENCES
 from wherry_exporter.seq2seq import encoder_decoder_of, start_token
+from wherry_exporter.states import States
 from wherry_exporter.tasks import TASKS
 from wherry_tokenization import Tokenizer
 
@@ -138,7 +139,7 @@ class ModelProbe:
 
 
 class DecoderProbe:
-    """A decoder over past_key_values."""
+    """A decoder over what it keeps between steps."""
 
     def __init__(self, checkpoint: Checkpoint, folder: Path, padding_side: str) -> None:
         self.model: Any = checkpoint.model
@@ -164,13 +165,13 @@ class DecoderProbe:
     def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
         session = self._open(graphs)
         row, steps = self.rows[0], 8
-        prompt = self._prompt(0)
+        prompt, cache = self._prompt(0), States(self.model).argument
 
         def run_torch() -> None:
             output = self.model(**prompt, use_cache=True)
             for _ in range(steps):
                 token = output.logits[:, -1:].argmax(-1)
-                output = self.model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+                output = self.model(input_ids=token, **{cache: output[cache]}, use_cache=True)
 
         def run_graph() -> None:
             logits, past = _step(session, row[None], np.ones((1, len(row)), np.int64), no_past(session, 1))
@@ -269,16 +270,13 @@ class EncoderDecoderProbe:
         tensors, ids = _tensors(feed), torch.from_numpy(rows)
 
         def run_torch() -> None:
-            outputs = self.model(**tensors, decoder_input_ids=ids[:, :-STEPS], use_cache=True)
-            states = (outputs.encoder_last_hidden_state,)
+            states = self.model.get_encoder()(**tensors)
             mask = {"attention_mask": tensors["attention_mask"]} if "attention_mask" in tensors else {}
-            for step in range(STEPS, 0, -1):
-                token = ids[:, -step : (1 - step) or None]
-                past = outputs.past_key_values
-                outputs = self.model(
-                    encoder_outputs=states, **mask, decoder_input_ids=token, past_key_values=past, use_cache=True
-                )
-                outputs.encoder_last_hidden_state = states[0]
+            past = None
+            for tokens in [ids[:, :-STEPS], *torch.split(ids[:, -STEPS:], 1, 1)]:
+                past = self.model(
+                    encoder_outputs=states, **mask, decoder_input_ids=tokens, past_key_values=past, use_cache=True
+                ).past_key_values
 
         def run_graphs() -> None:
             for _ in self._steps(decoder, encode(feed), feed.get("attention_mask"), rows):
@@ -350,13 +348,14 @@ def open_session(path: Path, *, keep_memory: bool = False) -> InferenceSession:
 
 
 def no_past(session: Session, batch: int) -> Feed:
-    """Empty past_key_values."""
+    """What a decoder keeps before its first token: keys and values of none, and states of zeros."""
     return {
         port.name: np.zeros(
-            (batch, port.shape[1], 0, port.shape[3]), np.float16 if "float16" in port.type else np.float32
+            (batch, *(size if isinstance(size, int) else 0 for size in port.shape[1:])),
+            np.float16 if "float16" in port.type else np.float32,
         )
         for port in session.get_inputs()
-        if port.name.startswith("past_key_values")
+        if port.name.startswith("past_")
     }
 
 

@@ -39,7 +39,10 @@ class TorchRunner:
     """A torch module."""
 
     def __init__(self, model: Any) -> None:
+        from transformers.modeling_outputs import BaseModelOutput
+
         self.model = model
+        self.encoded: type[Any] = BaseModelOutput
 
     def run(self, feed: Feed) -> dict[str, Array]:
         with torch.no_grad():
@@ -52,12 +55,12 @@ class TorchRunner:
 
     def encode(self, feed: Feed) -> Array:
         with torch.no_grad():
-            return np.asarray(self.model.get_encoder()(**_tensors(feed)).last_hidden_state.numpy())
+            encoded = self.model.get_encoder()(**_tensors(feed))
+        self.encoded = type(encoded)
+        return np.asarray(encoded.last_hidden_state.numpy())
 
     def decoding(self, states: Array, mask: Array | None) -> Step:
-        from transformers.modeling_outputs import BaseModelOutput
-
-        given: dict[str, Any] = {"encoder_outputs": BaseModelOutput(last_hidden_state=torch.from_numpy(states))}
+        given: dict[str, Any] = {"encoder_outputs": self.encoded(last_hidden_state=torch.from_numpy(states))}
         if mask is not None:
             given["attention_mask"] = torch.from_numpy(mask)
         past: Any = None

@@ -64,7 +64,12 @@ def encoder_decoder_of(model: Any) -> Any:
     """The model itself, or one that takes and gives what an encoder-decoder model of transformers does."""
     if is_captioner(model):
         return _Captioner(model)
-    return _Seer(model) if hasattr(model, "get_image_features") else model
+    if hasattr(model, "get_image_features"):
+        return _Seer(model)
+    encoder = model.get_encoder()
+    if not hasattr(encoder, "config"):
+        encoder.config = model.config
+    return model
 
 
 def start_token(model: Any) -> int:

@@ -6,14 +6,16 @@ decided here. Knows no architecture, no precision and no file.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from wherry_exporter.convert import Traced, convert, name_axes
-from wherry_exporter.decoder import fused_decoder, plain_decoder
+from wherry_exporter.decoder import fused_decoder, plain_decoder, stepwise_decoder
 from wherry_exporter.errors import ExportError
 from wherry_exporter.inputs import TEXT, axes_of, free_axes, input_names, random_inputs, tensors_of
 from wherry_exporter.load import Checkpoint
@@ -35,6 +37,7 @@ def ways(checkpoint: Checkpoint) -> Mapping[str, Callable[[Checkpoint], Traced]]
         return {
             "fused": lambda checkpoint: Traced({"model": fused_decoder(checkpoint.model)}, padding_side="right"),
             "plain": lambda checkpoint: Traced({"model": plain_decoder(checkpoint.model)}, padding_side="left"),
+            "stepwise": lambda checkpoint: Traced({"model": stepwise_decoder(checkpoint.model)}, padding_side="left"),
         }
     if shape == "vision-language":
         return VISION_LANGUAGE
@@ -59,6 +62,22 @@ def output_names(checkpoint: Checkpoint) -> list[str]:
     return [name for name in TASKS[checkpoint.task].outputs if name in given] or list(given)
 
 
+FORMULA = 24
+"""Operations on an input's sizes that one axis may take: convolutions come to a few, shifted windows to ever more."""
+
+
+class _Sizes(TorchFunctionMode):
+    """Ends a trace in which reasoning about the sizes of images or sounds would take minutes."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = function(*args, **(kwargs or {}))
+        sizes: Any = output.shape if isinstance(output, Tensor) else ()
+        for size in sizes:
+            if isinstance(size, torch.SymInt) and size.node.expr.count_ops() > FORMULA:
+                raise ExportError("its layers make of the input's size a formula too long to trace")
+        return output
+
+
 class _Model(nn.Module):
     def __init__(self, model: Any, outputs: list[str], lowering: Lowering | None) -> None:
         super().__init__()
@@ -67,7 +86,8 @@ class _Model(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         if self.lowering:
             self.lowering.begin(inputs.get("attention_mask"))
-        outputs = tensors_of(self.model(**inputs))
+        with nullcontext() if set(inputs) <= set(TEXT) else _Sizes():
+            outputs = tensors_of(self.model(**inputs))
         return tuple(outputs[name] for name in self.outputs)
 
 
