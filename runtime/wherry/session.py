@@ -195,14 +195,21 @@ class Session:
             raise SessionError(f"onnxruntime failed: {_one_line(error)}") from error
         return dict(zip(names, values, strict=True))
 
-    def run_bound(self, binding: Any) -> None:
+    def run_bound(self, binding: Any, *, partly: bool = False) -> None:
         """Run with inputs and outputs bound beforehand (`raw.io_binding()`).
+
+        Args:
+            partly: whether to leave out what the bound outputs do not need.
 
         Raises:
             SessionError: onnxruntime refused what is bound.
         """
+        options = None
+        if partly:
+            options = onnxruntime().RunOptions()
+            options.only_execute_path_to_fetches = True
         try:
-            self.raw.run_with_iobinding(binding)
+            self.raw.run_with_iobinding(binding, options)
         except Exception as error:  # as above
             raise SessionError(f"onnxruntime failed: {_one_line(error)}") from error
 

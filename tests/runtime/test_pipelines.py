@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from tokenization.corpus import MULTILINGUAL, real_lines
 from wherry import pipeline
 from wherry.errors import InputError, TaskError, TokenizerError
+from wherry.generation import Engine
 from wherry_exporter import export
 from wherry_exporter.samples import sample
 
@@ -180,9 +181,10 @@ def generate(bundle):
 def tokens_of(pipe, prompts, count):
     """Token ids of a batch, up to each row's end."""
     config = pipe.defaults.updated(max_new_tokens=count, do_sample=False)
-    rows = [pipe.tokenizer.encode(prompt).input_ids[0].tolist() for prompt in prompts]
-    steps = np.stack(list(pipe.decoder.steps(rows, config, lambda logits: logits.argmax(-1))), 1)
-    return [[token for token in row.tolist() if token >= 0] for row in steps]
+    engine = Engine(pipe.decoder)
+    requests = [engine.submit(pipe.tokenizer.encode(prompt).input_ids[0].tolist(), config) for prompt in prompts]
+    list(engine.run())
+    return [request.choosers[0].ids[len(request.prompt) :].tolist() for request in requests]
 
 
 def test_greedy_tokens_are_those_of_transformers(generate):
@@ -226,7 +228,7 @@ def test_a_stop_text_ends_the_generation_and_never_shows(generate):
     for stop in (whole[10:13], whole[25:40], [whole[30:33], whole[12:20]]):
         stops = [stop] if isinstance(stop, str) else stop
         expected = whole[: min(whole.index(each) for each in stops)]
-        options = {"max_new_tokens": 40, "do_sample": False, "stop": stop}
+        options = {"max_new_tokens": 40, "do_sample": False, "stop_strings": stop}
         assert generate(PROMPTS[1], return_full_text=False, **options)[0]["generated_text"] == expected
         assert "".join(generate.stream(PROMPTS[1], **options)) == expected
 

@@ -207,7 +207,7 @@ CHOICES = {
     "bad_words_ids": [(), ((3,), (4, 5), (2,))],
     "sequence_bias": [{}, {(7,): 2.0, (1, 8): -3.0}],
     "suppress_tokens": [(), (9, 11)],
-    "begin_suppress_tokens": [(), (12, 2)],
+    "begin_suppress_tokens": [(), (12, 14)],
     "forced_bos_token_id": [None, None, 6],
     "forced_eos_token_id": [(), (), (2,), (2, 1)],
     "exponential_decay_length_penalty": [None, (1, 1.2)],
@@ -223,6 +223,8 @@ def test_all_together_are_transformers_for_any_options(prompt_length, do_sample)
     random = np.random.default_rng(3)
     for trial in range(100):
         options = {name: values[random.integers(len(values))] for name, values in CHOICES.items()}
+        if options["remove_invalid_values"]:  # its greatest numbers would overflow, or be equal ones to choose among
+            options |= {"exponential_decay_length_penalty": None, "temperature": 1.0, "num_beams": 1}
         config = GenerationConfig(do_sample=do_sample, **options)
         mine, theirs = processors(config, prompt_length, VOCABULARY), transformers_processors(config, prompt_length)
         for length in range(prompt_length, prompt_length + config.max_new_tokens):

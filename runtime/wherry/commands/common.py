@@ -34,7 +34,7 @@ def generation_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The generation options that were given."""
     names = ("max_new_tokens", "max_length", "temperature", "top_k", "top_p", "seed")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    return {**given, "stop": arguments.stop} if arguments.stop else given
+    return {**given, "stop_strings": arguments.stop} if arguments.stop else given
 
 
 def read_texts(words: Sequence[str]) -> list[str]:

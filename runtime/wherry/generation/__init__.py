@@ -1,7 +1,9 @@
 """Token ids in, token ids out: how they are chosen, and the loop over a graph and its cache. Knows nothing of text."""
 
+from wherry.generation.beams import Hypothesis
 from wherry.generation.config import GenerationConfig
 from wherry.generation.decoder import Decoder
-from wherry.generation.sampling import make_sampler
+from wherry.generation.engine import Engine, Event, Request, search
+from wherry.generation.prefix import PrefixCache
 
-__all__ = ["Decoder", "GenerationConfig", "make_sampler"]
+__all__ = ["Decoder", "Engine", "Event", "GenerationConfig", "Hypothesis", "PrefixCache", "Request", "search"]

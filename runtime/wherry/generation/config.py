@@ -163,6 +163,9 @@ class GenerationConfig:
         decoder_start_token_id: what the decoder of an encoder-decoder begins with.
         pad_token_id: fills rows that have ended.
         eos_token_ids: tokens that end a row.
+        prompt_lookup_num_tokens: guess so many tokens from what followed the same ones before, and take those that come
+            out anyway; None not to. Faster where a text repeats itself or its prompt, and never another text.
+        max_time: seconds after which no further token is begun; None for any time.
         logprobs: also tell each token's log-probability in the model's own distribution.
         top_logprobs: and those of so many likeliest tokens.
     """
@@ -202,6 +205,8 @@ class GenerationConfig:
     decoder_start_token_id: int | None = _option(None, _token)
     pad_token_id: int | None = _option(None, _token)
     eos_token_ids: tuple[int, ...] = _option((), _tokens)
+    prompt_lookup_num_tokens: int | None = _option(None, _optional(_whole(1)))
+    max_time: float | None = _option(None, _optional(_above_zero))
     logprobs: bool = _option(False, _flag)
     top_logprobs: int = _option(0, _whole(0, 20))
 

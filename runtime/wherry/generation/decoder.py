@@ -1,20 +1,75 @@
-"""The decode loop: prompts of token ids in, one token a row and step out, over a cache that stays on the device."""
+"""A decoder's graph over a batch of sequences that join and leave: a prompt in, then one token a row and step.
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+Two kinds of graph: those with GroupQueryAttention write new keys and values where they read the past ones, so that a
+step moves no cache; others give the whole cache anew in each step, which is handed back to them as it is.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from wherry.errors import SessionError
-from wherry.generation.config import GenerationConfig
-from wherry.generation.sampling import Sampler
-from wherry.session import Session
+from wherry.generation.cache import SharedCache
+from wherry.session import Port, Session, onnxruntime
 
 Array = np.ndarray[Any, Any]
 
+ALONE = 32
+"""Of a longer prompt the last token runs by itself, so that the logits of the others are not computed."""
+
+WIDTH = 64
+"""The mask's length is a multiple of this, so that it is bound anew only now and then."""
+
+
+class Batch(Protocol):
+    """Sequences that are decoded together.
+
+    Attributes:
+        rows: how many there are.
+        chunks: whether a row's tokens can be read in parts, moved in and out, and cut; those methods work only then.
+    """
+
+    rows: int
+    chunks: bool
+
+    def add(self, ids: Array, *, logits: bool = True) -> Array | None:
+        """Read (new, length) tokens as new rows, behind those there are; gives (new, vocabulary) logits if wanted."""
+
+    def extend(self, ids: Array, *, logits: bool = True) -> Array | None:
+        """Read (1, length) more tokens of the last row."""
+
+    def step(self, tokens: Array) -> Array:
+        """Read a token of each of the first rows; gives (tokens, vocabulary) logits, overwritten by the next step."""
+
+    def verify(self, tokens: Array) -> Array:
+        """Read several tokens of the only row; gives (tokens, vocabulary) logits, behind each of them."""
+
+    def cut(self, row: int, length: int) -> None:
+        """Forget a row's tokens from `length` on."""
+
+    def read(self, row: int, length: int) -> list[Array]:
+        """A copy of the keys and values of a row's first tokens, (heads, length, size) each."""
+
+    def insert(self, arrays: Sequence[Array]) -> None:
+        """Add a row that begins with what `read` gave."""
+
+    def reserve(self, capacity: int) -> None:
+        """See to it that rows have room for so many tokens."""
+
+    def keep(self, order: Array, since: int = 0) -> None:
+        """Make row `order[i]` row i: drops, moves and repeats rows. All are alike before the token `since`."""
+
 
 class Decoder:
-    """A graph with past_key_values, run over prompts padded on one side, each row with a length of its own."""
+    """A graph with a cache: past_key_values, or states that do not grow, such as past_conv and past_recurrent.
+
+    Attributes:
+        session: the graph.
+        left: whether the graph wants padding on the left of a row.
+        past: the cache's inputs.
+        present: the cache's outputs, in the same order.
+    """
 
     def __init__(self, session: Session, padding_side: str = "right") -> None:
         """Look at a graph's inputs and outputs.
@@ -27,71 +82,254 @@ class Decoder:
         Raises:
             SessionError: the graph has no cache.
         """
-        self.session, self.padding_side = session, padding_side
-        self.past = [name for name in session.inputs if name.startswith("past_key_values.")]
-        self.present = [name.replace("past_key_values.", "present.", 1) for name in self.past]
+        self.session, self.left = session, padding_side == "left"
+        self.past = [port for name, port in session.inputs.items() if name.startswith("past_")]
+        self.present = [
+            port.name.replace("past_key_values.", "present.").replace("past_", "present_") for port in self.past
+        ]
         if not self.past or "logits" not in session.outputs:
             raise SessionError("the graph is no decoder with a cache: it lacks past_key_values or logits")
 
-    def steps(self, rows: Sequence[Sequence[int]], config: GenerationConfig, sampler: Sampler) -> Iterator[Array]:
-        """Decode a batch.
+    def batch(self, rows: int, capacity: int) -> Batch:
+        """An empty batch, with memory for so many rows of so many tokens where that is taken beforehand."""
+        if self.left or self.session.device != "cpu":
+            return GrowingBatch(self)
+        return SharedBatch(self, rows, capacity)
 
-        Args:
-            rows: token ids of each prompt, at least one each.
 
-        Yields:
-            (batch,) int64: the token of each row at each step; -1 for rows that have ended.
-        """
-        batch = len(rows)
-        lengths = np.array([len(row) for row in rows])
-        width = int(lengths.max())
-        limits = np.full(batch, config.max_new_tokens)
-        if config.max_length is not None:
-            limits = np.minimum(limits, config.max_length - lengths)
-        ids = np.zeros((batch, width), np.int64)
-        left = self.padding_side == "left"
-        for index, row in enumerate(rows):
-            ids[index, width - len(row) if left else 0 : width if left else len(row)] = row
-        ends = np.array(config.eos_token_ids, np.int64)
-        columns = np.arange(width + int(limits.max()))
-        active = limits > 0
-        past: list[Any] = [self._empty(name, batch) for name in self.past]
-        starts = (width - lengths if left else np.zeros_like(lengths))[:, None]
-        last = (starts[:, 0] + lengths) - 1  # where in this step's logits each row's next token is
-        step = 0
-        while active.any():
-            # A row that has ended goes on with padding; its tokens are thrown away.
-            seen = columns[: width + step]
-            mask = ((seen >= starts) & (seen < starts + lengths[:, None] + step)).astype(np.int64)
-            positions = np.maximum(columns[:width] - starts, 0) if step == 0 else (lengths + step - 1)[:, None]
-            logits, past = self._forward(ids, mask, positions, past)
-            tokens = sampler(logits[np.arange(batch), last])
-            tokens = np.where(active, tokens, -1)
-            yield tokens
-            step += 1
-            active = active & ~np.isin(tokens, ends) & (step < limits)
-            ids = np.maximum(tokens, 0)[:, None]
-            last = np.zeros(batch, np.int64)
+class SharedBatch:
+    """Rows of a graph with GroupQueryAttention: each as long as it is, with no padding between its tokens."""
 
-    def _forward(self, ids: Array, mask: Array, positions: Array, past: list[Any]) -> tuple[Array, list[Any]]:
-        """One run with the cache bound: it never passes through numpy."""
-        session = self.session
+    chunks = True
+
+    def __init__(self, decoder: Decoder, rows: int, capacity: int) -> None:
+        self.decoder, self.rows = decoder, 0
+        self.cache = SharedCache(decoder.past, rows, capacity)
+        self._steps: _Steps | None = None
+
+    def add(self, ids: Array, *, logits: bool = True) -> Array | None:
+        first, (new, length) = self.rows, ids.shape
+        self._fit(first + new, length)
+        self.cache.lengths[first : first + new] = 0
+        self.rows += new
+        return self._read(first, ids, logits=logits)
+
+    def extend(self, ids: Array, *, logits: bool = True) -> Array | None:
+        last = self.rows - 1
+        self._fit(self.rows, int(self.cache.lengths[last]) + ids.shape[1])
+        return self._read(last, ids, logits=logits)
+
+    def step(self, tokens: Array) -> Array:
+        rows, lengths = len(tokens), self.cache.lengths
+        longest = int(lengths[:rows].max())
+        self._fit(self.rows, longest + 1)
+        if self._steps is None or self._steps.rows != rows or self._steps.width <= longest:
+            width = min(-(-(longest + 1) // WIDTH) * WIDTH, self.cache.capacity)
+            self._steps = _Steps(self.decoder, self.cache, rows, width)
+        logits = self._steps.run(tokens, lengths[:rows])
+        lengths[:rows] += 1
+        return logits
+
+    def verify(self, tokens: Array) -> Array:
+        self._fit(1, int(self.cache.lengths[0]) + len(tokens))
+        found = self._run(0, tokens[None], logits=True)
+        self._steps = None  # its mask knows nothing of these tokens
+        assert found is not None
+        logits: Array = found[0]
+        return logits
+
+    def cut(self, row: int, length: int) -> None:
+        self.cache.lengths[row] = length
+
+    def read(self, row: int, length: int) -> list[Array]:
+        return self.cache.read(row, length)
+
+    def insert(self, arrays: Sequence[Array]) -> None:
+        self._fit(self.rows + 1, arrays[0].shape[1])
+        self.cache.write(self.rows, arrays)
+        self.rows += 1
+
+    def reserve(self, capacity: int) -> None:
+        self._fit(self.rows, capacity)
+
+    def keep(self, order: Array, since: int = 0) -> None:
+        self._fit(len(order), 0)
+        self.cache.reorder(order, since)
+        self.rows = len(order)
+        if self._steps is not None:
+            self._steps.look(self.cache.lengths[: self._steps.rows])
+
+    def _fit(self, rows: int, length: int) -> None:
+        """Make the buffers larger where they are too small."""
+        have = self.cache.capacity
+        if rows > self.cache.rows or length > have:
+            longer = max(length, 2 * have) if length > have else have
+            self.cache.resize(max(rows, self.cache.rows), longer)
+            self._steps = None
+
+    def _read(self, first: int, ids: Array, *, logits: bool) -> Array | None:
+        if not logits or ids.shape[1] > ALONE:
+            self._run(first, ids[:, :-1] if logits else ids, logits=False)
+            ids = ids[:, -1:]
+        found = self._run(first, ids, logits=True) if logits else None
+        return None if found is None else found[:, -1]
+
+    def _run(self, first: int, ids: Array, *, logits: bool) -> Array | None:
+        """Read tokens behind what the rows hold, which is the same length for all of them."""
+        rows, count = ids.shape
+        session, cache = self.decoder.session, self.cache
+        before = int(cache.lengths[first])
+        total = before + count
         binding = session.raw.io_binding()
-        feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-        for name, array in feeds.items():
-            if name in session.inputs:
-                binding.bind_cpu_input(name, np.ascontiguousarray(array, dtype=session.inputs[name].dtype))
-        for name, value in zip(self.past, past, strict=True):
-            binding.bind_ortvalue_input(name, value)
+        feeds = {
+            "input_ids": ids,
+            "attention_mask": np.ones((rows, total), np.int64),
+            "position_ids": np.broadcast_to(np.arange(before, total), (rows, count)),
+        }
+        _bind(binding, session, feeds)
+        for port, name, array in zip(self.decoder.past, self.decoder.present, cache.arrays, strict=True):
+            value = session.value(array[first : first + rows])
+            binding.bind_ortvalue_input(port.name, value)
+            binding.bind_ortvalue_output(name, value)
+        if logits:
+            binding.bind_output("logits", "cpu")
+        session.run_bound(binding, partly=not logits)
+        cache.lengths[first : first + rows] = total
+        found: Array | None = binding.get_outputs()[-1].numpy() if logits else None
+        return found
+
+
+class _Steps:
+    """Everything of a step bound once, for so many rows and a mask so wide: a step only writes numbers into arrays."""
+
+    def __init__(self, decoder: Decoder, cache: SharedCache, rows: int, width: int) -> None:
+        session = decoder.session
+        self.session, self.rows, self.width = session, rows, width
+        self.columns = np.arange(rows)
+        self.ids = np.zeros((rows, 1), np.int64)
+        self.positions = np.zeros((rows, 1), np.int64)
+        self.mask = np.empty((rows, width), np.int64)
+        self.look(cache.lengths[:rows])
+        vocabulary = session.outputs["logits"].shape[-1]
+        assert isinstance(vocabulary, int)
+        self.logits = np.empty((rows, 1, vocabulary), session.outputs["logits"].dtype)
+        self.binding = session.raw.io_binding()
+        _bind(
+            self.binding,
+            session,
+            {"input_ids": self.ids, "attention_mask": self.mask, "position_ids": self.positions},
+        )
+        for port, name, array in zip(decoder.past, decoder.present, cache.arrays, strict=True):
+            value = session.value(array[:rows])
+            self.binding.bind_ortvalue_input(port.name, value)
+            self.binding.bind_ortvalue_output(name, value)
+        self.binding.bind_ortvalue_output("logits", session.value(self.logits))
+
+    def look(self, lengths: Array) -> None:
+        """See how long the rows are."""
+        self.mask[:] = np.arange(self.width) < lengths[:, None]
+
+    def run(self, tokens: Array, lengths: Array) -> Array:
+        self.ids[:, 0] = tokens
+        self.positions[:, 0] = lengths
+        self.mask[self.columns, lengths] = 1
+        self.session.run_bound(self.binding)
+        return self.logits[:, 0]
+
+
+class GrowingBatch:
+    """Rows of a graph that gives its whole cache in each step: padded to the longest, on the graph's side."""
+
+    chunks = False
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder, self.rows = decoder, 0
+        self.lengths = np.zeros(0, np.int64)
+        self.width = 0
+        self.past: list[Any] = []
+
+    def add(self, ids: Array, *, logits: bool = True) -> Array:  # noqa: ARG002
+        new, length = ids.shape
+        empty = [self._empty(port, new) for port in self.decoder.past]
+        positions = np.broadcast_to(np.arange(length), ids.shape)
+        found, past = self._run(ids, np.ones_like(ids), positions, empty)
+        width = max(length, self.width)
+        if self.rows:
+            joined = []
+            for port, *pair in zip(self.decoder.past, self.past, past, strict=True):
+                arrays = [self._padded(port, each.numpy(), width) for each in pair]
+                joined.append(self._value(np.concatenate(arrays)))
+            past = joined
+        self.lengths = np.concatenate([self.lengths, np.full(new, length)])
+        self.rows, self.width, self.past = self.rows + new, width, past
+        return found
+
+    def reserve(self, capacity: int) -> None:
+        """Nothing to do: it grows by itself."""
+
+    def extend(self, ids: Array, *, logits: bool = True) -> Array | None:
+        raise NotImplementedError
+
+    def verify(self, tokens: Array) -> Array:
+        raise NotImplementedError
+
+    def cut(self, row: int, length: int) -> None:
+        raise NotImplementedError
+
+    def read(self, row: int, length: int) -> list[Array]:
+        raise NotImplementedError
+
+    def insert(self, arrays: Sequence[Array]) -> None:
+        raise NotImplementedError
+
+    def step(self, tokens: Array) -> Array:
+        positions = self.lengths[:, None]
+        self.lengths, self.width = self.lengths + 1, self.width + 1
+        columns = np.arange(self.width)
+        starts = self.width - self.lengths[:, None] if self.decoder.left else 0
+        mask = ((columns >= starts) & (columns < starts + self.lengths[:, None])).astype(np.int64)
+        logits, self.past = self._run(tokens[:, None], mask, positions, self.past)
+        return logits
+
+    def keep(self, order: Array, since: int = 0) -> None:  # noqa: ARG002
+        self.rows, self.lengths = len(order), self.lengths[order]
+        self.past = [self._value(value.numpy()[order]) for value in self.past]
+
+    def _run(self, ids: Array, mask: Array, positions: Array, past: Sequence[Any]) -> tuple[Array, list[Any]]:
+        session = self.decoder.session
+        binding = session.raw.io_binding()
+        _bind(binding, session, {"input_ids": ids, "attention_mask": mask, "position_ids": positions})
+        for port, value in zip(self.decoder.past, past, strict=True):
+            binding.bind_ortvalue_input(port.name, value)
         binding.bind_output("logits", "cpu")
         kind = "cpu" if session.device == "cpu" else "cuda"
-        for name in self.present:
+        for name in self.decoder.present:
             binding.bind_output(name, kind)
         session.run_bound(binding)
-        values = binding.get_outputs()
-        return values[0].numpy(), values[1:]
+        logits, *present = binding.get_outputs()
+        return logits.numpy()[:, -1], present
 
-    def _empty(self, name: str, batch: int) -> Any:
-        port = self.session.inputs[name]
-        _, heads, _, size = port.shape
-        return self.session.value(np.zeros((batch, heads, 0, size), port.dtype))
+    def _padded(self, port: Port, array: Array, width: int) -> Array:
+        """A cache with room for `width` tokens along the axis that grows, if it has one."""
+        lacking = [(0, 0) if isinstance(size, int) else (width - have, 0) for size, have in _axes(port, array)]
+        return np.pad(array, [(0, 0), *(each if self.decoder.left else each[::-1] for each in lacking)])
+
+    def _value(self, array: Array) -> Any:
+        return self.decoder.session.value(np.ascontiguousarray(array))
+
+    def _empty(self, port: Port, rows: int) -> Any:
+        sizes = [size if isinstance(size, int) else 0 for size in port.shape[1:]]
+        return self.decoder.session.value(np.zeros((rows, *sizes), port.dtype))
+
+
+def _axes(port: Port, array: Array) -> Iterator[tuple[int | str, int]]:
+    """What the graph calls each axis behind the batch, and how long it is."""
+    return zip(port.shape[1:], array.shape[1:], strict=True)
+
+
+def _bind(binding: Any, session: Session, feeds: Mapping[str, Array]) -> None:
+    """Bind arrays, as the graph's inputs have them, without a copy where they already are so."""
+    for name, array in feeds.items():
+        if name in session.inputs:
+            given = np.ascontiguousarray(array, dtype=session.inputs[name].dtype)
+            binding.bind_ortvalue_input(name, onnxruntime().OrtValue.ortvalue_from_numpy(given))

@@ -6,7 +6,7 @@ from typing import Any
 
 from wherry.errors import InputError
 from wherry.files import read_json
-from wherry.generation import Decoder, GenerationConfig, make_sampler
+from wherry.generation import Decoder, Engine, GenerationConfig, Request, search
 from wherry.pipelines.base import Pipeline
 from wherry_tokenization import TokenStream
 
@@ -32,7 +32,6 @@ class TextGenerationPipeline(Pipeline):
         self,
         inputs: Any,
         *,
-        stop: str | Sequence[str] = (),
         return_full_text: bool = True,
         truncation: bool = False,
         batch_size: int = 8,
@@ -41,11 +40,11 @@ class TextGenerationPipeline(Pipeline):
         """Continue one prompt or chat, or each of a list.
 
         Args:
-            stop: texts that end the generation; they are not part of the result.
             return_full_text: whether the result begins with the prompt or the chat's messages.
             truncation: cut the beginning of a prompt that is longer than the model takes, instead of refusing it.
-            batch_size: how many prompts run together.
-            options: fields of `GenerationConfig`.
+            batch_size: how many sequences run together.
+            options: fields of `GenerationConfig`. `stop_strings` are not part of the result; with `logprobs` a result
+                also has `logprobs`, a list of `TokenLogprob`.
 
         Raises:
             InputError: an empty prompt, one that does not fit the model's context, or an unknown option.
@@ -54,34 +53,68 @@ class TextGenerationPipeline(Pipeline):
         prompts, single = _prompts(inputs)
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}")
-        config = self.defaults.updated(**options)
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        config = self._config(options)
         rows = [self._encode(prompt, config, truncation) for prompt in prompts]
-        size = batch_size if self.bundle.padding_side else 1
-        texts = [""] * len(rows)
-        for first in range(0, len(rows), size):
-            for index, piece in self._pieces(rows[first : first + size], config, stops):
-                texts[first + index] += piece
         results = [
-            [{"generated_text": _joined(prompt, text) if return_full_text else text}]
-            for prompt, text in zip(prompts, texts, strict=True)
+            [_result(_joined(prompt, text) if return_full_text else text, logprobs) for text, logprobs in found]
+            for prompt, found in zip(prompts, self._continued(rows, config, batch_size), strict=True)
         ]
         return results[0] if single else results
 
-    def stream(
-        self, inputs: str | Chat, *, stop: str | Sequence[str] = (), truncation: bool = False, **options: Any
-    ) -> Iterator[str]:
+    def stream(self, inputs: str | Chat, *, truncation: bool = False, **options: Any) -> Iterator[str]:
         """Continue one prompt or chat and yield the new text piece by piece, as soon as it is sure.
 
-        Pieces never split a character and never hold part of a stop text. Arguments and errors are as in a call.
+        Pieces never split a character and never hold part of a stop string. Arguments and errors are as in a call.
         """
         prompts, single = _prompts(inputs)
         if not single:
             raise InputError("a stream is of one prompt or chat, not of a list of them")
-        config = self.defaults.updated(**options)
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        config = self._config(options)
+        if config.num_beams > 1 or config.num_return_sequences > 1:
+            raise InputError("a stream is of one text: leave num_beams and num_return_sequences out")
         row = self._encode(prompts[0], config, truncation)
-        return (piece for _, piece in self._pieces([row], config, stops))
+        engine = self._engine(1)
+        engine.submit(row, config)
+        return (piece for _, _, piece in self._pieces(engine, config))
+
+    def _config(self, options: Mapping[str, Any]) -> GenerationConfig:
+        config = self.defaults.updated(**options)
+        if self.context is not None:
+            config = config.updated(max_length=min(self.context, config.max_length or self.context))
+        return config
+
+    def _engine(self, rows: int) -> Engine:
+        return Engine(self.decoder, max_rows=rows if self.bundle.padding_side else 1)
+
+    def _continued(
+        self, rows: Sequence[list[int]], config: GenerationConfig, batch_size: int
+    ) -> list[list[tuple[str, Any]]]:
+        """For each prompt its texts, each with the log-probabilities of its tokens where they are asked for."""
+        if config.num_beams > 1:
+            ends = set(config.eos_token_ids)
+            return [
+                [
+                    (self._whole([token for token in found.tokens if token not in ends], config), None)
+                    for found in search(self.decoder, row, config)
+                ]
+                for row in rows
+            ]
+        engine = self._engine(max(batch_size, config.num_return_sequences))
+        requests = [engine.submit(row, config) for row in rows]
+        texts = {request: [""] * config.num_return_sequences for request in requests}
+        for request, index, piece in self._pieces(engine, config):
+            texts[request][index] += piece
+        return [
+            [
+                (text, chooser.logprobs if config.logprobs else None)
+                for text, chooser in zip(texts[request], request.choosers, strict=True)
+            ]
+            for request in requests
+        ]
+
+    def _whole(self, tokens: Sequence[int], config: GenerationConfig) -> str:
+        text = _Text(self.tokenizer.stream(), config.stop_strings)
+        return "".join([*(text.add(token) for token in tokens), text.finish()])
 
     def _encode(self, prompt: str | Chat, config: GenerationConfig, truncation: bool) -> list[int]:
         if isinstance(prompt, str):
@@ -108,24 +141,19 @@ class TextGenerationPipeline(Pipeline):
             row = row[-room:]
         return row
 
-    def _pieces(
-        self, rows: list[list[int]], config: GenerationConfig, stops: tuple[str, ...]
-    ) -> Iterator[tuple[int, str]]:
-        """(row, piece of text) as they come."""
-        if self.context is not None:
-            config = config.updated(max_length=min(self.context, config.max_length or self.context))
-        texts = [_Text(self.tokenizer.stream(), stops) for _ in rows]
+    def _pieces(self, engine: Engine, config: GenerationConfig) -> Iterator[tuple[Request, int, str]]:
+        """(request, which of its sequences, piece of text) as they come."""
         ends = set(config.eos_token_ids)
-        steps = self.decoder.steps(rows, config, make_sampler(config))
-        for tokens in steps:
-            for index, token in enumerate(tokens.tolist()):
-                if token >= 0 and token not in ends and (piece := texts[index].add(token)):
-                    yield index, piece
-            if all(text.stopped for text in texts):
-                break
-        for index, text in enumerate(texts):
-            if piece := text.finish():
-                yield index, piece
+        texts: dict[tuple[Request, int], _Text] = {}
+        for event in engine.run():
+            key = (event.request, event.index)
+            text = texts.setdefault(key, _Text(self.tokenizer.stream(), config.stop_strings))
+            if event.token is not None and event.token not in ends and (piece := text.add(event.token)):
+                yield *key, piece
+            if event.finish and (piece := text.finish()):
+                yield *key, piece
+            if text.stopped:
+                event.request.cancel(event.index)
 
     def _context(self) -> int | None:
         config = self.bundle.config
@@ -180,6 +208,10 @@ def _prompts(inputs: Any) -> tuple[list[str | Chat], bool]:
 
 def _is_chat(value: Any) -> bool:
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, Mapping) for item in value)
+
+
+def _result(text: Any, logprobs: Any) -> dict[str, Any]:
+    return {"generated_text": text} if logprobs is None else {"generated_text": text, "logprobs": logprobs}
 
 
 def _joined(prompt: str | Chat, text: str) -> Any:

@@ -1,0 +1,364 @@
+"""Requests that are decoded together: they join and leave between steps, and each is as if it were alone.
+
+A step either reads a part of a prompt or decodes a token of every running row, in turn, so that a long prompt holds
+nobody up for long. Knows nothing of text.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from wherry.errors import InputError
+from wherry.generation.beams import Beams, Hypothesis
+from wherry.generation.cache import bytes_per_token
+from wherry.generation.config import GenerationConfig
+from wherry.generation.decoder import Batch, Decoder
+from wherry.generation.prefix import PrefixCache
+from wherry.generation.sampling import Chooser
+from wherry.generation.speculation import lookup
+
+Array = np.ndarray[Any, Any]
+Finish = Literal["stop", "length", "cancelled", "deadline"]
+
+CHUNK = 512
+"""Tokens of prompts that are read in one step."""
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt that is being continued, `config.num_return_sequences` times.
+
+    Attributes:
+        prompt: token ids, (length,) int64.
+        config: how.
+        limit: tokens that may follow.
+        deadline: by `time.monotonic()`; it ends with the step in which that is past.
+        cancelled: sequences that end before their next step; see `cancel`.
+        choosers: one for each sequence, with its ids and log-probabilities, once the prompt is read.
+    """
+
+    prompt: Array
+    config: GenerationConfig
+    limit: int
+    deadline: float | None = None
+    cancelled: set[int] = field(default_factory=set)
+    choosers: list[Chooser] = field(default_factory=list)
+
+    def cancel(self, index: int | None = None) -> None:
+        """End one of the sequences, or all of them, before the next step."""
+        self.cancelled |= set(range(self.config.num_return_sequences)) if index is None else {index}
+
+    @property
+    def room(self) -> int:
+        """Tokens that a row of it may come to."""
+        return len(self.prompt) + self.limit
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to one sequence of a request in a step.
+
+    Attributes:
+        index: which of the sequences.
+        token: the new one; None where the sequence ended without one.
+        finish: why it ended, if it did.
+    """
+
+    request: Request
+    index: int
+    token: int | None
+    finish: Finish | None = None
+
+
+@dataclass(eq=False)
+class _Row:
+    request: Request
+    index: int
+    last: int
+    ends: frozenset[int]
+
+    @property
+    def chooser(self) -> Chooser:
+        return self.request.choosers[self.index]
+
+    @property
+    def made(self) -> int:
+        return self.chooser.length - len(self.request.prompt)
+
+
+class Engine:
+    """Decodes many requests over one decoder's graph. Not for several threads at once; several engines are."""
+
+    def __init__(
+        self, decoder: Decoder, *, max_rows: int = 32, max_bytes: int | None = None, prefixes: PrefixCache | None = None
+    ) -> None:
+        """Begin without requests.
+
+        Args:
+            max_rows: sequences that run at once; more wait.
+            max_bytes: of the cache of running sequences, each counted with all that it may come to; more wait.
+            prefixes: where the beginnings of prompts are kept for those that begin alike.
+        """
+        self.decoder, self.max_rows, self.max_bytes, self.prefixes = decoder, max_rows, max_bytes, prefixes
+        self.per_token = bytes_per_token(decoder.past)
+        self.waiting: deque[Request] = deque()
+        self.rows: list[_Row] = []
+        self.reading: Request | None = None
+        self.read = 0
+        self.batch: Batch | None = None
+        self.turn = False
+
+    def submit(self, prompt: Sequence[int], config: GenerationConfig) -> Request:
+        """Add a request; its prompt is read in one of the next steps.
+
+        Args:
+            prompt: token ids, at least one.
+
+        Raises:
+            InputError: it can never fit into what this engine may hold.
+        """
+        deadline = None if config.max_time is None else time.monotonic() + config.max_time
+        request = Request(np.asarray(prompt, np.int64), config, limit_of(config, prompt), deadline)
+        rows = config.num_return_sequences
+        if rows > self.max_rows:
+            raise InputError(f"num_return_sequences is {rows}, and {self.max_rows} sequences may run at once")
+        need = rows * request.room * self.per_token
+        if self.max_bytes is not None and need > self.max_bytes:
+            raise InputError(
+                f"a prompt of {len(prompt)} tokens and {request.limit} new ones need {need / 1e6:.0f} MB of cache, "
+                f"and {self.max_bytes / 1e6:.0f} MB are allowed: shorten it or ask for fewer tokens"
+            )
+        self.waiting.append(request)
+        return request
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something left to do."""
+        return bool(self.waiting or self.rows or self.reading)
+
+    def step(self) -> list[Event]:
+        """Read a part of a prompt, or decode a token of every running row."""
+        events = self._ended()
+        read = self.reading is not None or self._admits()
+        if read and (self.turn or not self.rows):
+            self.turn = False
+            return events + self._read()
+        self.turn = True
+        return events + (self._decode() if self.rows else [])
+
+    def run(self) -> Iterator[Event]:
+        """Step until nothing is left to do."""
+        while self.busy:
+            yield from self.step()
+
+    def _ended(self) -> list[Event]:
+        """Drop what was cancelled or is late."""
+        now = time.monotonic()
+        events: list[Event] = []
+
+        def over(request: Request, index: int) -> Finish | None:
+            late = request.deadline is not None and now > request.deadline
+            return "cancelled" if index in request.cancelled else "deadline" if late else None
+
+        for request in [*self.waiting, *([self.reading] if self.reading else [])]:
+            every = range(request.config.num_return_sequences)
+            if all(over(request, index) for index in every):
+                events += [Event(request, index, None, over(request, index)) for index in every]
+                if request is self.reading:
+                    self.reading = None
+                    self._keep(list(range(len(self.rows))))
+                else:
+                    self.waiting.remove(request)
+        gone = {at: finish for at, row in enumerate(self.rows) if (finish := over(row.request, row.index))}
+        if gone:
+            events += [Event(self.rows[at].request, self.rows[at].index, None, finish) for at, finish in gone.items()]
+            self._drop(set(gone))
+        return events
+
+    def _admits(self) -> bool:
+        """Whether the first that waits may begin."""
+        if not self.waiting:
+            return False
+        first = self.waiting[0]
+        count = first.config.num_return_sequences
+        held = sum(row.request.room for row in self.rows) + count * first.room
+        fits = self.max_bytes is None or held * self.per_token <= self.max_bytes
+        return fits and len(self.rows) + count <= self.max_rows
+
+    def _read(self) -> list[Event]:
+        """Read up to `CHUNK` tokens of the prompts that wait."""
+        budget, events = CHUNK, []
+        while budget > 0:
+            if self.reading is None:
+                if not self._admits():
+                    break
+                self.reading, self.read = self.waiting.popleft(), 0
+                self._make_room(self.reading)
+                same = self._alike(self.reading, budget)
+                if same:
+                    events += self._read_together([self.reading, *same])
+                    budget -= (1 + len(same)) * len(self.reading.prompt)
+                    self.reading = None
+                    continue
+            request, batch = self.reading, self._batch
+            if not self.read and self.prefixes is not None and batch.chunks:
+                known = self.prefixes.find(request.prompt)
+                if known is not None:
+                    batch.insert(known)
+                    self.read = known[0].shape[1]
+            count = min(budget, len(request.prompt) - self.read) if batch.chunks else len(request.prompt)
+            part = request.prompt[None, self.read : self.read + count]
+            last = self.read + count == len(request.prompt)
+            logits = batch.extend(part, logits=last) if self.read else batch.add(part, logits=last)
+            self.read, budget = self.read + count, budget - count
+            if last:
+                self.reading = None
+                assert logits is not None
+                events += self._begin(request, logits[0])
+        return events
+
+    def _alike(self, request: Request, budget: int) -> list[Request]:
+        """Take from those that wait the next ones whose prompts can be read together with this one's."""
+        length = len(request.prompt)
+        found: list[Request] = []
+        if self.prefixes is not None or request.config.num_return_sequences > 1:
+            return found
+        while self.waiting and (2 + len(found)) * length <= budget and self._admits():
+            other = self.waiting[0]
+            taken = len(self.rows) + 1 + len(found)
+            if len(other.prompt) != length or other.config.num_return_sequences > 1 or taken >= self.max_rows:
+                break
+            held = [row.request for row in self.rows] + [request, *found, other]
+            if self.max_bytes is not None and sum(each.room for each in held) * self.per_token > self.max_bytes:
+                break
+            self._make_room(other)
+            found.append(self.waiting.popleft())
+        return found
+
+    def _read_together(self, requests: Sequence[Request]) -> list[Event]:
+        logits = self._batch.add(np.stack([request.prompt for request in requests]))
+        assert logits is not None
+        events, ended = [], set()
+        for request, each in zip(requests, logits, strict=True):
+            row, event = self._first(request, 0, each)
+            if event.finish:
+                ended.add(len(self.rows))
+            self.rows.append(row)
+            events.append(event)
+        self._drop(ended)
+        return events
+
+    def _begin(self, request: Request, logits: Array) -> list[Event]:
+        """Let the row that was just read run, as often as it is wanted."""
+        at, count = len(self.rows), request.config.num_return_sequences
+        if self.prefixes is not None and self._batch.chunks:
+            self.prefixes.add(request.prompt, self._batch.read(at, len(request.prompt)))
+        if count > 1:
+            self._batch.keep(np.array([*range(at), *[at] * count]))
+        events, ended = [], set()
+        for index in range(count):
+            row, event = self._first(request, index, logits)
+            if event.finish:
+                ended.add(len(self.rows))
+            self.rows.append(row)
+            events.append(event)
+        self._drop(ended)
+        return events
+
+    def _first(self, request: Request, index: int, logits: Array) -> tuple[_Row, Event]:
+        request.choosers.append(Chooser(request.config, request.prompt.tolist(), len(logits), index))
+        row = _Row(request, index, 0, frozenset(request.config.eos_token_ids))
+        return row, self._choose(row, logits)
+
+    def _decode(self) -> list[Event]:
+        if len(self.rows) == 1 and self.reading is None and self.rows[0].request.config.prompt_lookup_num_tokens:
+            return self._speculate(self.rows[0])
+        logits = self._batch.step(np.array([row.last for row in self.rows]))
+        events = [self._choose(row, each) for row, each in zip(self.rows, logits, strict=True)]
+        self._drop({at for at, event in enumerate(events) if event.finish})
+        return events
+
+    def _speculate(self, row: _Row) -> list[Event]:
+        """Read tokens that may come, as they came after the same tokens before, and take those that do.
+
+        Each is chosen as without speculation, so that what comes out is the same.
+        """
+        request, batch = row.request, self._batch
+        wanted = min(request.config.prompt_lookup_num_tokens or 0, request.limit - row.made - 1)
+        guess = lookup(row.chooser.ids, wanted) if batch.chunks and wanted > 0 else np.empty(0, np.int64)
+        if not len(guess):
+            logits = batch.step(np.array([row.last]))
+            events = [self._choose(row, logits[0])]
+        else:
+            before = row.chooser.length
+            every = batch.verify(np.concatenate([[row.last], guess]))
+            events = []
+            for at, logits in enumerate(every):
+                events.append(self._choose(row, logits))
+                if events[-1].finish or at == len(guess) or row.last != guess[at]:
+                    break
+            batch.cut(0, before + len(events) - 1)
+        self._drop({0} if events[-1].finish else set())
+        return events
+
+    def _choose(self, row: _Row, logits: Array) -> Event:
+        row.last = row.chooser.choose(logits)
+        finish: Finish | None = "stop" if row.last in row.ends else "length" if row.made >= row.request.limit else None
+        return Event(row.request, row.index, row.last, finish)
+
+    def _drop(self, places: set[int]) -> None:
+        if not places:
+            return
+        if self.prefixes is not None and self._batch.chunks:
+            for at in places:
+                ids = self.rows[at].chooser.ids[:-1]
+                self.prefixes.add(ids, self._batch.read(at, len(ids)))
+        left = [at for at in range(len(self.rows)) if at not in places]
+        reading = [len(self.rows)] if self.reading is not None and self.read else []
+        self._keep(left + reading)
+        self.rows = [self.rows[at] for at in left]
+
+    def _keep(self, order: list[int]) -> None:
+        if self.batch is not None:
+            self.batch.keep(np.array(order, np.int64))
+
+    def _make_room(self, request: Request) -> None:
+        if self.batch is None:
+            together = [request, *self.waiting]
+            rows = min(self.max_rows, sum(each.config.num_return_sequences for each in together))
+            self.batch = self.decoder.batch(rows, max(each.room for each in together))
+        else:
+            self.batch.reserve(request.room)
+
+    @property
+    def _batch(self) -> Batch:
+        assert self.batch is not None
+        return self.batch
+
+
+def search(decoder: Decoder, prompt: Sequence[int], config: GenerationConfig) -> list[Hypothesis]:
+    """Continue a prompt by beam search; gives its hypotheses, the best first."""
+    width, limit = config.num_beams, limit_of(config, prompt)
+    batch = decoder.batch(width, len(prompt) + limit)
+    first = batch.add(np.array([prompt], np.int64))
+    assert first is not None
+    logits = np.repeat(first, width, 0)
+    batch.keep(np.zeros(width, np.int64))
+    beams = Beams(config, prompt, logits.shape[1], limit)
+    while True:
+        order, tokens = beams.advance(logits)
+        if beams.done:
+            return beams.hypotheses()
+        batch.keep(order, since=len(prompt))
+        logits = batch.step(tokens)
+
+
+def limit_of(config: GenerationConfig, prompt: Sequence[int]) -> int:
+    """How many tokens may follow a prompt."""
+    if config.max_length is None:
+        return config.max_new_tokens
+    return min(config.max_new_tokens, config.max_length - len(prompt))
