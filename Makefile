@@ -16,7 +16,7 @@ interop: $(READY)
 	$(BIN)/python -m pytest -m interop tests/interop
 
 sweep: $(READY)
-	$(BIN)/python -m pytest -m sweep tests/exporter/test_sweep.py
+	$(BIN)/python -m pytest -m sweep tests/exporter
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -63,7 +63,8 @@ def output_names(checkpoint: Checkpoint) -> list[str]:
 
 
 FORMULA = 24
-"""Operations on an input's sizes that one axis may take: convolutions come to a few, shifted windows to ever more."""
+"""Operations on an input's sizes that a term of one axis may take: convolutions come to a few, a sum of several feature
+maps has as many terms, and shifted windows come to ever more."""
 
 
 class _Sizes(TorchFunctionMode):
@@ -73,7 +74,10 @@ class _Sizes(TorchFunctionMode):
         output = function(*args, **(kwargs or {}))
         sizes: Any = output.shape if isinstance(output, Tensor) else ()
         for size in sizes:
-            if isinstance(size, torch.SymInt) and size.node.expr.count_ops() > FORMULA:
+            if not isinstance(size, torch.SymInt):
+                continue
+            axis = size.node.expr
+            if any(term.count_ops() > FORMULA for term in (axis.args if axis.is_Add else (axis,))):
                 raise ExportError("its layers make of the input's size a formula too long to trace")
         return output
 
