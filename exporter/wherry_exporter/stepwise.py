@@ -33,8 +33,8 @@ def repeat_step(step: ir.Model) -> ir.Model:
     before = _op(around, "before", "Sub", _op(around, "total", "Shape", inputs[1], **axis), count)
     trips = _op(around, "trips", "Squeeze", count)
 
-    turn = ir.Input("step.turn", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
-    going = ir.Input("step.going", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
+    turn = ir.val("step.turn", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
+    going = ir.val("step.going", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
     place = _op(within, "place", "Unsqueeze", turn, zero)
     seen = _op(within, "seen", "Add", before, _op(within, "after", "Add", place, one))
     token.replace_all_uses_with(_op(within, "token", "Gather", inputs[0], place, axis=1))
@@ -72,4 +72,4 @@ def _op(tape: Any, name: str, operator: str, *given: ir.Value, **attributes: int
 
 
 def _port(value: ir.Value) -> ir.Value:
-    return ir.Input(str(value.name), type=value.type, shape=value.shape)
+    return ir.val(str(value.name), type=value.type, shape=value.shape)
