@@ -92,10 +92,7 @@ def largest(model: ir.Model, feeds: Sequence[Feed]) -> dict[str, float]:
         most = ir.node("ReduceMax", [some.outputs[0]], {"keepdims": 0})
         most.outputs[0].name, most.outputs[0].type = f"{value.name}.largest", ir.TensorType(ir.DataType.FLOAT)
         most.outputs[0].shape = ir.Shape([])
-        steps = [size, real, kept, flat, some]
-        for step in steps:  # names of its own: one that a Loop's body has already is no valid name around it
-            step.outputs[0].name = f"{value.name}.{step.op_type}"
-        graph.extend([*steps, most])
+        graph.extend([size, real, kept, flat, some, most])
         names.append(str(value.name))
         numbers.append(most.outputs[0])
     graph.outputs[:] = numbers

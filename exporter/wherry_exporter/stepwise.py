@@ -23,7 +23,8 @@ def repeat_step(step: ir.Model) -> ir.Model:
     kept = [_port(value) for value in present]
     weights = list(body.initializers.values())
     body.initializers.clear()
-    for value in (*body.inputs, *body.outputs):
+    inner = (value for node in body.all_nodes() for value in node.outputs)
+    for value in {*body.inputs, *inner}:  # names that nothing around the Loop will have
         value.name = f"step.{value.name}"
 
     around, within, last = ir.tape.Tape(), ir.tape.Tape(), ir.tape.Tape()

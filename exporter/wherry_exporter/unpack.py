@@ -25,6 +25,7 @@ def gemms_to_matmuls(graph: ir.Graph) -> None:
             weight = graph.initializers.get(name) or initializer(graph, name, np.ascontiguousarray(matrix.T))
         product = ir.node("MatMul", [source, weight], name=f"{node.name}.matmul")
         last, inside = product, graph_of(node)
+        product.outputs[0].name = f"{node.outputs[0].name}.product"
         inside.insert_before(node, product)
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             product.outputs[0].dtype = ir.DataType.FLOAT

@@ -234,6 +234,7 @@ def _quantize_embeddings(model: ir.Model) -> Tables:
         for node in nodes:
             flat = ir.node("Reshape", [levels, shape])
             flat.outputs[0].shape, flat.outputs[0].dtype = ir.Shape([rows, columns]), ir.DataType.UINT8
+            flat.outputs[0].name = f"{node.outputs[0].name}.table"
             gather = ir.node(
                 "GatherBlockQuantized",
                 [flat.outputs[0], node.inputs[1], scales],

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 
 from wherry_exporter.convert import convert
+from wherry_exporter.errors import UsageError
 from wherry_exporter.half import half
 from wherry_exporter.integer import (
     as_int7,
@@ -547,3 +548,18 @@ def test_what_a_step_in_a_loop_multiplies_and_looks_up_is_quantized():
         }
         for one, other in zip(sessions[0].run(None, feed), session.run(None, typed), strict=True):
             assert (one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other) > 0.99
+
+
+def test_float16_is_refused_where_a_loop_has_what_must_stay_float32():
+    step = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        step (int64[batch, 1] input_ids, int64[batch, total] attention_mask, float[batch, 4] past)
+            => (float[batch, 1, 4] logits, float[batch, 4] present)
+        {
+            axis = Constant <value_ints = [1]> ()
+            present = CumSum (past, axis)
+            logits = Unsqueeze (present, axis)
+        }
+    """)
+    with pytest.raises(UsageError, match="CumSum inside a Loop or a branch would have to stay float32"):
+        half(repeat_step(ir.from_proto(step)), [])
