@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
 from harness import bundle, compare
-from wherry.generation import Decoder, GenerationConfig, make_sampler
+from wherry.generation import Decoder, GenerationConfig, generate
 from wherry.session import Session, thread_count
 from wherry_exporter.probe import PROSE
 from wherry_exporter.samples import sample
@@ -41,8 +40,8 @@ def main() -> None:
         config = GenerationConfig(max_new_tokens=steps)
 
         def run() -> int:
-            tokens = np.stack(list(decoder.steps(rows, config, make_sampler(config))))
-            return int(tokens.size) if steps > 1 else sum(map(len, rows))
+            tokens = generate(decoder, rows, config)
+            return sum(map(len, tokens)) if steps > 1 else sum(map(len, rows))
 
         return run
 
@@ -54,8 +53,8 @@ def main() -> None:
     }
     expected = model.generate(torch.tensor([prose[:16]]), do_sample=False, max_new_tokens=STEPS, pad_token_id=0)[0, 16:]
     config = GenerationConfig(max_new_tokens=STEPS)
-    found = np.concatenate(list(decoders["wherry fp32"].steps([prose[:16]], config, make_sampler(config))))
-    assert found.tolist()[: len(expected)] == expected.tolist(), "fp32 does not give transformers' tokens"
+    found = generate(decoders["wherry fp32"], [prose[:16]], config)[0]
+    assert found[: len(expected)] == expected.tolist(), "fp32 does not give transformers' tokens"
     compare(
         "SmolLM2-135M generation",
         "tokens/s",

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from transformers import GenerationMixin, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import GenerationMixin
 
 from wherry.errors import InputError, SessionError
-from wherry.generation import GenerationConfig, make_sampler
+from wherry.generation import GenerationConfig
 from wherry.generation.sampling import Chooser
 
 DRAWS = 40_000
@@ -351,107 +351,6 @@ def test_an_impossible_value_in_a_file_is_told_with_its_file():
         GenerationConfig.from_files({}, {"top_k": "many"})
     with pytest.raises(InputError, match=r"^config\.json: num_beams must be at least 1, not 0$"):
         GenerationConfig.from_files({"num_beams": 0}, {})
-
-
-def test_greedy_takes_the_likeliest_token_of_each_row():
-    logits = np.random.default_rng(1).normal(size=(50, 300)).astype(np.float32)
-    assert np.array_equal(make_sampler(GenerationConfig())(logits), torch.tensor(logits).argmax(-1).numpy())
-
-
-def expected_chances(logits, temperature, top_k, top_p):
-    """In transformers' order: temperature, then top-k, then top-p."""
-    scores = TemperatureLogitsWarper(temperature)(None, torch.tensor(logits)[None])
-    if top_k:
-        scores = TopKLogitsWarper(top_k)(None, scores)
-    if top_p < 1:
-        scores = TopPLogitsWarper(top_p)(None, scores)
-    return scores.double().softmax(-1)[0].numpy()
-
-
-def drawn_chances(logits, **options):
-    config = GenerationConfig(do_sample=True, **options)
-    tokens = make_sampler(config)(np.repeat(logits[None], DRAWS, 0))
-    assert tokens.shape == (DRAWS,)
-    return np.bincount(tokens, minlength=len(logits)) / DRAWS
-
-
-@pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p"),
-    [
-        (1.0, 0, 1.0),
-        (0.5, 0, 1.0),
-        (2.0, 0, 1.0),
-        (1.0, 1, 1.0),
-        (1.0, 3, 1.0),
-        (1.0, 10, 1.0),
-        (1.0, 12, 1.0),
-        (1.0, 1000, 1.0),
-        (1.0, 0, 0.9),
-        (1.0, 0, 0.5),
-        (1.0, 0, 0.01),
-        (0.7, 6, 0.8),
-        (1.5, 8, 0.95),
-        (3.0, 5, 0.6),
-    ],
-)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_draws_follow_transformers_distribution(temperature, top_k, top_p, seed):
-    logits = np.random.default_rng(seed).normal(scale=1.2, size=12).astype(np.float32)
-    expected = expected_chances(logits, temperature, top_k, top_p)
-    drawn = drawn_chances(logits, temperature=temperature, top_k=top_k, top_p=top_p, seed=11)
-    expected_often = expected * DRAWS > 20  # so that never to draw it would be a wonder
-    assert set(np.flatnonzero(drawn)) <= set(np.flatnonzero(expected))
-    assert set(np.flatnonzero(drawn)) >= set(np.flatnonzero(expected_often))
-    deviation = np.sqrt(expected * (1 - expected) / DRAWS)
-    assert (np.abs(drawn - expected) <= 5 * deviation + 1e-9).all()
-
-
-def test_rows_of_a_batch_have_distributions_of_their_own():
-    logits = np.random.default_rng(5).normal(size=(2, 8)).astype(np.float32)
-    tokens = make_sampler(GenerationConfig(do_sample=True, top_k=0, seed=4))(np.tile(logits, (DRAWS, 1)))
-    for row in range(2):
-        expected = expected_chances(logits[row], 1.0, 0, 1.0)
-        drawn = np.bincount(tokens[row::2], minlength=8) / DRAWS
-        assert (np.abs(drawn - expected) <= 5 * np.sqrt(expected * (1 - expected) / DRAWS)).all()
-
-
-def test_ties_at_the_kth_place_all_stay_as_in_transformers():
-    logits = np.array([2.0, 1.0, 1.0, 1.0, 0.0], np.float32)
-    expected = expected_chances(logits, 1.0, 2, 1.0)
-    assert np.count_nonzero(expected) == 4
-    drawn = drawn_chances(logits, top_k=2, seed=9)
-    assert set(np.flatnonzero(drawn)) == {0, 1, 2, 3}
-    assert (np.abs(drawn - expected) <= 5 * np.sqrt(expected * (1 - expected) / DRAWS)).all()
-
-
-def test_ties_at_the_edge_of_top_p_keep_as_many_tokens_as_transformers():
-    logits = np.zeros(8, np.float32)
-    expected = expected_chances(logits, 1.0, 0, 0.45)
-    drawn = drawn_chances(logits, top_k=0, top_p=0.45, seed=9)
-    assert np.count_nonzero(drawn) == np.count_nonzero(expected) == 4
-
-
-def test_tokens_that_are_ruled_out_are_never_drawn():
-    logits = np.array([0.0, -np.inf, 1.0, -np.inf], np.float32)
-    assert set(np.flatnonzero(drawn_chances(logits, seed=2))) == {0, 2}
-
-
-def test_huge_logits_do_not_overflow():
-    logits = np.array([3e38, 3e38, -3e38], np.float32)
-    assert set(np.flatnonzero(drawn_chances(logits, temperature=0.1, seed=2))) == {0, 1}
-
-
-def test_a_seed_makes_draws_repeatable():
-    logits = np.random.default_rng(6).normal(size=(20, 100)).astype(np.float32)
-
-    def draws(seed):
-        sampler = make_sampler(GenerationConfig(do_sample=True, seed=seed))
-        return np.stack([sampler(logits) for _ in range(5)])
-
-    assert np.array_equal(draws(1), draws(1))
-    assert not np.array_equal(draws(1), draws(2))
-    assert not np.array_equal(draws(1)[0], draws(1)[1])
-    assert not np.array_equal(draws(None), draws(None))
 
 
 def test_a_chooser_without_options_takes_the_likeliest():

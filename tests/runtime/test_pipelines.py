@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from tokenization.corpus import MULTILINGUAL, real_lines
 from wherry import pipeline
 from wherry.errors import InputError, TaskError, TokenizerError
-from wherry.generation import Engine
+from wherry.generation import generate as continue_tokens
 from wherry_exporter import export
 from wherry_exporter.samples import sample
 
@@ -181,10 +181,8 @@ def generate(bundle):
 def tokens_of(pipe, prompts, count):
     """Token ids of a batch, up to each row's end."""
     config = pipe.defaults.updated(max_new_tokens=count, do_sample=False)
-    engine = Engine(pipe.decoder)
-    requests = [engine.submit(pipe.tokenizer.encode(prompt).input_ids[0].tolist(), config) for prompt in prompts]
-    list(engine.run())
-    return [request.choosers[0].ids[len(request.prompt) :].tolist() for request in requests]
+    rows = [pipe.tokenizer.encode(prompt).input_ids[0].tolist() for prompt in prompts]
+    return continue_tokens(pipe.decoder, rows, config)
 
 
 def test_greedy_tokens_are_those_of_transformers(generate):

@@ -17,6 +17,7 @@ from wherry.commands.common import (
 )
 from wherry.errors import InputError
 from wherry.pipelines import TASKS, pipeline
+from wherry.pipelines.text2text_generation import Text2TextGenerationPipeline
 from wherry.pipelines.text_generation import TextGenerationPipeline
 
 
@@ -51,8 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
     options = generation_options(arguments)
     if arguments.stream and arguments.json:
         raise InputError("--stream goes without --json")
-    if isinstance(pipe, TextGenerationPipeline):
-        if arguments.no_truncation:
+    if isinstance(pipe, TextGenerationPipeline | Text2TextGenerationPipeline):
+        if isinstance(pipe, Text2TextGenerationPipeline):
+            options["truncation"] = not arguments.no_truncation
+        elif arguments.no_truncation:
             raise InputError("--no-truncation is for other tasks: text-generation never cuts a prompt")
         if arguments.stream:
             for text in texts:
@@ -60,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
     elif options or arguments.stream:
         option = "stream" if arguments.stream else next(iter(options)).replace("_", "-")
-        raise InputError(f"--{option} is for text-generation, which this model does not do")
+        raise InputError(f"--{option} is for text-generation and text2text-generation, which this model does not do")
     else:
         options["truncation"] = not arguments.no_truncation
     results = pipe(texts, **options)
@@ -69,8 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _stream(pipe: TextGenerationPipeline, text: str, options: dict[str, Any]) -> None:
-    sys.stdout.write(text)
+def _stream(pipe: TextGenerationPipeline | Text2TextGenerationPipeline, text: str, options: dict[str, Any]) -> None:
+    if isinstance(pipe, TextGenerationPipeline):
+        sys.stdout.write(text)
     for piece in pipe.stream(text, **options):
         sys.stdout.write(piece)
         sys.stdout.flush()
@@ -90,8 +94,9 @@ def _readable(text: str, result: Any) -> str:
     if isinstance(result, dict):
         bar = "#" * round(result["score"] * 20)
         return f"{text}\n  {result['label']:<20} {result['score']:.4f} {bar}"
-    if result and "generated_text" in result[0]:
-        return str(result[0]["generated_text"])
+    written = [name for name in ("generated_text", "summary_text", "translation_text") if result and name in result[0]]
+    if written:
+        return "\n".join(str(each[written[0]]) for each in result)
     if not result:
         return f"{text}\n  nothing found"
     name = "entity" if "entity" in result[0] else "entity_group"

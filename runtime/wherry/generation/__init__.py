@@ -3,7 +3,17 @@
 from wherry.generation.beams import Hypothesis
 from wherry.generation.config import GenerationConfig
 from wherry.generation.decoder import Decoder
-from wherry.generation.engine import Engine, Event, Request, search
+from wherry.generation.engine import Engine, Event, Request, generate, search
 from wherry.generation.prefix import PrefixCache
 
-__all__ = ["Decoder", "Engine", "Event", "GenerationConfig", "Hypothesis", "PrefixCache", "Request", "search"]
+__all__ = [
+    "Decoder",
+    "Engine",
+    "Event",
+    "GenerationConfig",
+    "Hypothesis",
+    "PrefixCache",
+    "Request",
+    "generate",
+    "search",
+]

@@ -4,7 +4,7 @@ Two kinds of graph: those with GroupQueryAttention write new keys and values whe
 step moves no cache; others give the whole cache anew in each step, which is handed back to them as it is.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +14,8 @@ from wherry.generation.cache import SharedCache
 from wherry.session import Port, Session, onnxruntime
 
 Array = np.ndarray[Any, Any]
+Given = Mapping[str, Array]
+"""Inputs of a graph by name, a row for each sequence."""
 
 ALONE = 32
 """Of a longer prompt the last token runs by itself, so that the logits of the others are not computed."""
@@ -27,14 +29,19 @@ class Batch(Protocol):
 
     Attributes:
         rows: how many there are.
+        joins: whether rows may be added to others that have tokens of another number already.
         chunks: whether a row's tokens can be read in parts, moved in and out, and cut; those methods work only then.
     """
 
     rows: int
+    joins: bool
     chunks: bool
 
-    def add(self, ids: Array, *, logits: bool = True) -> Array | None:
-        """Read (new, length) tokens as new rows, behind those there are; gives (new, vocabulary) logits if wanted."""
+    def add(self, ids: Array, given: Given | None = None, *, logits: bool = True) -> Array | None:
+        """Read (new, length) tokens as new rows, behind those there are; gives (new, vocabulary) logits if wanted.
+
+        `given` is what else the graph takes of each row, such as `encoder_hidden_states`.
+        """
 
     def extend(self, ids: Array, *, logits: bool = True) -> Array | None:
         """Read (1, length) more tokens of the last row."""
@@ -100,14 +107,15 @@ class Decoder:
 class SharedBatch:
     """Rows of a graph with GroupQueryAttention: each as long as it is, with no padding between its tokens."""
 
-    chunks = True
+    joins = chunks = True
 
     def __init__(self, decoder: Decoder, rows: int, capacity: int) -> None:
         self.decoder, self.rows = decoder, 0
         self.cache = SharedCache(decoder.past, rows, capacity)
         self._steps: _Steps | None = None
+        self._moved = False  # whether rows have changed otherwise than by a step
 
-    def add(self, ids: Array, *, logits: bool = True) -> Array | None:
+    def add(self, ids: Array, given: Given | None = None, *, logits: bool = True) -> Array | None:  # noqa: ARG002
         first, (new, length) = self.rows, ids.shape
         self._fit(first + new, length)
         self.cache.lengths[first : first + new] = 0
@@ -126,6 +134,9 @@ class SharedBatch:
         if self._steps is None or self._steps.rows != rows or self._steps.width <= longest:
             width = min(-(-(longest + 1) // WIDTH) * WIDTH, self.cache.capacity)
             self._steps = _Steps(self.decoder, self.cache, rows, width)
+        elif self._moved:
+            self._steps.look(lengths[:rows])
+        self._moved = False
         logits = self._steps.run(tokens, lengths[:rows])
         lengths[:rows] += 1
         return logits
@@ -133,13 +144,13 @@ class SharedBatch:
     def verify(self, tokens: Array) -> Array:
         self._fit(1, int(self.cache.lengths[0]) + len(tokens))
         found = self._run(0, tokens[None], logits=True)
-        self._steps = None  # its mask knows nothing of these tokens
         assert found is not None
         logits: Array = found[0]
         return logits
 
     def cut(self, row: int, length: int) -> None:
         self.cache.lengths[row] = length
+        self._moved = True
 
     def read(self, row: int, length: int) -> list[Array]:
         return self.cache.read(row, length)
@@ -156,8 +167,7 @@ class SharedBatch:
         self._fit(len(order), 0)
         self.cache.reorder(order, since)
         self.rows = len(order)
-        if self._steps is not None:
-            self._steps.look(self.cache.lengths[: self._steps.rows])
+        self._moved = True
 
     def _fit(self, rows: int, length: int) -> None:
         """Make the buffers larger where they are too small."""
@@ -195,6 +205,7 @@ class SharedBatch:
             binding.bind_output("logits", "cpu")
         session.run_bound(binding, partly=not logits)
         cache.lengths[first : first + rows] = total
+        self._moved = True
         found: Array | None = binding.get_outputs()[-1].numpy() if logits else None
         return found
 
@@ -238,31 +249,90 @@ class _Steps:
 
 
 class GrowingBatch:
-    """Rows of a graph that gives its whole cache in each step: padded to the longest, on the graph's side."""
+    """Rows of a graph that gives its whole cache in each step: padded to the longest, on the graph's side.
+
+    The cross-attention keys and values of a decoder behind an encoder are computed once, and padded on the right.
+    """
 
     chunks = False
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder, self.rows = decoder, 0
+        self.joins = "attention_mask" in decoder.session.inputs  # else nothing tells padding from tokens
         self.lengths = np.zeros(0, np.int64)
         self.width = 0
+        self.given: dict[str, Array] = {}
         self.past: list[Any] = []
+        self.cross = [".encoder." in port.name for port in decoder.past]
 
-    def add(self, ids: Array, *, logits: bool = True) -> Array:  # noqa: ARG002
+    def add(self, ids: Array, given: Given | None = None, *, logits: bool = True) -> Array:  # noqa: ARG002
         new, length = ids.shape
+        given = _masked(given or {})
         empty = [self._empty(port, new) for port in self.decoder.past]
         positions = np.broadcast_to(np.arange(length), ids.shape)
-        found, past = self._run(ids, np.ones_like(ids), positions, empty)
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": positions}
+        found, past = self._run(feeds | given, empty, first=True)
         width = max(length, self.width)
         if self.rows:
-            joined = []
-            for port, *pair in zip(self.decoder.past, self.past, past, strict=True):
-                arrays = [self._padded(port, each.numpy(), width) for each in pair]
-                joined.append(self._value(np.concatenate(arrays)))
-            past = joined
+            past = [
+                self._value(self._joined(port, [each.numpy() for each in pair], width))
+                for port, *pair in zip(self.decoder.past, self.past, past, strict=True)
+            ]
+            given = {name: _stacked([self.given[name], array]) for name, array in given.items()}
         self.lengths = np.concatenate([self.lengths, np.full(new, length)])
-        self.rows, self.width, self.past = self.rows + new, width, past
+        self.rows, self.width, self.past, self.given = self.rows + new, width, past, given
         return found
+
+    def step(self, tokens: Array) -> Array:
+        positions = self.lengths[:, None]
+        self.lengths, self.width = self.lengths + 1, self.width + 1
+        columns = np.arange(self.width)
+        starts = self.width - self.lengths[:, None] if self.decoder.left else 0
+        mask = ((columns >= starts) & (columns < starts + self.lengths[:, None])).astype(np.int64)
+        feeds = {"input_ids": tokens[:, None], "attention_mask": mask, "position_ids": positions}
+        logits, self.past = self._run(feeds | self.given, self.past, first=False)
+        return logits
+
+    def keep(self, order: Array, since: int = 0) -> None:
+        alike = since > 0 and len(order) == self.rows  # what came before is the same for all, the encoder's part too
+        self.rows, self.lengths = len(order), self.lengths[order]
+        if not alike:
+            self.given = {name: array[order] for name, array in self.given.items()}
+        self.past = [
+            value if cross and alike else self._value(value.numpy()[order])
+            for value, cross in zip(self.past, self.cross, strict=True)
+        ]
+
+    def _run(self, feeds: Mapping[str, Array], past: Sequence[Any], *, first: bool) -> tuple[Array, list[Any]]:
+        session = self.decoder.session
+        binding = session.raw.io_binding()
+        _bind(binding, session, {**feeds, "use_cache_branch": np.array([not first])})
+        for port, value in zip(self.decoder.past, past, strict=True):
+            binding.bind_ortvalue_input(port.name, value)
+        binding.bind_output("logits", "cpu")
+        kind = "cpu" if session.device == "cpu" else "cuda"
+        wanted = [first or not cross for cross in self.cross]
+        for name, own in zip(self.decoder.present, wanted, strict=True):
+            if own:
+                binding.bind_output(name, kind)
+        session.run_bound(binding)
+        logits, *given = binding.get_outputs()
+        present = iter(given)
+        kept = [next(present) if own else value for value, own in zip(past, wanted, strict=True)]
+        return logits.numpy()[:, -1], kept
+
+    def _joined(self, port: Port, arrays: Sequence[Array], width: int) -> Array:
+        """Caches of rows together, with room for `width` tokens along the axis that grows, if it has one."""
+        if ".encoder." in port.name:
+            return _stacked(arrays, axis=2)
+        padded = []
+        for array in arrays:
+            lacking = [
+                (0, 0) if isinstance(size, int) else (width - have, 0)
+                for size, have in zip(port.shape[1:], array.shape[1:], strict=True)
+            ]
+            padded.append(np.pad(array, [(0, 0), *(each if self.decoder.left else each[::-1] for each in lacking)]))
+        return np.concatenate(padded)
 
     def reserve(self, capacity: int) -> None:
         """Nothing to do: it grows by itself."""
@@ -282,38 +352,6 @@ class GrowingBatch:
     def insert(self, arrays: Sequence[Array]) -> None:
         raise NotImplementedError
 
-    def step(self, tokens: Array) -> Array:
-        positions = self.lengths[:, None]
-        self.lengths, self.width = self.lengths + 1, self.width + 1
-        columns = np.arange(self.width)
-        starts = self.width - self.lengths[:, None] if self.decoder.left else 0
-        mask = ((columns >= starts) & (columns < starts + self.lengths[:, None])).astype(np.int64)
-        logits, self.past = self._run(tokens[:, None], mask, positions, self.past)
-        return logits
-
-    def keep(self, order: Array, since: int = 0) -> None:  # noqa: ARG002
-        self.rows, self.lengths = len(order), self.lengths[order]
-        self.past = [self._value(value.numpy()[order]) for value in self.past]
-
-    def _run(self, ids: Array, mask: Array, positions: Array, past: Sequence[Any]) -> tuple[Array, list[Any]]:
-        session = self.decoder.session
-        binding = session.raw.io_binding()
-        _bind(binding, session, {"input_ids": ids, "attention_mask": mask, "position_ids": positions})
-        for port, value in zip(self.decoder.past, past, strict=True):
-            binding.bind_ortvalue_input(port.name, value)
-        binding.bind_output("logits", "cpu")
-        kind = "cpu" if session.device == "cpu" else "cuda"
-        for name in self.decoder.present:
-            binding.bind_output(name, kind)
-        session.run_bound(binding)
-        logits, *present = binding.get_outputs()
-        return logits.numpy()[:, -1], present
-
-    def _padded(self, port: Port, array: Array, width: int) -> Array:
-        """A cache with room for `width` tokens along the axis that grows, if it has one."""
-        lacking = [(0, 0) if isinstance(size, int) else (width - have, 0) for size, have in _axes(port, array)]
-        return np.pad(array, [(0, 0), *(each if self.decoder.left else each[::-1] for each in lacking)])
-
     def _value(self, array: Array) -> Any:
         return self.decoder.session.value(np.ascontiguousarray(array))
 
@@ -322,9 +360,27 @@ class GrowingBatch:
         return self.decoder.session.value(np.zeros((rows, *sizes), port.dtype))
 
 
-def _axes(port: Port, array: Array) -> Iterator[tuple[int | str, int]]:
-    """What the graph calls each axis behind the batch, and how long it is."""
-    return zip(port.shape[1:], array.shape[1:], strict=True)
+def together(every: Sequence[Given]) -> dict[str, Array]:
+    """What several sequences are given, a row for each, with masks where lengths differ."""
+    masked = [_masked(given) for given in every]
+    return {name: _stacked([given[name] for given in masked]) for name in masked[0]}
+
+
+def _masked(given: Given) -> dict[str, Array]:
+    states = given.get("encoder_hidden_states")
+    mask = {} if states is None else {"encoder_attention_mask": np.ones(states.shape[:2], np.int64)}
+    return {**mask, **given}
+
+
+def _stacked(arrays: Sequence[Array], axis: int = 1) -> Array:
+    """Rows together, padded with zeros at the end of an axis."""
+    width = max(array.shape[axis] for array in arrays)
+    padded = []
+    for array in arrays:
+        lacking = [(0, 0)] * array.ndim
+        lacking[axis] = (0, width - array.shape[axis])
+        padded.append(np.pad(array, lacking))
+    return np.concatenate(padded)
 
 
 def _bind(binding: Any, session: Session, feeds: Mapping[str, Array]) -> None:

@@ -16,7 +16,7 @@ from wherry.errors import InputError
 from wherry.generation.beams import Beams, Hypothesis
 from wherry.generation.cache import bytes_per_token
 from wherry.generation.config import GenerationConfig
-from wherry.generation.decoder import Batch, Decoder
+from wherry.generation.decoder import Batch, Decoder, Given, together
 from wherry.generation.prefix import PrefixCache
 from wherry.generation.sampling import Chooser
 from wherry.generation.speculation import lookup
@@ -36,6 +36,7 @@ class Request:
         prompt: token ids, (length,) int64.
         config: how.
         limit: tokens that may follow.
+        given: what else the graph takes, a row each, such as `encoder_hidden_states` (1, length, size).
         deadline: by `time.monotonic()`; it ends with the step in which that is past.
         cancelled: sequences that end before their next step; see `cancel`.
         choosers: one for each sequence, with its ids and log-probabilities, once the prompt is read.
@@ -44,6 +45,7 @@ class Request:
     prompt: Array
     config: GenerationConfig
     limit: int
+    given: Given
     deadline: float | None = None
     cancelled: set[int] = field(default_factory=set)
     choosers: list[Chooser] = field(default_factory=list)
@@ -112,17 +114,18 @@ class Engine:
         self.batch: Batch | None = None
         self.turn = False
 
-    def submit(self, prompt: Sequence[int], config: GenerationConfig) -> Request:
+    def submit(self, prompt: Sequence[int], config: GenerationConfig, given: Given | None = None) -> Request:
         """Add a request; its prompt is read in one of the next steps.
 
         Args:
-            prompt: token ids, at least one.
+            prompt: token ids, at least one; those that the decoder begins with where there is an encoder.
+            given: see `Request`.
 
         Raises:
             InputError: it can never fit into what this engine may hold.
         """
         deadline = None if config.max_time is None else time.monotonic() + config.max_time
-        request = Request(np.asarray(prompt, np.int64), config, limit_of(config, prompt), deadline)
+        request = Request(np.asarray(prompt, np.int64), config, limit_of(config, prompt), given or {}, deadline)
         rows = config.num_return_sequences
         if rows > self.max_rows:
             raise InputError(f"num_return_sequences is {rows}, and {self.max_rows} sequences may run at once")
@@ -183,6 +186,8 @@ class Engine:
         """Whether the first that waits may begin."""
         if not self.waiting:
             return False
+        if self.rows and not self._batch.joins:
+            return False
         first = self.waiting[0]
         count = first.config.num_return_sequences
         held = sum(row.request.room for row in self.rows) + count * first.room
@@ -213,7 +218,7 @@ class Engine:
             count = min(budget, len(request.prompt) - self.read) if batch.chunks else len(request.prompt)
             part = request.prompt[None, self.read : self.read + count]
             last = self.read + count == len(request.prompt)
-            logits = batch.extend(part, logits=last) if self.read else batch.add(part, logits=last)
+            logits = batch.extend(part, logits=last) if self.read else batch.add(part, request.given, logits=last)
             self.read, budget = self.read + count, budget - count
             if last:
                 self.reading = None
@@ -230,7 +235,8 @@ class Engine:
         while self.waiting and (2 + len(found)) * length <= budget and self._admits():
             other = self.waiting[0]
             taken = len(self.rows) + 1 + len(found)
-            if len(other.prompt) != length or other.config.num_return_sequences > 1 or taken >= self.max_rows:
+            alone = len(other.prompt) != length or other.config.num_return_sequences > 1
+            if alone or not self._padded(request, other) or taken >= self.max_rows:
                 break
             held = [row.request for row in self.rows] + [request, *found, other]
             if self.max_bytes is not None and sum(each.room for each in held) * self.per_token > self.max_bytes:
@@ -239,8 +245,14 @@ class Engine:
             found.append(self.waiting.popleft())
         return found
 
+    def _padded(self, one: Request, other: Request) -> bool:
+        """Whether what two requests are given has the same shape, or can have it by padding."""
+        masked = "encoder_attention_mask" in self.decoder.session.inputs
+        return masked or all(array.shape == other.given[name].shape for name, array in one.given.items())
+
     def _read_together(self, requests: Sequence[Request]) -> list[Event]:
-        logits = self._batch.add(np.stack([request.prompt for request in requests]))
+        given = together([request.given for request in requests]) if requests[0].given else None
+        logits = self._batch.add(np.stack([request.prompt for request in requests]), given)
         assert logits is not None
         events, ended = [], set()
         for request, each in zip(requests, logits, strict=True):
@@ -340,11 +352,22 @@ class Engine:
         return self.batch
 
 
-def search(decoder: Decoder, prompt: Sequence[int], config: GenerationConfig) -> list[Hypothesis]:
+def generate(decoder: Decoder, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> list[list[int]]:
+    """The tokens that follow each prompt, those of each of its sequences one after another."""
+    engine = Engine(decoder, max_rows=max(1, len(prompts)) * config.num_return_sequences)
+    requests = [engine.submit(prompt, config) for prompt in prompts]
+    for _ in engine.run():
+        pass
+    return [each.ids[len(request.prompt) :].tolist() for request in requests for each in request.choosers]
+
+
+def search(
+    decoder: Decoder, prompt: Sequence[int], config: GenerationConfig, given: Given | None = None
+) -> list[Hypothesis]:
     """Continue a prompt by beam search; gives its hypotheses, the best first."""
     width, limit = config.num_beams, limit_of(config, prompt)
     batch = decoder.batch(width, len(prompt) + limit)
-    first = batch.add(np.array([prompt], np.int64))
+    first = batch.add(np.array([prompt], np.int64), given)
     assert first is not None
     logits = np.repeat(first, width, 0)
     batch.keep(np.zeros(width, np.int64))

@@ -54,6 +54,11 @@ TASKS: Mapping[str, Task] = {
         ("ner",),
     ),
     "text-generation": Task("text_generation", ("text-generation",), "text that goes on, and chat"),
+    "text2text-generation": Task(
+        "text2text_generation", ("text2text-generation",), "another text for a text, as the model was taught"
+    ),
+    "summarization": Task("summarization", ("text2text-generation",), "a short text for a long one"),
+    "translation": Task("translation", ("text2text-generation",), "a text in another language"),
 }
 
 ALIASES = {alias: name for name, task in TASKS.items() for alias in task.aliases}

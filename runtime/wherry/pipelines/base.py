@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,9 +27,13 @@ class Pipeline:
     Attributes:
         bundle: the model folder.
         variant: the precision that runs.
-        session: its graph.
+        sessions: its graphs, by role.
+        session: the first of them.
         tokenizer: text to ids and back.
     """
+
+    roles: ClassVar[tuple[str, ...]] = ("model",)
+    """The graphs that the pipeline runs."""
 
     def __init__(
         self,
@@ -43,9 +47,16 @@ class Pipeline:
         self.variant: Variant = bundle.variant(precision)
         bundle.check(self.variant)
         self.tokenizer = Tokenizer.load(bundle.folder)
-        if "model" not in self.variant.graphs:
-            raise BundleError(f"{bundle.folder} has no single graph but {', '.join(self.variant.graphs)}, not run yet")
-        self.session = Session(bundle.folder / self.variant.graphs["model"], device=device, threads=threads)
+        missing = [role for role in self.roles if role not in self.variant.graphs]
+        if missing:
+            raise BundleError(
+                f"{bundle.folder} lacks the graph {', '.join(missing)}; it has {', '.join(self.variant.graphs)}"
+            )
+        self.sessions = {
+            role: Session(bundle.folder / self.variant.graphs[role], device=device, threads=threads)
+            for role in self.roles
+        }
+        self.session = self.sessions[self.roles[0]]
 
     @property
     def max_length(self) -> int | None:

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from wherry.errors import InputError
-from wherry.files import read_json
-from wherry.generation import Decoder, Engine, GenerationConfig, Request, search
+from wherry.generation import Decoder, Engine, GenerationConfig, search
 from wherry.pipelines.base import Pipeline
-from wherry_tokenization import TokenStream
+from wherry.pipelines.generated import defaults, pieces, whole
 
 Chat = Sequence[Mapping[str, Any]]
 
@@ -23,9 +22,7 @@ class TextGenerationPipeline(Pipeline):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.decoder = Decoder(self.session, self.bundle.padding_side or "right")
-        path = self.bundle.folder / "generation_config.json"
-        generation = read_json(path) if path.exists() else {}
-        self.defaults = GenerationConfig.from_files(self.bundle.config, generation)
+        self.defaults = defaults(self.bundle)
         self.context = self._context()
 
     def __call__(
@@ -75,7 +72,7 @@ class TextGenerationPipeline(Pipeline):
         row = self._encode(prompts[0], config, truncation)
         engine = self._engine(1)
         engine.submit(row, config)
-        return (piece for _, _, piece in self._pieces(engine, config))
+        return (piece for _, _, piece in pieces(self.tokenizer, engine, config))
 
     def _config(self, options: Mapping[str, Any]) -> GenerationConfig:
         config = self.defaults.updated(**options)
@@ -91,18 +88,14 @@ class TextGenerationPipeline(Pipeline):
     ) -> list[list[tuple[str, Any]]]:
         """For each prompt its texts, each with the log-probabilities of its tokens where they are asked for."""
         if config.num_beams > 1:
-            ends = set(config.eos_token_ids)
             return [
-                [
-                    (self._whole([token for token in found.tokens if token not in ends], config), None)
-                    for found in search(self.decoder, row, config)
-                ]
+                [(whole(self.tokenizer, found.tokens, config), None) for found in search(self.decoder, row, config)]
                 for row in rows
             ]
         engine = self._engine(max(batch_size, config.num_return_sequences))
         requests = [engine.submit(row, config) for row in rows]
         texts = {request: [""] * config.num_return_sequences for request in requests}
-        for request, index, piece in self._pieces(engine, config):
+        for request, index, piece in pieces(self.tokenizer, engine, config):
             texts[request][index] += piece
         return [
             [
@@ -111,10 +104,6 @@ class TextGenerationPipeline(Pipeline):
             ]
             for request in requests
         ]
-
-    def _whole(self, tokens: Sequence[int], config: GenerationConfig) -> str:
-        text = _Text(self.tokenizer.stream(), config.stop_strings)
-        return "".join([*(text.add(token) for token in tokens), text.finish()])
 
     def _encode(self, prompt: str | Chat, config: GenerationConfig, truncation: bool) -> list[int]:
         if isinstance(prompt, str):
@@ -141,58 +130,12 @@ class TextGenerationPipeline(Pipeline):
             row = row[-room:]
         return row
 
-    def _pieces(self, engine: Engine, config: GenerationConfig) -> Iterator[tuple[Request, int, str]]:
-        """(request, which of its sequences, piece of text) as they come."""
-        ends = set(config.eos_token_ids)
-        texts: dict[tuple[Request, int], _Text] = {}
-        for event in engine.run():
-            key = (event.request, event.index)
-            text = texts.setdefault(key, _Text(self.tokenizer.stream(), config.stop_strings))
-            if event.token is not None and event.token not in ends and (piece := text.add(event.token)):
-                yield *key, piece
-            if event.finish and (piece := text.finish()):
-                yield *key, piece
-            if text.stopped:
-                event.request.cancel(event.index)
-
     def _context(self) -> int | None:
         config = self.bundle.config
         for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"):
             if config.get(name):
                 return int(config[name])
         return None
-
-
-class _Text:
-    """New text of one row: held back while it may be the beginning of a stop text."""
-
-    def __init__(self, stream: TokenStream, stops: tuple[str, ...]) -> None:
-        self.stream, self.stops, self.held, self.stopped = stream, stops, "", False
-
-    def add(self, token: int) -> str:
-        return "" if self.stopped else self._release(self.stream.step(token))
-
-    def finish(self) -> str:
-        return "" if self.stopped else self._release(self.stream.finish(), last=True)
-
-    def _release(self, piece: str, *, last: bool = False) -> str:
-        self.held += piece
-        found = [at for stop in self.stops if stop and (at := self.held.find(stop)) >= 0]
-        if found:
-            self.stopped = True
-            piece, self.held = self.held[: min(found)], ""
-            return piece
-        keep = 0 if last else max((_overlap(self.held, stop) for stop in self.stops), default=0)
-        piece, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
-        return piece
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many of the last characters of `text` begin `stop`."""
-    for size in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:size]):
-            return size
-    return 0
 
 
 def _prompts(inputs: Any) -> tuple[list[str | Chat], bool]:
