@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test interop check format bench clean
+.PHONY: demo test interop sweep check format bench clean
 
 demo: $(READY)
 	$(BIN)/wherry demo
@@ -14,6 +14,9 @@ test: $(READY)
 
 interop: $(READY)
 	$(BIN)/python -m pytest -m interop tests/interop
+
+sweep: $(READY)
+	$(BIN)/python -m pytest -m sweep tests/exporter
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -38,11 +38,18 @@ def trace_verified(checkpoint: Checkpoint, folder: Path) -> tuple[Traced, Verifi
             judge("fp32", parity)
             return traced, verifier, parity
         except (NotLowered, ExportError, *FAILURES) as error:
-            reasons.append(f"{name}: {' '.join(str(error).split())[:200] or type(error).__name__}")
+            reasons.append(f"{name}: {_reason(error)}")
             for path in (folder / "onnx").iterdir():
                 path.unlink()
     kind = type(checkpoint.model).__name__
     raise ExportError(f"{kind} cannot be exported for {checkpoint.task}: {'; '.join(reasons)}")
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong at first, in a line: torch's converter wraps it in advice to its own developers."""
+    while error.__cause__ is not None and not isinstance(error, ExportError):
+        error = error.__cause__
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def write_variant(

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from wherry_exporter.errors import ExportError
@@ -17,19 +16,12 @@ def pairs_of(cache: Any) -> Pairs:
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
-def cache_shapes(model: Any) -> list[tuple[int, int, int]]:
-    """Key/value heads, key size and value size of each layer's cache, seen by running the model.
+def layer_shapes(model: Any, past: Any) -> list[tuple[int, int, int]]:
+    """Key/value heads, key size and value size of each layer of a cache that a model gave.
 
     Raises:
-        ExportError: the model keeps no keys and values, or no such cache for each layer.
+        ExportError: it holds something else.
     """
-    with torch.no_grad():
-        past = model(input_ids=torch.ones(1, 2, dtype=torch.int64), use_cache=True).past_key_values
-    return layer_shapes(model, past)
-
-
-def layer_shapes(model: Any, past: Any) -> list[tuple[int, int, int]]:
-    """The same of a cache that a model gave."""
     layers = getattr(past, "layers", None) or []
     if not layers or not all(isinstance(getattr(layer, "keys", None), Tensor) for layer in layers):
         raise ExportError(f"{type(model).__name__} keeps a state between steps that is not keys and values alone")

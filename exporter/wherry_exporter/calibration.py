@@ -32,18 +32,20 @@ def role_feeds(
         for role, graph in graphs.items():
             ports = {str(value.name): value for value in graph.graph.inputs}
             known = dict(entry)
-            if "encoder_hidden_states" in ports:
+            if "encoder_hidden_states" in ports and "encoder_hidden_states" not in known:
                 known = _decoder_inputs(entry, original, start)
-            rows = len(next(iter(known.values())))
+            rows = len(known.get("attention_mask", next(iter(known.values()))))
             known |= {
                 name: np.zeros(
                     [rows, *(dim if isinstance(dim, int) else 0 for dim in list(value.shape or ())[1:])], np.float32
                 )
                 for name, value in ports.items()
-                if name.startswith("past_key_values.")
+                if name.startswith("past_")
             }
             if "attention_mask" in known:
-                known["position_ids"] = np.maximum(known["attention_mask"].cumsum(1) - 1, 0)
+                positions = np.maximum(known["attention_mask"].cumsum(1) - 1, 0)
+                wanted = len(ports["position_ids"].shape or ()) if "position_ids" in ports else 2
+                known["position_ids"] = positions if wanted == 2 else np.tile(positions, (3, 1, 1))
             if set(ports) <= set(known):
                 found[role].append({name: known[name] for name in ports})
     return found

@@ -39,6 +39,7 @@ def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
         "",
         *_use(manifest),
         "",
+        *([f"The graphs take {in_words(manifest['sizes'])}.", ""] if manifest["sizes"] else []),
         "Each variant was run beside the original in float32, padded, at batch sizes and lengths other than traced:",
         "",
         *_table(manifest["variants"]),
@@ -51,6 +52,14 @@ def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
 def record(path: Path) -> dict[str, Any]:
     """What a manifest says of a file."""
     return {"sha256": sha256(path), "bytes": path.stat().st_size}
+
+
+def in_words(sizes: Mapping[str, Mapping[str, int]]) -> str:
+    """The sizes that graphs fix as people read them."""
+    return "; ".join(
+        f"{name} of one size alone, {', '.join(f'{axis} {size}' for axis, size in fixed.items())}"
+        for name, fixed in sizes.items()
+    )
 
 
 def _use(manifest: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from wherry.bundle import MANIFEST, SUFFIXES, Bundle
 from wherry.commands.common import short_warnings, table, variants_table
+from wherry_exporter.card import in_words
 from wherry_exporter.export import export
 from wherry_exporter.plan import ALGORITHMS, METRIC_NAMES
 from wherry_exporter.tasks import TASKS
@@ -71,18 +72,25 @@ def show(make: Callable[[], Bundle], as_json: bool, done: str) -> int:
     """Make a bundle, and print what it holds."""
     short_warnings()
     bundle = make()
+    manifest = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))
+    entries, sizes = manifest["variants"], manifest["sizes"]
     if as_json:
-        entries = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))["variants"]
         variants = {
             name: {"bytes": variant.bytes, "parity": variant.parity, "speed": variant.speed}
             | {key: entries[name][key] for key in ("recipe", "data", "candidates") if key in entries[name]}
             for name, variant in bundle.variants.items()
         }
-        facts = {"folder": str(bundle.folder), "task": bundle.task, **bundle.provenance, "variants": variants}
+        facts = {
+            "folder": str(bundle.folder),
+            "task": bundle.task,
+            "sizes": sizes,
+            **bundle.provenance,
+            "variants": variants,
+        }
         print(json.dumps(facts, ensure_ascii=False))
         return 0
-    entries = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))["variants"]
-    for part in (candidates_table(entries), variants_table(bundle), data_table(entries)):
+    takes = f"takes {in_words(sizes)}" if sizes else ""
+    for part in (candidates_table(entries), variants_table(bundle), data_table(entries), takes):
         if part:
             print(f"{part}\n")
     seconds, peak = (bundle.provenance[name] for name in ("seconds", "peak_mb"))

@@ -6,9 +6,10 @@ are those of `transformers.exporters.OnnxExporter`, used here for modules that a
 
 import gc
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -82,11 +83,12 @@ def convert(
         apply_patches("dynamo"),
         apply_patches("onnx"),
         reset_model_state(module),
-        _lengths_stay_symbols(module),
+        _sizes_stay_symbols(module),
         patch("transformers.exporters.utils.is_contiguous_or_false", _is_contiguous),
         _garbage_waits(),
     ):
         program = torch.export.export(module, (), dict(inputs), dynamic_shapes=dict(dynamic_shapes), strict=False)
+        _unsqueeze_real(program.graph_module)
         apply_fx_node_fixes("onnx", program.graph_module)
         program.graph_module.graph.eliminate_dead_code()
         converted = torch.onnx.export(
@@ -105,17 +107,81 @@ def convert(
     return model
 
 
+def _unsqueeze_real(module: torch.fx.GraphModule) -> None:
+    """Give complex tensors a new axis as pairs of real ones: there is no operator that does it as they are."""
+    aten, graph = torch.ops.aten, module.graph
+
+    def call(operator: Any, source: torch.fx.Node, *rest: int) -> torch.fx.Node:
+        made = graph.call_function(operator, (source, *rest))
+        made.meta["val"] = operator(source.meta["val"], *rest)
+        return made
+
+    for node in list(graph.nodes):
+        if node.target is aten.unsqueeze.default and node.meta["val"].is_complex():
+            source, axis = node.args
+            with graph.inserting_before(node):
+                pairs = call(aten.view_as_real.default, source)
+                spread = call(aten.unsqueeze.default, pairs, axis if axis >= 0 else axis - 1)
+                node.replace_all_uses_with(call(aten.view_as_complex.default, spread))
+            graph.erase_node(node)
+
+
 @contextmanager
-def _lengths_stay_symbols(module: nn.Module) -> Iterator[None]:
-    """Give `len` of a tensor, in the modules' own source files, as its shape does: Python's makes it a constant."""
+def _sizes_stay_symbols(module: nn.Module) -> Iterator[None]:
+    """Let what modules make of sizes be symbols, where it would be constants: Python's `len` and `int`, and tensors."""
     with ExitStack() as stack:
+        for name, swapped in (("tensor", _tensor), ("as_tensor", _tensor), ("linspace", _linspace)):
+            stack.enter_context(patch.object(torch, name, partial(swapped, getattr(torch, name))))
         for name in {type(inner).__module__ for inner in module.modules()}:
-            stack.enter_context(patch.object(sys.modules[name], "len", _length, create=True))
+            source = sys.modules[name]
+            stack.enter_context(patch.object(source, "len", _length, create=True))
+            stack.enter_context(patch.object(source, "int", _Integer, create=True))
+            if hasattr(source, "torch_int"):
+                stack.enter_context(patch.object(source, "torch_int", _Integer))
         yield
+
+
+def _tensor(make: Callable[..., Tensor], data: Any, *rest: Any, **options: Any) -> Tensor:
+    if not (isinstance(data, list | tuple) and _holds_symbols(data)):
+        return make(data, *rest, **options)
+    parts = [
+        _tensor(make, part) if isinstance(part, list | tuple) else torch.scalar_tensor(part, dtype=torch.int64)
+        for part in data
+    ]
+    return torch.stack(parts).to(options.get("dtype") or torch.int64)
+
+
+def _linspace(make: Any, start: Any, end: Any, steps: Any, **options: Any) -> Any:
+    if not isinstance(steps, torch.SymInt):
+        return make(start, end, steps, **options)
+    tools: Any = torch
+    return start + tools.arange(steps, **options) * ((end - start) / tools.sym_max(steps - 1, 1))
+
+
+def _holds_symbols(data: Any) -> bool:
+    if isinstance(data, list | tuple):
+        return any(map(_holds_symbols, data))
+    return isinstance(data, torch.SymInt)
 
 
 def _length(sized: Any) -> Any:
     return sized.shape[0] if isinstance(sized, Tensor) else len(sized)
+
+
+class _IntegerType(type):
+    """In the place of `int`, as a function and as a type to ask for."""
+
+    def __call__(cls, *values: Any) -> Any:
+        if isinstance(values[0], torch.SymInt | torch.SymFloat):
+            return torch.sym_int(values[0])  # type: ignore[no-untyped-call]
+        return int(*values)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, int)
+
+
+class _Integer(metaclass=_IntegerType):
+    pass
 
 
 def _is_contiguous(tensor: Tensor) -> bool:
@@ -156,7 +222,7 @@ def name_axes(model: ir.Model, axes: Mapping[str, Sequence[int | str]]) -> ir.Mo
         for position, (old, new) in enumerate(zip(shape, wanted, strict=True)):
             if isinstance(new, str) and not isinstance(old, int):
                 symbols.setdefault(str(old), new)
-            elif isinstance(old, int) and position == 0 and new == "batch_size":
+            elif isinstance(old, int) and position == 0 and str(new).endswith("batch_size"):
                 raise ExportError(f"the trace fixed the batch size of {name} to {old}")
     for value in [*graph.inputs, *(value for node in graph for value in node.outputs)]:
         if value.shape is not None:

@@ -1,9 +1,10 @@
-"""A decoder to one graph for its first step and all later ones, over past keys and values.
+"""A decoder to one graph for its first step and all later ones, over what it keeps between them.
 
 The tokens come as ids or, where something else is to stand between them, as embeddings. Knows no architecture.
 """
 
 from typing import Any, Literal
+from unittest.mock import patch
 
 import onnx_ir as ir
 import torch
@@ -11,53 +12,170 @@ from torch import Tensor, nn
 from torch.export import Dim
 from transformers.cache_utils import DynamicCache
 
-from wherry_exporter.cache import Pairs, cache_axes, cache_shapes, pairs_of
 from wherry_exporter.convert import convert, name_axes
-from wherry_exporter.inputs import BATCH, PAST, SEQUENCE, TOTAL, parameters_of
+from wherry_exporter.inputs import BATCH, SEQUENCE, TOTAL, parameters_of
 from wherry_exporter.lower import Lowering, NotLowered, lowered
+from wherry_exporter.states import States
+from wherry_exporter.stepwise import repeat_step
 
 Tokens = Literal["input_ids", "inputs_embeds"]
 
 
 def fused_decoder(model: Any, tokens: Tokens = "input_ids") -> ir.Model:
     """With GroupQueryAttention; rows of unlike length are padded on the right."""
-    shapes = cache_shapes(model)
-    with lowered(model, decoder=True) as lowering:
-        return _trace(_FusedDecoder(model, tokens, lowering), model, tokens, shapes)
+    states = States(model)
+    if not states.grows:
+        raise NotLowered("it keeps states between steps that are not keys and values")
+    if tokens == "inputs_embeds" and looks_ahead(model):
+        raise NotLowered("tokens attend to those that follow")
+    turned = not (tokens == "inputs_embeds" and _in_three_dimensions(model))
+    with lowered(model, decoder=True, rotary=turned) as lowering:
+        return _trace(_FusedDecoder(model, tokens, lowering), model, tokens, states, new=3)
 
 
 def plain_decoder(model: Any, tokens: Tokens = "input_ids") -> ir.Model:
     """As transformers has it; rows of unlike length are padded on the left."""
-    return _trace(_PlainDecoder(model, tokens), model, tokens, cache_shapes(model))
+    states = States(model)
+    if any(kept.field == "recurrent_states" for kept in states.kept):
+        raise NotLowered("a recurrence over tokens is a loop, which a trace unrolls for one length alone")
+    return _trace(_PlainDecoder(model, tokens, states), model, tokens, states, new=3)
 
 
-class _FusedDecoder(nn.Module):
-    def __init__(self, model: Any, tokens: Tokens, lowering: Lowering) -> None:
-        super().__init__()
-        self.model, self.tokens, self.lowering = model, tokens, lowering
+def stepwise_decoder(model: Any) -> ir.Model:
+    """As transformers has it for one token at a time; the graph repeats that over its tokens.
 
-    def forward(self, tokens: Tensor, attention_mask: Tensor, past: Pairs) -> tuple[Tensor, Pairs]:
-        self.lowering.begin(attention_mask, past)
-        positions = _positions(attention_mask, tokens.shape[1])
-        output = self.model(**{self.tokens: tokens}, position_ids=positions, use_cache=False)
-        if len(self.lowering.present) != len(past):
-            count = len(self.lowering.present)
-            raise NotLowered(f"{count} of {len(past)} layers use transformers' attention interface")
-        return output.logits, self.lowering.present
+    For what computes several tokens in a way that no graph of any length can express. Rows are padded on the left.
+    """
+    states = States(model)
+    return repeat_step(_trace(_OneStep(model, states), model, "input_ids", states, new=1))
 
 
-class _PlainDecoder(nn.Module):
+def looks_ahead(model: Any) -> Literal["images", "prompts"] | None:
+    """What tokens attend to all of even where it follows: images, prompts or nothing. Seen by running the model."""
+    if "token_type_ids" not in parameters_of(model):
+        return None
+    ids = torch.arange(4)[None]
+    ahead = []
+    for types in (torch.zeros_like(ids), torch.ones_like(ids)):
+        with torch.no_grad():
+            alone, among = (
+                model(input_ids=ids[:, :length], token_type_ids=types[:, :length]).logits[0, 0] for length in (1, 4)
+            )
+        ahead.append(not torch.allclose(alone, among, rtol=1e-4, atol=1e-5))
+    return "prompts" if ahead[0] else "images" if ahead[1] else None
+
+
+def added_layers(model: Any) -> int:
+    """How many layers' features of images are added to the decoder's states after its first layers."""
+    vision = getattr(model.config, "vision_config", None)
+    return len(getattr(vision, "deepstack_visual_indexes", None) or [])
+
+
+def _in_three_dimensions(model: Any) -> bool:
+    """Whether a token's position is one in time, one in height and one in width."""
+    return "mrope_section" in (getattr(model.config.get_text_config(), "rope_parameters", None) or {})
+
+
+class _Decoder(nn.Module):
     def __init__(self, model: Any, tokens: Tokens) -> None:
         super().__init__()
         self.model, self.tokens, self.takes = model, tokens, set(parameters_of(model))
+        self.ahead, self.first, self.layers = None, 0, 0
+        if tokens == "inputs_embeds":
+            self.ahead, self.first, self.layers = looks_ahead(model), _first_position(model), added_layers(model)
 
-    def forward(self, tokens: Tensor, attention_mask: Tensor, past: Pairs) -> tuple[Tensor, Pairs]:
-        cache = DynamicCache(past)
-        inputs: dict[str, Any] = {self.tokens: tokens, "attention_mask": attention_mask, "past_key_values": cache}
-        if "position_ids" in self.takes:
-            inputs["position_ids"] = _positions(attention_mask, tokens.shape[1])
-        output = self.model(**inputs, use_cache=True)
-        return output.logits, pairs_of(cache)
+    def _run(self, tokens: Tensor, attention_mask: Tensor, more: dict[str, Tensor], **cache: Any) -> Any:
+        inputs: dict[str, Any] = {self.tokens: tokens, **more}
+        if "position_ids" in self.takes and "position_ids" not in more:
+            inputs["position_ids"] = _positions(attention_mask, tokens.shape[1]) + self.first
+        if not self.layers:
+            return self.model(**inputs, **cache)
+        own, *added = tokens.chunk(1 + self.layers, 2)
+        decoder = self.model.get_decoder()
+
+        def add(_module: nn.Module, arguments: Any, given: dict[str, Any]) -> Any:
+            return arguments, given | {"deepstack_visual_embeds": added}
+
+        with (
+            decoder.register_forward_pre_hook(add, with_kwargs=True),
+            patch.object(decoder, "_deepstack_process", lambda states, _places, features: states + features),
+        ):
+            return self.model(**inputs | {self.tokens: own}, **cache)
+
+
+class _FusedDecoder(_Decoder):
+    def __init__(self, model: Any, tokens: Tokens, lowering: Lowering) -> None:
+        super().__init__(model, tokens)
+        self.lowering = lowering
+
+    def forward(
+        self, tokens: Tensor, attention_mask: Tensor, more: dict[str, Tensor], past: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        pairs = list(zip(past[::2], past[1::2], strict=True))
+        self.lowering.begin(attention_mask, pairs)
+        output = self._run(tokens, attention_mask, more, use_cache=False)
+        if len(self.lowering.present) != len(pairs):
+            count = len(self.lowering.present)
+            raise NotLowered(f"{count} of {len(pairs)} layers use transformers' attention interface")
+        return output.logits, [tensor for pair in self.lowering.present for tensor in pair]
+
+
+class _PlainDecoder(_Decoder):
+    def __init__(self, model: Any, tokens: Tokens, states: States) -> None:
+        super().__init__(model, tokens)
+        self.states = states
+
+    def forward(
+        self, tokens: Tensor, attention_mask: Tensor, more: dict[str, Tensor], past: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        cache, length = self.states.filled(past), past[0].shape[2]
+        more = dict(more)
+        if self.ahead == "images":
+            more["token_type_ids"] = nn.functional.pad(more["token_type_ids"], (length, 0))
+        elif self.ahead == "prompts":  # the first step's tokens
+            cache = _FirstStep(zip(past[::2], past[1::2], strict=True))
+            later = (attention_mask.new_ones(length).sum() > 0).to(torch.int64)
+            more["token_type_ids"] = later.expand(tokens.shape[0], length + tokens.shape[1])
+        if "attention_mask" in self.takes:
+            more["attention_mask"] = attention_mask
+        output = self._run(tokens, attention_mask, more, **{self.states.argument: cache}, use_cache=True)
+        return output.logits, self.states.tensors(cache)
+
+
+class _OneStep(_PlainDecoder):
+    """One token, which leaves states as they are where it is padding.
+
+    So a model that keeps states alone needs no mask, and those that expect one of the new tokens' length get none.
+    """
+
+    def __init__(self, model: Any, states: States) -> None:
+        super().__init__(model, "input_ids", states)
+        if not any(kept.grows for kept in states.kept):
+            self.takes.discard("attention_mask")
+
+    def forward(
+        self, tokens: Tensor, attention_mask: Tensor, more: dict[str, Tensor], past: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        logits, present = super().forward(tokens, attention_mask, more, past)
+        real = attention_mask[:, -1].bool()
+        kept = [
+            new if kept.grows else torch.where(real.reshape(-1, *[1] * len(kept.shape)), new, old)
+            for kept, new, old in zip(self.states.kept, present, past, strict=True)
+        ]
+        return logits, kept
+
+
+class _FirstStep(DynamicCache):  # type: ignore[misc]
+    """A cache that may be empty yet, so that a model goes on asking which tokens may look ahead."""
+
+    is_initialized = False
+
+
+def _first_position(model: Any) -> int:
+    """What a model counts positions from."""
+    ids = torch.ones(1, 2, dtype=torch.int64)
+    given = model.prepare_inputs_for_generation(ids, attention_mask=ids, position_ids=torch.arange(2)[None])
+    return int(given["position_ids"][..., 0].max()) if "position_ids" in given else 0
 
 
 def _positions(attention_mask: Tensor, length: int) -> Tensor:
@@ -65,28 +183,42 @@ def _positions(attention_mask: Tensor, length: int) -> Tensor:
     return (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -length:]
 
 
-def _trace(module: nn.Module, model: Any, tokens: Tokens, shapes: list[tuple[int, int, int]]) -> ir.Model:
-    given = torch.ones(2, 3, dtype=torch.int64)
+def _trace(module: nn.Module, model: Any, tokens: Tokens, states: States, *, new: int) -> ir.Model:
+    """Trace a module that takes that many new tokens, or any number of them where it is more than one."""
+    given = torch.ones(2, new, dtype=torch.int64)
     axes: dict[str, tuple[int | str, ...]] = {tokens: (BATCH, SEQUENCE), "attention_mask": (BATCH, TOTAL)}
     if tokens == "inputs_embeds":
         with torch.no_grad():
-            given = model.get_input_embeddings()(given)
+            given = model.get_input_embeddings()(given).repeat(1, 1, 1 + added_layers(model))
         axes[tokens] = (BATCH, SEQUENCE, given.shape[2])
-    mask = torch.ones(2, 7, dtype=torch.int64)
+    mask = torch.ones(2, 4 + new, dtype=torch.int64)
     mask[1, -1] = 0
-    past = [(torch.zeros(2, heads, 4, key), torch.zeros(2, heads, 4, value)) for heads, key, value in shapes]
-    batch, cached = Dim(BATCH), {0: Dim(BATCH), 2: Dim(PAST)}
+    more: dict[str, Tensor] = {}
+    if tokens == "inputs_embeds" and _in_three_dimensions(model):
+        more["position_ids"] = torch.arange(4, 4 + new).expand(3, 2, new).contiguous()
+        axes["position_ids"] = (3, BATCH, SEQUENCE)
+    if tokens == "inputs_embeds" and looks_ahead(model) == "images":
+        more["token_type_ids"] = torch.tensor([[0, 1, 1], [1, 1, 0]])
+        axes["token_type_ids"] = (BATCH, SEQUENCE)
+    batch = Dim(BATCH)
     dynamic = {
-        "tokens": {0: batch, 1: Dim.DYNAMIC},
+        "tokens": {0: batch} if new == 1 else {0: batch, 1: Dim.DYNAMIC},
         "attention_mask": {0: batch, 1: Dim.DYNAMIC},
-        "past": [(cached, cached) for _ in shapes],
+        "more": {
+            name: {
+                at: batch if axis == BATCH else Dim.DYNAMIC
+                for at, axis in enumerate(axes[name])
+                if isinstance(axis, str)
+            }
+            for name in more
+        },
+        "past": [{0: batch, 2: Dim.DYNAMIC} if kept.grows else {0: batch} for kept in states.kept],
     }
-    names, cache = cache_axes(shapes)
     graph = convert(
         module,
-        {"tokens": given, "attention_mask": mask, "past": past},
+        {"tokens": given, "attention_mask": mask, "more": more, "past": states.zeros(2, 4)},
         dynamic,
-        [tokens, "attention_mask", *(f"past_key_values.{name}" for name in names)],
-        ["logits", *(f"present.{name}" for name in names)],
+        [tokens, "attention_mask", *more, *(kept.past for kept in states.kept)],
+        ["logits", *(kept.present for kept in states.kept)],
     )
-    return name_axes(graph, axes | cache)
+    return name_axes(graph, axes | states.axes())

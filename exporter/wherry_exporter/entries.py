@@ -10,16 +10,18 @@ import torch
 from wherry_exporter.calibration import role_feeds, start_token
 from wherry_exporter.convert import Traced
 from wherry_exporter.data import Row
+from wherry_exporter.decoder import added_layers
 from wherry_exporter.examine import Examiner, configuration
 from wherry_exporter.front import Front, batches
-from wherry_exporter.inputs import input_names, parameters_of, random_inputs
+from wherry_exporter.images import graph_images, image_inputs, image_parameters, joined
+from wherry_exporter.inputs import TEXT, input_names, parameters_of, random_inputs
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.plan import Plan
 from wherry_exporter.probe import CALIBRATION
 from wherry_exporter.probes import position_limit
 from wherry_exporter.runners import Feed, TorchRunner
+from wherry_exporter.speech import with_speech
 from wherry_exporter.tasks import TASKS, shape_of
-from wherry_exporter.vision_language import image_inputs
 
 RANDOM = 8
 """Random inputs to calibrate with."""
@@ -29,6 +31,7 @@ class Entries:
     """Inputs of one checkpoint. Rows that do not fit it are refused before anything is traced.
 
     Attributes:
+        text: whether text is all that the model takes.
         real: whether calibration is on the user's own rows.
         synthetic: whether it is on random values.
     """
@@ -56,8 +59,9 @@ class Entries:
         self.start = start_token(config, generation)
         self.config = configuration(config, self.start, generation.get("eos_token_id", config.get("eos_token_id")))
         self.examiner = None if plan.verify_data is None else self._examiner(plan.verify_data)
+        self.text = TASKS[checkpoint.task].text and set(self.names) <= set(TEXT)
         self.real = plan.calibration is not None
-        self.synthetic = not self.real and not TASKS[checkpoint.task].text
+        self.synthetic = not self.real and not self.text
         self.entries = self._entries(plan.calibration)
 
     def feeds(self, traced: Traced) -> dict[str, list[Feed]]:
@@ -66,7 +70,7 @@ class Entries:
 
     def tuner(self) -> Examiner | None:
         """Measures on the user's rows where random values are all that there is otherwise."""
-        if TASKS[self.checkpoint.task].text:
+        if self.text:
             return None
         if self.examiner is None and self.plan.calibration is not None:
             return self._examiner(self.plan.calibration)
@@ -78,27 +82,43 @@ class Entries:
 
     def _entries(self, rows: Sequence[Row] | None) -> list[Feed]:
         model: Any = self.checkpoint.model
-        if rows is None and TASKS[self.checkpoint.task].text:
+        if rows is None and self.text:
             rows = [Row("built-in text", text=text) for text in CALIBRATION]
+        entries: list[Feed]
         if rows is not None:
-            return [self.front.feed(batch) for batch in batches(rows, 4)]
-        if self.shape == "vision-language":
-            return [self._with_images(seed) for seed in range(100, 102)]
-        return [
-            {
-                name: value.numpy()
-                for name, value in random_inputs(model, self.names, batch=1, scale=1, seed=seed).items()
-            }
-            for seed in range(100, 100 + RANDOM)
-        ]
+            entries = [self.front.feed(batch) for batch in batches(rows, 4)]
+        elif self.shape == "vision-language":
+            entries = [self._with_images(seed) for seed in range(100, 102)]
+        else:
+            entries = [
+                {
+                    name: value.numpy()
+                    for name, value in random_inputs(model, self.names, batch=1, scale=1, seed=seed).items()
+                }
+                for seed in range(100, 100 + RANDOM)
+            ]
+        return [with_speech(model, entry) for entry in entries] if self.shape == "speech" else entries
 
     def _with_images(self, seed: int) -> Feed:
         model: Any = self.checkpoint.model
-        tensors = image_inputs(model, rows=2, seed=seed)
+        tensors = graph_images(joined(image_inputs(model, rows=2, seed=seed)))
+        if "image_sizes" in image_parameters(model):  # its graph takes one image
+            tensors["pixel_values"] = tensors["pixel_values"][:1]
         tensors |= random_inputs(model, ["input_ids", "attention_mask"], batch=2, scale=2, seed=seed)
         with torch.no_grad():
             tensors["inputs_embeds"] = model.get_input_embeddings()(tensors["input_ids"])
-        return {name: np.asarray(value.numpy()) for name, value in tensors.items()}
+            if model.config.is_encoder_decoder:
+                states = model.get_encoder()(
+                    inputs_embeds=tensors["inputs_embeds"], attention_mask=tensors["attention_mask"]
+                )
+                tensors["encoder_hidden_states"] = states.last_hidden_state
+                tensors["encoder_attention_mask"] = tensors["attention_mask"]
+                tensors["use_cache_branch"] = torch.tensor([False])
+            elif added_layers(model):
+                tensors["inputs_embeds"] = tensors["inputs_embeds"].repeat(1, 1, 1 + added_layers(model))
+        tensors["token_type_ids"] = torch.zeros_like(tensors["input_ids"])
+        known = {name: np.asarray(value.numpy()) for name, value in tensors.items()}
+        return known | {"grid_thw": known["image_grid_thw"]} if "image_grid_thw" in known else known
 
 
 def _names(model: Any, shape: str) -> list[str]:

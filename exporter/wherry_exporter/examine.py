@@ -109,7 +109,7 @@ class Examiner:
         self.metric = METRICS.get(self._metric_name())
         self.pooling = Pooling.load(front.folder) if task == "sentence-embeddings" else None
         self.labels = [self._label(row) for row in rows]
-        if shape == "vision-language":
+        if shape in ("vision-language", "speech"):
             raise UsageError(f"{task} cannot be examined on rows yet: leave --verify-data out")
 
     def _metric_name(self) -> str:

@@ -150,6 +150,7 @@ def _write_bundle(
     from wherry_exporter.card import write_card
     from wherry_exporter.entries import Entries
     from wherry_exporter.genai import write_genai_config
+    from wherry_exporter.inputs import fixed_sizes
     from wherry_exporter.variants import write_variants
 
     for name, content in checkpoint.files.items():
@@ -184,6 +185,7 @@ def _write_bundle(
             "peak_mb": peak_mb(),
             "tools": tools(),
         },
+        "sizes": fixed_sizes(traced.graphs.values()),
         "variants": variants,
         "files": {},
     }

@@ -23,9 +23,9 @@ def write_genai_config(folder: Path, model: Any, traced: Traced, graphs: Mapping
     """
     if "model" not in graphs:
         return
-    caches = [value.shape for value in traced.graphs["model"].graph.inputs if str(value.name).startswith("past_")]
-    sizes = {tuple(axis for axis in shape or () if isinstance(axis, int)) for shape in caches}
-    if len(sizes) == 1:
+    caches = [value for value in traced.graphs["model"].graph.inputs if str(value.name).startswith("past_")]
+    sizes = {tuple(axis for axis in cache.shape or () if isinstance(axis, int)) for cache in caches}
+    if len(sizes) == 1 and all(str(cache.name).startswith("past_key_values.") for cache in caches):
         heads, size = sizes.pop()
         config = genai_config(
             model.config.get_text_config(),

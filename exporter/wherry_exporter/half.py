@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from wherry_exporter.activations import Feed, largest
+from wherry_exporter.errors import UsageError
 from wherry_exporter.quiet import quiet
 
 LARGEST = 65504 / 4
@@ -16,7 +17,7 @@ SMALL = 256
 
 
 def half(model: ir.Model, feeds: Sequence[Feed], watched: ir.Model | None = None) -> ir.Model:
-    """Weights, activations and past_key_values in float16; other inputs and outputs stay float32.
+    """Weights, activations and what is kept between steps in float16; other inputs and outputs stay float32.
 
     Nodes that take or give an element beyond `LARGEST` on `feeds` stay float32.
 
@@ -24,9 +25,19 @@ def half(model: ir.Model, feeds: Sequence[Feed], watched: ir.Model | None = None
         model: a graph with float32 activations; it is not changed.
         feeds: inputs that show how large activations become.
         watched: the float32 graph that `model` was quantized from, whose activations are looked at instead.
+
+    Raises:
+        UsageError: nodes inside a Loop or a branch have to stay float32.
     """
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
+    inner = [node for node in model.graph.all_nodes() if node.graph is not model.graph]
+    stay = sorted({node.op_type for node in inner if node.op_type in DEFAULT_OP_BLOCK_LIST and _has_float32(node)})
+    if stay:  # the converter would put their casts around the Loop
+        raise UsageError(
+            f"float16 cannot be made: {', '.join(stay)} inside a Loop or a branch would have to stay float32; "
+            "choose fp32, int8 or int4"
+        )
     sizes = largest(watched or model, feeds)
     model = model.clone()
     large = {name for name, size in sizes.items() if size > LARGEST}
@@ -42,7 +53,7 @@ def half(model: ir.Model, feeds: Sequence[Feed], watched: ir.Model | None = None
     with quiet():
         proto = convert_float_to_float16(
             ir.to_proto(model),
-            keep_io_types=[name for name in ports if not name.startswith(("past_key_values.", "present."))],
+            keep_io_types=[name for name in ports if not name.startswith(("past_", "present"))],
             disable_shape_infer=True,
             op_block_list=DEFAULT_OP_BLOCK_LIST,
             node_block_list=blocked,
@@ -52,6 +63,10 @@ def half(model: ir.Model, feeds: Sequence[Feed], watched: ir.Model | None = None
         _give_back(made.graph.initializers[name], weight)
     _join_float32(made.graph)
     return made
+
+
+def _has_float32(node: ir.Node) -> bool:
+    return any(value is not None and value.dtype == ir.DataType.FLOAT for value in (*node.inputs, *node.outputs))
 
 
 def _withhold(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:

@@ -1,18 +1,23 @@
-"""What a model takes: the names of its inputs, which of their axes vary, and random values for them in any size.
+"""What a model takes: the names of its inputs, which of their axes vary, and random values for them; what it gives.
 
 Read off the model's own signature and configuration, so no architecture has a line here.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import onnx_ir as ir
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim
+from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES
 
 BATCH, SEQUENCE, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length"
 IMAGE_AXES = (BATCH, "num_channels", "height", "width")
+FRAMES = (BATCH, "num_frames", "feature_size")
+"""The axes of sounds' features where frames come first."""
 
 TEXT = ("input_ids", "attention_mask", "token_type_ids")
 AXES: Mapping[str, tuple[str, ...]] = {
@@ -23,8 +28,12 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "pixel_values": IMAGE_AXES,
     "input_values": (BATCH, "num_samples"),
     "input_features": (BATCH, "feature_size", "num_frames"),
+    "spectrogram": FRAMES,
 }
 """The names that optimum and transformers.js know, and the names of their axes."""
+
+BINS = ("num_mel_bins", "feature_size", "input_feat_per_channel", "feature_projection_input_dim", "model_in_dim")
+"""What configurations call the size of a frame's features."""
 
 FIXED = ("num_channels", "feature_size", "box")
 """Axes that are part of the architecture."""
@@ -33,6 +42,13 @@ FIXED = ("num_channels", "feature_size", "box")
 def parameters_of(module: Any) -> list[str]:
     """The names of what a module's forward takes."""
     return list(inspect.signature(module.forward).parameters)
+
+
+def tensors_of(outputs: Any) -> dict[str, Tensor]:
+    """The tensors that a model gives, by name. Vocoders alone give one without a name."""
+    if isinstance(outputs, Tensor):
+        return {"waveform": outputs}
+    return {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
 
 
 def input_names(model: Any) -> list[str]:
@@ -52,37 +68,76 @@ def input_names(model: Any) -> list[str]:
     return names
 
 
+_SOUNDS: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+
+
 def axes_of(model: Any, name: str) -> tuple[str, ...]:
-    """The names of an input's axes. Spectrogram transformers call their frames of features `input_values`."""
-    if name == "input_values" and _setting(model.config, "num_mel_bins"):
-        return (BATCH, "num_frames", "feature_size")
-    return AXES[name]
+    """The names of an input's axes; those of sounds and of their features are the ones that the model runs on."""
+    if name in TEXT and apart(model):
+        return ("text_batch_size", SEQUENCE)
+    if name not in ("input_values", "input_features"):
+        return AXES[name]
+    if model not in _SOUNDS:
+        part = model.get_encoder() if "decoder_input_ids" in parameters_of(model) else model
+        for axes in (AXES[name], FRAMES):
+            _SOUNDS[model] = axes
+            if _runs(part, {name: _sounds(model, axes, 2, 1, torch.Generator().manual_seed(0))}):
+                break
+    return _SOUNDS[model]
+
+
+def _runs(model: Any, inputs: Mapping[str, Tensor]) -> bool:
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    except (ValueError, RuntimeError, IndexError, AssertionError):
+        return False
+    return True
+
+
+def _sounds(model: Any, axes: tuple[str, ...], batch: int, scale: float, random: torch.Generator) -> Tensor:
+    config = model.config
+    bins = next((int(found) for name in BINS if (found := _setting(config, name))), 80)
+    positions = _setting(config, "max_source_positions") if axes != FRAMES else None
+    frames = 2 * int(positions) if positions else int(_setting(config, "max_length") or 100)
+    sizes = {"num_samples": 4000 * scale, "num_frames": frames * scale, "feature_size": bins}
+    return torch.randn(batch, *(round(sizes[axis]) for axis in axes[1:]), generator=random)
+
+
+def apart(model: Any) -> bool:
+    """Whether texts and images are embedded apart, so that there may be more of these than of those."""
+    detects = type(model).__name__ in MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES.values()
+    parts = model.children() if detects else [model]
+    return any(hasattr(part, "get_text_features") and hasattr(part, "get_image_features") for part in parts)
 
 
 def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float, seed: int) -> dict[str, Tensor]:
     """Inputs of that batch size; `scale` stretches sequences, images and sounds. Rows of text are padded unalike.
 
-    A stretched image is wider than high.
+    A stretched image is wider than high. There are two or three texts for each image where both are embedded apart.
     """
     random = torch.Generator().manual_seed(seed)
     config = model.config
     text = config.get_text_config()
     longest = int(getattr(text, "max_position_embeddings", 0) or 64)
     length = max(3, min(round(7 * scale), longest - 2))
-    real = torch.randint(2, length + 1, (batch, 1), generator=random)
+    rows = batch * (2 + seed % 2) if apart(model) else batch
+    real = torch.randint(2, length + 1, (rows, 1), generator=random)
     real[0] = length
     mask = (torch.arange(length) < real).to(torch.int64)
     values: dict[str, Tensor] = {}
     for name in names:
         if name == "input_ids":
             vocabulary = int(getattr(text, "vocab_size", 0) or 100)
-            ids = torch.randint(min(5, vocabulary - 1), vocabulary, (batch, length), generator=random)
-            padding = getattr(text, "pad_token_id", None)
+            ids = torch.randint(min(5, vocabulary - 1), vocabulary, (rows, length), generator=random)
+            padding, end = (getattr(text, f"{kind}_token_id", None) for kind in ("pad", "eos"))
+            if isinstance(end, int):  # some look for it, to know where a row ends
+                ids.scatter_(1, real - 1, end)
             values[name] = torch.where(mask.bool(), ids, 0 if padding is None else padding)
         elif name == "attention_mask":
             values[name] = mask
         elif name == "token_type_ids":
-            values[name] = (torch.arange(length) > length // 2).to(torch.int64).expand(batch, length).contiguous()
+            values[name] = (torch.arange(length) > length // 2).to(torch.int64).expand(rows, length).contiguous()
         elif name == "bbox":
             corners = torch.randint(0, 500, (batch, length, 2), generator=random)
             values[name] = torch.cat([corners, corners + 300], -1)
@@ -91,15 +146,8 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             wider = scale if scale == 1 else 1.5 * scale
             shape = (batch, _channels(config), _stretched(height, scale), _stretched(width, wider))
             values[name] = torch.rand(shape, generator=random) * 2 - 1
-        elif name == "input_features":
-            frames = 2 * int(_setting(config, "max_source_positions") or 100)
-            bins = int(_setting(config, "num_mel_bins") or _setting(config, "feature_size") or 80)
-            values[name] = torch.rand(batch, bins, round(frames * scale), generator=random) * 2 - 1
-        elif _setting(config, "num_mel_bins"):
-            frames = int(_setting(config, "max_length") or 128)
-            values[name] = torch.randn(batch, round(frames * scale), int(config.num_mel_bins), generator=random)
         else:
-            values[name] = torch.randn(batch, round(4000 * scale), generator=random)
+            values[name] = _sounds(model, axes_of(model, name), batch, scale, random)
     return values
 
 
@@ -118,17 +166,28 @@ def free_axes(
     other = own | {
         name: value for name, value in random_inputs(model, names, batch=2, scale=2, seed=0).items() if name in sized
     }
-    try:
-        with torch.no_grad():
-            model(**other)
-        free = bool(sized) and sizes
-    except (ValueError, RuntimeError, IndexError, AssertionError):
-        free = False
+    free = bool(sized) and sizes and _runs(model, other)
     shapes: dict[str, dict[int, Any]] = {}
     for name in names:
-        vary, axes = name not in sized or free, enumerate(axes_of(model, name))
-        shapes[name] = {at: Dim.AUTO for at, axis in axes if vary and axis not in FIXED} | {0: batch}
+        axes, vary = axes_of(model, name), name not in sized or free
+        shapes[name] = {at: Dim.AUTO for at, axis in enumerate(axes) if vary and axis not in FIXED}
+        shapes[name] |= {0: batch if axes[0] == BATCH else Dim.AUTO}
     return shapes, other if free else own
+
+
+def fixed_sizes(graphs: Iterable[ir.Model]) -> dict[str, dict[str, int]]:
+    """The axes of images and sounds that graphs fix, by input."""
+    found: dict[str, dict[str, int]] = {}
+    for value in (value for graph in graphs for value in graph.graph.inputs):
+        name, shape = str(value.name), list(value.shape or ())
+        if name in AXES and name not in TEXT:
+            frames_first = len(shape) == 3 and (name == "input_values" or str(shape[1]) == FRAMES[1])
+            axes = FRAMES if frames_first else AXES[name]
+            sizes = zip(axes[1:], shape[1 - len(axes) :], strict=True)
+            fixed = {axis: size for axis, size in sizes if isinstance(size, int) and axis not in FIXED}
+            if fixed:
+                found[name] = fixed
+    return found
 
 
 def image_size(config: Any) -> tuple[int, int]:
@@ -155,7 +214,7 @@ def _setting(config: Any, name: str) -> Any:
     """A setting of the configuration or of one of the configurations in it."""
     if getattr(config, name, None):
         return getattr(config, name)
-    for part in ("vision_config", "backbone_config", "audio_config", "encoder", "text_config"):
+    for part in ("vision_config", "backbone_config", "audio_config", "encoder", "encoder_config", "text_config"):
         inner = getattr(config, part, None)
         if inner is not None and not isinstance(inner, Mapping) and (found := _setting(inner, name)):
             return found

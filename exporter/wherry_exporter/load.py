@@ -6,10 +6,13 @@ Weights come from safetensors or GGUF, never from pickles, and no code of a repo
 import json
 import struct
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from wherry.errors import BundleError
 from wherry.files import read_json, sha256
@@ -111,6 +114,7 @@ def load(
 
 
 def _from_folder(folder: Path, task: str | None, source: str, revision: str | None) -> Checkpoint:
+    import transformers
     from transformers import AutoConfig
 
     if not (folder / "config.json").exists():
@@ -123,8 +127,13 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
     if "model_type" not in raw:
         raise BundleError(f"{folder / 'config.json'} has no model_type: not a transformers configuration")
     _check_weights(folder)
+    kind: Any = AutoConfig
+    for name in raw.get("architectures") or []:  # vocoders have no place in transformers' table of configurations
+        own = getattr(getattr(transformers, name, None), "config_class", None)
+        if own is not None and own.model_type == raw["model_type"]:
+            kind = own
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = kind.from_pretrained(folder, local_files_only=True)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise ExportError(f"transformers cannot read {folder / 'config.json'}: {_first_line(error)}") from error
     chosen = find_task(task, config, folder)
@@ -214,11 +223,20 @@ def _model_class(task: str, config: Any, raw: Mapping[str, Any]) -> Any:
     return TasksManager.get_model_class_for_task(auto, model_type=config.model_type)
 
 
+@contextmanager
+def without_losses() -> Iterator[None]:
+    """Let models be made without scipy, which some demand for a loss that nothing here computes."""
+    from transformers.utils.import_utils import BACKENDS_MAPPING
+
+    with patch.dict(BACKENDS_MAPPING, {"scipy": (lambda: True, "")}):
+        yield
+
+
 def _read_weights(model_class: Any, folder: Path, **options: Any) -> "PreTrainedModel":
     import torch
 
     try:
-        with quiet():
+        with quiet(), without_losses():
             model, report = model_class.from_pretrained(
                 folder,
                 dtype=torch.float32,
@@ -227,7 +245,7 @@ def _read_weights(model_class: Any, folder: Path, **options: Any) -> "PreTrained
                 local_files_only=True,
                 **options,
             )
-    except (ValueError, KeyError, RuntimeError, OSError, NotImplementedError) as error:
+    except (ValueError, KeyError, RuntimeError, OSError, NotImplementedError, ImportError) as error:
         raise ExportError(f"transformers cannot load {folder}: {_first_line(error)}") from error
     wrong = [name for name in sorted(report["missing_keys"]) if "pooler" not in name]
     wrong += [f"{name} (wrong shape)" for name, *_ in report["mismatched_keys"]]
@@ -251,17 +269,19 @@ def _carried(folder: Path, task: str) -> dict[str, bytes]:
     files = {name: (folder / name).read_bytes() for name in names}
     if "tokenizer.json" in files:
         return files
-    if not any(next(folder.glob(pattern), None) for pattern in VOCABULARIES):  # transformers would make an empty one
+    vocabularies = [path for pattern in VOCABULARIES for path in folder.glob(pattern)]
+    if not vocabularies:  # transformers would make an empty one
         if not TASKS[task].text:
             return files
         raise ExportError(f"{folder} has no tokenizer (tokenizer.json): copy the tokenizer's files into the folder")
     try:
         return files | _save_tokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True))
-    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
-        raise ExportError(
-            f"{folder} has no usable tokenizer (tokenizer.json): {_first_line(error)}; "
-            "copy the tokenizer's files into the folder"
-        ) from error
+    except (ExportError, ValueError, TypeError, KeyError, OSError, ImportError) as error:
+        reason = f"{folder} has no usable tokenizer (tokenizer.json): {_first_line(error)}"
+        if TASKS[task].text or TASKS[task].generates:
+            raise ExportError(f"{reason}; copy the tokenizer's files into the folder") from error
+        warnings.warn(f"{reason}; its vocabulary is copied as it is", stacklevel=2)
+        return files | {path.name: path.read_bytes() for path in vocabularies}
 
 
 def _save_tokenizer(tokenizer: Any) -> dict[str, bytes]:

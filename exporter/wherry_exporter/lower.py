@@ -146,17 +146,21 @@ class Lowering:
 
 
 @contextmanager
-def lowered(model: PreTrainedModel, *, decoder: bool) -> Iterator[Lowering]:
-    """Swap the model's modules for the time of a trace, and put everything back afterwards."""
+def lowered(model: PreTrainedModel, *, decoder: bool, rotary: bool = True) -> Iterator[Lowering]:
+    """Swap the model's modules for the time of a trace, and put everything back afterwards.
+
+    Without `rotary` a decoder's rotation stays as it is.
+    """
     state = Lowering()
-    config: Any = model.config
-    attention = config._attn_implementation
     if not model._supports_attention_backend and not model._supports_sdpa:
         raise NotLowered(f"{type(model).__name__} does not use transformers' attention interface")
     with ExitStack() as stack:
         ALL_ATTENTION_FUNCTIONS.register(NAME, state.attention)
+        for module in model.modules():  # which may each have another one
+            if isinstance(module, PreTrainedModel):
+                attention = module.config._attn_implementation
+                stack.callback(setattr, module.config, "_attn_implementation_internal", attention)
         model.set_attn_implementation(NAME)
-        stack.callback(model.set_attn_implementation, attention)
         for module in model.modules():
             if isinstance(module, Conv1D):
                 stack.enter_context(patch.object(module, "forward", _linear(module)))
@@ -164,7 +168,7 @@ def lowered(model: PreTrainedModel, *, decoder: bool) -> Iterator[Lowering]:
                 stack.enter_context(patch.object(module, "forward", _tanh_gelu))
             elif type(module).__name__.endswith("RMSNorm") and (norm := _rms_norm(module)):
                 stack.enter_context(patch.object(module, "forward", norm))
-        if decoder:
+        if decoder and rotary:
             _lower_rotary(model, state, stack)
         yield state
 

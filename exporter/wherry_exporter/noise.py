@@ -1,4 +1,7 @@
-"""Holds what a model draws at random at zero, in the original and in a graph, so that the two can be compared."""
+"""Takes the chance out of what a model draws, in the original and in a graph, so that the two can be compared.
+
+The normal distribution gives zeros, and dropout that stays on keeps everything.
+"""
 
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +17,7 @@ from torch import Tensor
 
 @contextmanager
 def still() -> Iterator[list[Tensor]]:
-    """While it is open, torch draws zeros from the normal distribution. Gives a list that gathers what was drawn."""
+    """While it is open, torch draws no chance. Gives a list that gathers what was drawn."""
     drawn: list[Tensor] = []
 
     def zeros(*shape: Any, **options: Any) -> Tensor:
@@ -25,16 +28,24 @@ def still() -> Iterator[list[Tensor]]:
         drawn.append(torch.zeros_like(tensor, **options))
         return drawn[-1]
 
-    with patch.object(torch, "randn", zeros), patch.object(torch, "randn_like", zeros_like):
+    def ones_like(tensor: Tensor, **_options: Any) -> Tensor:
+        drawn.append(torch.ones_like(tensor))
+        return drawn[-1]
+
+    with (
+        patch.object(torch, "randn", zeros),
+        patch.object(torch, "randn_like", zeros_like),
+        patch.object(torch, "bernoulli", ones_like),
+    ):
         yield drawn
 
 
 @contextmanager
 def stilled(path: Path) -> Iterator[Path]:
-    """A copy of a graph that has zeros where the graph draws from the normal distribution."""
+    """A copy of a graph that has zeros where the graph draws; dropout keeps what it draws little for."""
     model = ir.load(path)
     for node in list(model.graph):
-        if node.op_type == "RandomNormalLike":
+        if node.op_type in ("RandomNormalLike", "RandomUniformLike"):
             source = node.inputs[0]
             zeros = ir.node("Sub", [source, source])
             model.graph.insert_before(node, zeros)

@@ -7,17 +7,25 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput
 
 from wherry_exporter.cache import Pairs, cache_axes, layer_shapes, pairs_of
 from wherry_exporter.convert import Traced, convert, name_axes
-from wherry_exporter.inputs import BATCH, SEQUENCE, axes_of, free_axes, input_names, parameters_of
+from wherry_exporter.inputs import (
+    BATCH,
+    SEQUENCE,
+    axes_of,
+    free_axes,
+    input_names,
+    parameters_of,
+    random_inputs,
+)
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.merge import merge_cross_attention
-from wherry_exporter.seq2seq import encoder_decoder_of
+from wherry_exporter.seq2seq import Step, TokenStep, encoder_decoder_of
 
 ENCODER_SEQUENCE = "encoder_sequence_length"
+EMBEDDED = (BATCH, SEQUENCE, "hidden_size")
 
 
 class _Encoder(nn.Module):
@@ -35,40 +43,33 @@ class _Encoder(nn.Module):
 class _CrossAttention(nn.Module):
     """The keys and values that a decoder's cross-attention makes of the encoder's states."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: nn.Module, step: Step) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.step = model, step
 
     def forward(self, encoder_hidden_states: Tensor) -> Pairs:
-        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        self.model(
-            decoder_input_ids=encoder_hidden_states.new_zeros(encoder_hidden_states.shape[0], 1, dtype=torch.int64),
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoder_hidden_states),
-            past_key_values=cache,
-            use_cache=True,
-        )
+        cache, rows = EncoderDecoderCache(DynamicCache(), DynamicCache()), encoder_hidden_states.shape[0]
+        inputs = {
+            name: torch.zeros(rows, *value.shape[1:], dtype=value.dtype) for name, value in self.step.inputs.items()
+        }
+        self.step(inputs, encoder_hidden_states, None, cache)
         return pairs_of(cache.cross_attention_cache)
 
 
 class _CrossDecoder(nn.Module):
     """A decoder's step on cached keys and values of the encoder's states, which it needs the shape of alone."""
 
-    def __init__(self, model: Any, size: int, *, masked: bool) -> None:
+    def __init__(self, model: nn.Module, step: Step, size: int, *, masked: bool) -> None:
         super().__init__()
-        self.model, self.size, self.masked = model, size, masked
+        self.model, self.step, self.size, self.masked = model, step, size, masked
 
-    def forward(self, input_ids: Tensor, encoder_attention_mask: Tensor, past: Pairs, cross: Pairs) -> Any:
+    def forward(self, inputs: dict[str, Tensor], encoder_attention_mask: Tensor, past: Pairs, cross: Pairs) -> Any:
         cache = EncoderDecoderCache(DynamicCache(past), DynamicCache(cross))
         cache.is_updated = dict.fromkeys(range(len(cross)), True)
-        states = cross[0][0].new_zeros(input_ids.shape[0], cross[0][0].shape[2], self.size)
-        output = self.model(
-            decoder_input_ids=input_ids,
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
-            past_key_values=cache,
-            use_cache=True,
-            **({"attention_mask": encoder_attention_mask} if self.masked else {}),
-        )
-        return output.logits, pairs_of(cache.self_attention_cache)
+        key = cross[0][0]
+        states = key.new_zeros(key.shape[0], key.shape[2], self.size)
+        outputs = self.step(inputs, states, encoder_attention_mask if self.masked else None, cache)
+        return *outputs, pairs_of(cache.self_attention_cache)
 
 
 def fused_encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
@@ -90,6 +91,11 @@ def plain_encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
 
 def _encoder_inputs(model: Any) -> tuple[dict[str, dict[int, Any]], dict[str, Tensor]]:
     encoder = model.get_encoder()
+    if model.main_input_name == "inputs_embeds":
+        text = random_inputs(model, ["input_ids", "attention_mask"], batch=2, scale=1, seed=0)
+        embeddings = model.get_input_embeddings()(text["input_ids"]).detach()
+        inputs = {"inputs_embeds": embeddings, "attention_mask": text["attention_mask"]}
+        return {name: {0: Dim(BATCH), 1: Dim.AUTO} for name in inputs}, inputs
     return free_axes(encoder, [name for name in input_names(model) if name in parameters_of(encoder)])
 
 
@@ -99,20 +105,32 @@ def _trace_encoder(
     encoder = convert(
         _Encoder(model, lowering), {"inputs": inputs}, {"inputs": shapes}, list(shapes), ["last_hidden_state"]
     )
-    axes = {name: axes_of(model, name) for name in shapes}
+    axes = {name: EMBEDDED if name == "inputs_embeds" else axes_of(model, name) for name in shapes}
     return name_axes(encoder, {**axes, "last_hidden_state": (BATCH, ENCODER_SEQUENCE, "hidden_size")})
 
 
 def _with_decoder(model: Any, encoder: ir.Model, inputs: dict[str, Tensor]) -> Traced:
-    """The encoder's graph, and one decoder graph for the first step and all later ones.
+    with torch.no_grad():
+        encoded = model.get_encoder()(**inputs)
+    step = TokenStep(model, type(encoded))
+    decoder = trace_decoder(model, step, encoded.last_hidden_state, masked="attention_mask" in inputs)
+    return Traced({"encoder_model": encoder, "decoder_model_merged": decoder})
+
+
+def trace_decoder(model: nn.Module, step: Step, states: Tensor, *, masked: bool) -> ir.Model:
+    """One decoder graph for the first step and all later ones.
 
     The decoder's cross-attention keys and values are computed in the first step, where `use_cache_branch` is false, and
     handed back as `present.N.encoder.key` and `.value`; later steps take them as they are.
+
+    Args:
+        model: what `step` runs.
+        states: of the encoder, for a batch of two.
+        masked: whether the decoder takes `encoder_attention_mask`.
     """
-    batch = Dim(BATCH)
+    batch, trial = Dim(BATCH), EncoderDecoderCache(DynamicCache(), DynamicCache())
     with torch.no_grad():
-        states = model.get_encoder()(**inputs).last_hidden_state
-        trial = _run_decoder(model, torch.ones(2, 2, dtype=torch.int64), states)
+        step(step.inputs, states, None, trial)
     own = layer_shapes(model, trial.self_attention_cache)
     cross = layer_shapes(model, trial.cross_attention_cache)
     own_names, own_axes = cache_axes(own, "decoder.", "past_decoder_sequence_length", "total_decoder_sequence_length")
@@ -120,13 +138,12 @@ def _with_decoder(model: Any, encoder: ir.Model, inputs: dict[str, Tensor]) -> T
     size, longest = states.shape[2], states.shape[1]
 
     projections = convert(
-        _CrossAttention(model),
+        _CrossAttention(model, step),
         {"encoder_hidden_states": states},
         {"encoder_hidden_states": {0: batch, 1: Dim.AUTO}},
         ["encoder_hidden_states"],
         [f"present.{name}" for name in cross_names],
     )
-    masked = "attention_mask" in inputs
     past = [(torch.zeros(2, heads, 4, key), torch.zeros(2, heads, 4, value)) for heads, key, value in own]
     fixed = [
         (torch.randn(2, heads, longest, key), torch.randn(2, heads, longest, value)) for heads, key, value in cross
@@ -134,40 +151,33 @@ def _with_decoder(model: Any, encoder: ir.Model, inputs: dict[str, Tensor]) -> T
     cached = {0: batch, 2: Dim.AUTO}
     mask = torch.ones(2, longest, dtype=torch.int64)
     mask[1, -1] = 0
-    step = convert(
-        _CrossDecoder(model, size, masked=masked),
+    free = {
+        name: {0: batch} | {at: Dim.AUTO for at, axis in enumerate(step.axes[name]) if at and isinstance(axis, str)}
+        for name in step.inputs
+    }
+    decoder = convert(
+        _CrossDecoder(model, step, size, masked=masked),
+        {"inputs": dict(step.inputs), "encoder_attention_mask": mask, "past": past, "cross": fixed},
         {
-            "input_ids": torch.ones(2, 3, dtype=torch.int64),
-            "encoder_attention_mask": mask,
-            "past": past,
-            "cross": fixed,
-        },
-        {
-            "input_ids": {0: batch, 1: Dim.AUTO},
+            "inputs": free,
             "encoder_attention_mask": {0: batch, 1: Dim.AUTO},
             "past": [(cached, cached) for _ in own],
             "cross": [(cached, cached) for _ in cross],
         },
         [
-            "input_ids",
+            *step.inputs,
             "encoder_attention_mask",
             *(f"past_key_values.{name}" for name in own_names),
             *(f"past_key_values.{name}" for name in cross_names),
         ],
-        ["logits", *(f"present.{name}" for name in own_names)],
+        [*step.outputs, *(f"present.{name}" for name in own_names)],
     )
-    decoder = merge_cross_attention(step, projections, cross_names, masked=masked)
-    decoder_axes: dict[str, tuple[int | str, ...]] = {
-        "input_ids": (BATCH, SEQUENCE),
+    decoder = merge_cross_attention(decoder, projections, cross_names, masked=masked)
+    axes: dict[str, tuple[int | str, ...]] = {
+        **step.axes,
         "encoder_hidden_states": (BATCH, ENCODER_SEQUENCE, size),
         **({"encoder_attention_mask": (BATCH, ENCODER_SEQUENCE)} if masked else {}),
         **own_axes,
         **cross_axes,
     }
-    name_axes(decoder, decoder_axes)
-    return Traced({"encoder_model": encoder, "decoder_model_merged": decoder})
-
-
-def _run_decoder(model: Any, ids: Tensor, states: Tensor) -> Any:
-    output = model(decoder_input_ids=ids, encoder_outputs=BaseModelOutput(last_hidden_state=states), use_cache=True)
-    return output.past_key_values
+    return name_axes(decoder, axes)

@@ -41,7 +41,7 @@ class Quantizer:
         self.graphs, self.feeds, self.settings, self.real = graphs, feeds, settings, real
         self.settled: dict[str, Mapping[str, Collection[str]]] = {}
         self.generates = any(
-            str(value.name).startswith("past_key_values.") for graph in graphs.values() for value in graph.graph.inputs
+            str(value.name).startswith("past_") for graph in graphs.values() for value in graph.graph.inputs
         )
         self.static = not self.generates and (real or any(mostly_convolutions(graph) for graph in graphs.values()))
         self._weights = cache(lambda role: WeightOnly(graphs[role], feeds[role], settings))

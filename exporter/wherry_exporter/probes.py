@@ -17,11 +17,12 @@ from onnxruntime import InferenceSession, SessionOptions
 from wherry.pooling import Pooling
 from wherry.session import thread_count
 from wherry_exporter.errors import ExportError
-from wherry_exporter.inputs import TEXT, input_names, parameters_of, random_inputs
+from wherry_exporter.inputs import TEXT, input_names, parameters_of, random_inputs, tensors_of
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.noise import still, stilled
 from wherry_exporter.probe import PROSE, SENTENCES
 from wherry_exporter.seq2seq import encoder_decoder_of, start_token
+from wherry_exporter.states import States
 from wherry_exporter.tasks import TASKS
 from wherry_tokenization import Tokenizer
 
@@ -43,6 +44,8 @@ class Session(Protocol):
     """As much of an onnxruntime session as a decoder's steps need."""
 
     def get_inputs(self) -> Any: ...
+
+    def get_outputs(self) -> Any: ...
 
     def run(self, output_names: Any, input_feed: Any) -> Any: ...
 
@@ -120,8 +123,7 @@ class ModelProbe:
             return None
         return {
             name: (tuple(value.shape), self._vectors(value.numpy(), feed))
-            for name, value in outputs.items()
-            if isinstance(value, torch.Tensor)
+            for name, value in tensors_of(outputs).items()
         }
 
     def _vectors(self, output: Array, feed: Feed) -> Array:
@@ -137,7 +139,7 @@ class ModelProbe:
 
 
 class DecoderProbe:
-    """A decoder over past_key_values."""
+    """A decoder over what it keeps between steps."""
 
     def __init__(self, checkpoint: Checkpoint, folder: Path, padding_side: str) -> None:
         self.model: Any = checkpoint.model
@@ -158,18 +160,18 @@ class DecoderProbe:
 
     def losses(self, graphs: Graphs) -> tuple[float, float]:
         logits = self._forced(self._open(graphs), [self.prose], 0)[0]
-        return self.prose_loss, _loss(logits, self.prose)
+        return self.prose_loss, loss(logits, self.prose)
 
     def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
         session = self._open(graphs)
         row, steps = self.rows[0], 8
-        prompt = self._prompt(0)
+        prompt, cache = self._prompt(0), States(self.model).argument
 
         def run_torch() -> None:
             output = self.model(**prompt, use_cache=True)
             for _ in range(steps):
                 token = output.logits[:, -1:].argmax(-1)
-                output = self.model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+                output = self.model(input_ids=token, **{cache: output[cache]}, use_cache=True)
 
         def run_graph() -> None:
             logits, past = _step(session, row[None], np.ones((1, len(row)), np.int64), no_past(session, 1))
@@ -193,7 +195,7 @@ class DecoderProbe:
 
     def _prose_loss(self) -> float:
         logits = self.model(input_ids=torch.from_numpy(self.prose[None])).logits[0]
-        return _loss(logits.numpy(), self.prose)
+        return loss(logits.numpy(), self.prose)
 
     def _forced(self, session: Session, rows: Sequence[Array], steps: int) -> list[Array]:
         """Logits at each position of each row: all but the last `steps` tokens as a prefill, those one at a time."""
@@ -233,12 +235,8 @@ class EncoderDecoderProbe:
             self.feeds = [
                 _arrays(random_inputs(self.model, self.names, batch=batch, scale=1, seed=batch)) for batch in (1, 2)
             ]
-        self.rows, self.expected = [], []
-        for feed in self.feeds:
-            states = self.model.get_encoder()(**_tensors(feed))
-            rows, logits = self._greedy(feed, states)
-            self.rows.append(rows)
-            self.expected.append(logits)
+        answers = [self._greedy(feed, self.model.get_encoder()(**_tensors(feed))) for feed in self.feeds]
+        self.rows, self.expected = [rows for rows, _ in answers], [logits for _, logits in answers]
 
     def _greedy(self, feed: Feed, states: Any) -> tuple[Array, Array]:
         """The original's own first tokens, and its logits for them."""
@@ -256,9 +254,9 @@ class EncoderDecoderProbe:
         return torch.cat(tokens, 1).numpy(), torch.cat(logits, 1).numpy()
 
     def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
-        encoder, decoder = open_session(graphs["encoder_model"]), open_session(graphs["decoder_model_merged"])
+        encode, decoder = self._open(graphs)
         for feed, rows, logits in zip(self.feeds, self.rows, self.expected, strict=True):
-            states = encoder.run(None, feed)[0]
+            states = encode(feed)
             steps = np.concatenate(list(self._steps(decoder, states, feed.get("attention_mask"), rows)), 1)
             size = logits.shape[-1]
             yield "logits", (logits.reshape(-1, size), steps.reshape(-1, size))
@@ -267,31 +265,33 @@ class EncoderDecoderProbe:
         return None
 
     def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        encoder, decoder = (
-            open_session(graphs[role], keep_memory=True) for role in ("encoder_model", "decoder_model_merged")
-        )
+        encode, decoder = self._open(graphs, keep_memory=True)
         feed, rows = self.feeds[0], self.rows[0]
         tensors, ids = _tensors(feed), torch.from_numpy(rows)
 
         def run_torch() -> None:
-            outputs = self.model(**tensors, decoder_input_ids=ids[:, :-STEPS], use_cache=True)
-            states = (outputs.encoder_last_hidden_state,)
+            states = self.model.get_encoder()(**tensors)
             mask = {"attention_mask": tensors["attention_mask"]} if "attention_mask" in tensors else {}
-            for step in range(STEPS, 0, -1):
-                token = ids[:, -step : (1 - step) or None]
-                past = outputs.past_key_values
-                outputs = self.model(
-                    encoder_outputs=states, **mask, decoder_input_ids=token, past_key_values=past, use_cache=True
-                )
-                outputs.encoder_last_hidden_state = states[0]
+            past = None
+            for tokens in [ids[:, :-STEPS], *torch.split(ids[:, -STEPS:], 1, 1)]:
+                past = self.model(
+                    encoder_outputs=states, **mask, decoder_input_ids=tokens, past_key_values=past, use_cache=True
+                ).past_key_values
 
         def run_graphs() -> None:
-            for _ in self._steps(decoder, encoder.run(None, feed)[0], feed.get("attention_mask"), rows):
+            for _ in self._steps(decoder, encode(feed), feed.get("attention_mask"), rows):
                 pass
 
         return run_torch, run_graphs
 
-    def _steps(self, decoder: InferenceSession, states: Array, mask: Array | None, rows: Array) -> Any:
+    def _open(self, graphs: Graphs, *, keep_memory: bool = False) -> tuple[Callable[[Feed], Array], Session]:
+        """What computes the encoder's states, and the decoder."""
+        encoder, decoder = (
+            open_session(graphs[role], keep_memory=keep_memory) for role in ("encoder_model", "decoder_model_merged")
+        )
+        return lambda feed: np.asarray(encoder.run(None, feed)[0]), decoder
+
+    def _steps(self, decoder: Session, states: Array, mask: Array | None, rows: Array) -> Any:
         """Logits of a prefill of all but the last tokens, then of those one at a time."""
         ports = [port.name for port in decoder.get_inputs()]
         names = [port.name for port in decoder.get_outputs()]
@@ -348,13 +348,14 @@ def open_session(path: Path, *, keep_memory: bool = False) -> InferenceSession:
 
 
 def no_past(session: Session, batch: int) -> Feed:
-    """Empty past_key_values."""
+    """What a decoder keeps before its first token: keys and values of none, and states of zeros."""
     return {
         port.name: np.zeros(
-            (batch, port.shape[1], 0, port.shape[3]), np.float16 if "float16" in port.type else np.float32
+            (batch, *(size if isinstance(size, int) else 0 for size in port.shape[1:])),
+            np.float16 if "float16" in port.type else np.float32,
         )
         for port in session.get_inputs()
-        if port.name.startswith("past_key_values")
+        if port.name.startswith("past_")
     }
 
 
@@ -380,7 +381,7 @@ def _tensors(feed: Feed) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array) for name, array in feed.items()}
 
 
-def _loss(logits: Array, ids: Array) -> float:
+def loss(logits: Array, ids: Array) -> float:
     """Mean negative log-likelihood of each token given those before it."""
     losses = []
     for row, token in zip(logits[:-1], ids[1:], strict=True):  # one by one, for all at once are large in float64

@@ -111,6 +111,7 @@ def _source(source: str | Path) -> Bundle:
 def _write(folder: Path, bundle: Bundle, source: str, plan: Plan, started: float, tell: Callable[..., None]) -> None:
     from wherry_exporter.build import remove, save
     from wherry_exporter.convert import FAILURES, Traced
+    from wherry_exporter.inputs import fixed_sizes
     from wherry_exporter.subject import GraphSubject
     from wherry_exporter.variants import write_variants
 
@@ -151,6 +152,7 @@ def _write(folder: Path, bundle: Bundle, source: str, plan: Plan, started: float
             "peak_mb": peak_mb(),
             "tools": tools(),
         },
+        "sizes": fixed_sizes(graphs.values()),
         "variants": variants,
         "files": {},
     }

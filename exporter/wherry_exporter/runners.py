@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from wherry_exporter.inputs import tensors_of
 from wherry_exporter.probes import no_past, open_session
 
 Array = np.ndarray[Any, Any]
@@ -38,12 +39,15 @@ class TorchRunner:
     """A torch module."""
 
     def __init__(self, model: Any) -> None:
+        from transformers.modeling_outputs import BaseModelOutput
+
         self.model = model
+        self.encoded: type[Any] = BaseModelOutput
 
     def run(self, feed: Feed) -> dict[str, Array]:
         with torch.no_grad():
             outputs = self.model(**_tensors(feed))
-        return {name: value.numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+        return {name: value.numpy() for name, value in tensors_of(outputs).items()}
 
     def logits(self, ids: Array) -> Array:
         with torch.no_grad():
@@ -51,12 +55,12 @@ class TorchRunner:
 
     def encode(self, feed: Feed) -> Array:
         with torch.no_grad():
-            return np.asarray(self.model.get_encoder()(**_tensors(feed)).last_hidden_state.numpy())
+            encoded = self.model.get_encoder()(**_tensors(feed))
+        self.encoded = type(encoded)
+        return np.asarray(encoded.last_hidden_state.numpy())
 
     def decoding(self, states: Array, mask: Array | None) -> Step:
-        from transformers.modeling_outputs import BaseModelOutput
-
-        given: dict[str, Any] = {"encoder_outputs": BaseModelOutput(last_hidden_state=torch.from_numpy(states))}
+        given: dict[str, Any] = {"encoder_outputs": self.encoded(last_hidden_state=torch.from_numpy(states))}
         if mask is not None:
             given["attention_mask"] = torch.from_numpy(mask)
         past: Any = None

@@ -1,15 +1,75 @@
-"""Models that are an encoder and a decoder without saying so, in the form of those that do. Knows nothing of graphs."""
+"""What decoders behind an encoder take and give in a step, and models that are such a pair without saying so.
 
-from typing import Any
+Knows nothing of graphs.
+"""
 
-from torch import nn
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
+import torch
+from torch import Tensor, nn
+
+from wherry_exporter.inputs import BATCH, SEQUENCE
 from wherry_exporter.tasks import is_captioner
+
+
+class Step(Protocol):
+    """One step of a decoder over its cache and the encoder's states.
+
+    Attributes:
+        inputs: what it takes beside those, for a batch of two.
+        axes: of what it takes and, where they tell something, of what it gives.
+        outputs: the names of what it gives.
+    """
+
+    inputs: Mapping[str, Tensor]
+    axes: Mapping[str, tuple[int | str, ...]]
+    outputs: Sequence[str]
+
+    def __call__(
+        self, inputs: Mapping[str, Tensor], states: Tensor, mask: Tensor | None, cache: Any
+    ) -> tuple[Tensor, ...]: ...
+
+
+class TokenStep:
+    """Tokens, or their embeddings where a model takes those alone, to logits."""
+
+    outputs: Sequence[str] = ("logits",)
+
+    def __init__(self, model: Any, encoded: type[Any]) -> None:
+        """Of a model whose encoder gives its states in a class of that kind."""
+        self.model, self.encoded = model, encoded
+        ids, axes = torch.ones(2, 3, dtype=torch.int64), (BATCH, SEQUENCE)
+        self.inputs: Mapping[str, Tensor] = {"input_ids": ids}
+        self.axes: Mapping[str, tuple[int | str, ...]] = {"input_ids": axes}
+        if model.main_input_name == "inputs_embeds":
+            embeddings = model.get_input_embeddings()(ids).detach()
+            self.inputs = {"inputs_embeds": embeddings}
+            self.axes = {"inputs_embeds": (*axes, embeddings.shape[2])}
+
+    def __call__(
+        self, inputs: Mapping[str, Tensor], states: Tensor, mask: Tensor | None, cache: Any
+    ) -> tuple[Tensor, ...]:
+        output = self.model(
+            **{f"decoder_{name}": value for name, value in inputs.items()},
+            encoder_outputs=self.encoded(last_hidden_state=states),
+            past_key_values=cache,
+            use_cache=True,
+            **({} if mask is None else {"attention_mask": mask}),
+        )
+        return (output.logits,)
 
 
 def encoder_decoder_of(model: Any) -> Any:
     """The model itself, or one that takes and gives what an encoder-decoder model of transformers does."""
-    return _Captioner(model) if is_captioner(model) else model
+    if is_captioner(model):
+        return _Captioner(model)
+    if hasattr(model, "get_image_features"):
+        return _Seer(model)
+    encoder = model.get_encoder()
+    if not hasattr(encoder, "config"):
+        encoder.config = model.config
+    return model
 
 
 def start_token(model: Any) -> int:
@@ -17,6 +77,7 @@ def start_token(model: Any) -> int:
     for settings, name in (
         (model.config, "decoder_start_token_id"),
         (model.generation_config, "decoder_start_token_id"),
+        (model.config.get_text_config(), "decoder_start_token_id"),
         (model.config.get_text_config(), "bos_token_id"),
     ):
         if getattr(settings, name, None) is not None:
@@ -41,4 +102,26 @@ class _Captioner(nn.Module):
         states = self.vision_model(pixel_values).last_hidden_state if encoder_outputs is None else encoder_outputs[0]
         output = self.text_decoder(input_ids=decoder_input_ids, encoder_hidden_states=states, **cache)
         output.encoder_last_hidden_state = states
+        return output
+
+
+class _Seer(nn.Module):
+    """Of a model that sees images among its words what comes after both have become embeddings."""
+
+    main_input_name = "inputs_embeds"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.text, self.head = model.model.language_model, model.get_output_embeddings()
+        self.config, self.generation_config = model.config, model.generation_config
+
+    def get_encoder(self) -> Any:
+        return self.text.get_encoder()
+
+    def get_input_embeddings(self) -> Any:
+        return self.text.get_input_embeddings()
+
+    def forward(self, decoder_inputs_embeds: Any, **given: Any) -> Any:
+        output = self.text(decoder_inputs_embeds=decoder_inputs_embeds, **given)
+        output.logits = self.head(output.last_hidden_state)
         return output

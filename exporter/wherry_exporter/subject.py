@@ -74,7 +74,7 @@ class GraphSubject:
         self.task, self.plan, self.graphs = bundle.task, plan, graphs
         self.shape = _shape(graphs)
         entry = graphs["encoder_model" if self.shape == "encoder-decoder" else "model"].graph.inputs
-        ports = {str(value.name): value for value in entry if not str(value.name).startswith("past_key_values.")}
+        ports = {str(value.name): value for value in entry if not str(value.name).startswith("past_")}
         ports.pop("position_ids", None)
         self.precisions: Sequence[str] = ("int4",) if self.shape == "decoder" else ("int8",)
         self.original = GraphRunner(paths)
@@ -134,5 +134,5 @@ def _shape(graphs: Mapping[str, ir.Model]) -> str:
         return "encoder-decoder"
     if "model" not in graphs:
         raise UsageError(f"graphs of the roles {', '.join(graphs)} cannot be quantized: export their checkpoint")
-    past = any(str(value.name).startswith("past_key_values.") for value in graphs["model"].graph.inputs)
+    past = any(str(value.name).startswith("past_") for value in graphs["model"].graph.inputs)
     return "decoder" if past else "model"

@@ -31,7 +31,7 @@ class ExportTask:
 
 
 TASKS: Mapping[str, ExportTask] = {
-    "feature-extraction": ExportTask("feature-extraction", ("last_hidden_state",), text=True),
+    "feature-extraction": ExportTask("feature-extraction", ("last_hidden_state", "text_embeds"), text=True),
     "sentence-embeddings": ExportTask("feature-extraction", ("last_hidden_state",), text=True),
     "fill-mask": ExportTask("fill-mask", ("logits",), text=True),
     "text-classification": ExportTask("text-classification", ("logits",), text=True),
@@ -42,7 +42,9 @@ TASKS: Mapping[str, ExportTask] = {
     ),
     "text2text-generation": ExportTask("text2text-generation", ("logits",), generates=True, text=True),
     "image-classification": ExportTask("image-classification", ("logits",)),
-    "image-feature-extraction": ExportTask("feature-extraction", ("last_hidden_state", "pooler_output")),
+    "image-feature-extraction": ExportTask(
+        "feature-extraction", ("last_hidden_state", "pooler_output", "image_embeds")
+    ),
     "object-detection": ExportTask("object-detection", ("logits", "pred_boxes")),
     "image-segmentation": ExportTask(
         "image-segmentation", ("logits", "pred_masks", "class_queries_logits", "masks_queries_logits")
@@ -50,6 +52,9 @@ TASKS: Mapping[str, ExportTask] = {
     "depth-estimation": ExportTask("depth-estimation", ("predicted_depth",)),
     "zero-shot-image-classification": ExportTask(
         "zero-shot-image-classification", ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds")
+    ),
+    "zero-shot-object-detection": ExportTask(
+        "zero-shot-object-detection", ("logits", "pred_boxes", "text_embeds", "image_embeds")
     ),
     "visual-question-answering": ExportTask("visual-question-answering", ("logits",)),
     "automatic-speech-recognition": ExportTask("automatic-speech-recognition", ("logits",), generates=True),
@@ -128,11 +133,14 @@ def _tasks_of(architectures: list[str]) -> str | None:
     return None
 
 
-def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-decoder", "vision-language"]:
+def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-decoder", "vision-language", "speech"]:
     """How a checkpoint runs for a task: in one go, as a decoder over a cache, or such a decoder behind an encoder.
 
-    A decoder behind an encoder attends to what that gives; in a vision-language model it takes it among its tokens.
+    A decoder behind an encoder attends to what that gives; in a vision-language model it takes it among its tokens, and
+    in one for speech it gives frames of a spectrogram.
     """
+    if hasattr(model, "speech_decoder_postnet"):
+        return "speech"
     if not TASKS[task].generates:
         return "model"
     if TASKS[task].auto == "image-text-to-text" and model.main_input_name == "input_ids":
@@ -160,11 +168,13 @@ def task_of(model_class: Any) -> str | None:
     try:
         task = str(TasksManager.infer_task_from_model(model_class))
     except (ValueError, KeyError):
-        task = "feature-extraction" if model_class.__name__.endswith("Model") else None
+        task = _task_by_name(model_class.__name__)
     if model_class.__name__ in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values():
         return "text2text-generation"  # BART's is good for filling masks too
     if task == "image-to-text" and model_class.main_input_name == "input_ids":
         return "image-text-to-text"
+    if model_class.main_input_name == "spectrogram":
+        return "text-to-audio"  # a vocoder, the last part of what speaks
     if task != "feature-extraction":
         return task
     if model_class.__name__ in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES.values():
@@ -173,3 +183,14 @@ def task_of(model_class: Any) -> str | None:
         return "text-to-audio"
     kinds = {"pixel_values": "image-", "input_values": "audio-", "input_features": "audio-"}
     return kinds.get(model_class.main_input_name, "") + task
+
+
+def _task_by_name(name: str) -> str | None:
+    """The task of a class that optimum does not know: it skips model types that have several classes for one task."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+    if any(
+        isinstance(names, tuple) and name in names for names in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.values()
+    ):
+        return "image-classification"
+    return "feature-extraction" if name.endswith(("Model", "ModelWithProjection")) else None

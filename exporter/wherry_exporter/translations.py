@@ -20,4 +20,15 @@ def _index_put(self: Any, indices: Sequence[Any], values: Any, accumulate: bool 
     return _aten_index_put(self, indices, values, accumulate)
 
 
-TRANSLATIONS: Mapping[Any, Any] = {**_ONNX_TRANSLATION_TABLE, torch.ops.aten.index_put.default: _index_put}
+def _squeeze(self: Any, dim: int) -> Any:
+    """Nothing where the axis is not of size one, as torch has it; a trace knows an axis of size one as such."""
+    if self.shape is not None and self.shape.rank() and self.shape[dim] != 1:
+        return op.Identity(self)
+    return op.Squeeze(self, op.Constant(value_ints=[dim]))
+
+
+TRANSLATIONS: Mapping[Any, Any] = {
+    **_ONNX_TRANSLATION_TABLE,
+    torch.ops.aten.index_put.default: _index_put,
+    torch.ops.aten.squeeze.dim: _squeeze,
+}

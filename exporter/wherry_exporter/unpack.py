@@ -11,7 +11,7 @@ WHOLE = 1024
 
 def gemms_to_matmuls(graph: ir.Graph) -> None:
     """Gemm over a constant weight becomes MatMul and Add. (onnxruntime 1.32's QGemm errs on transposed weights.)"""
-    for node in list(graph):
+    for node in list(graph.all_nodes()):
         if node.op_type != "Gemm" or node.domain != "":
             continue
         source, weight = node.inputs[:2]
@@ -24,16 +24,17 @@ def gemms_to_matmuls(graph: ir.Graph) -> None:
             name = f"{before.name}.matmul"  # two products may share one weight
             weight = graph.initializers.get(name) or initializer(graph, name, np.ascontiguousarray(matrix.T))
         product = ir.node("MatMul", [source, weight], name=f"{node.name}.matmul")
-        last = product
-        graph.insert_before(node, product)
+        last, inside = product, graph_of(node)
+        product.outputs[0].name = f"{node.outputs[0].name}.product"
+        inside.insert_before(node, product)
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             product.outputs[0].dtype = ir.DataType.FLOAT
             product.outputs[0].shape = node.outputs[0].shape
             last = ir.node("Add", [product.outputs[0], node.inputs[2]], name=f"{node.name}.add")
-            graph.insert_before(node, last)
-        _take_over(graph, node, last)
+            inside.insert_before(node, last)
+        _take_over(inside, node, last)
         if not list(before.uses()):
-            graph.initializers.pop(str(before.name))
+            graph.initializers.pop(str(before.name), None)
 
 
 def whole_averages(graph: ir.Graph) -> None:
@@ -71,6 +72,13 @@ def unpack_attention(graph: ir.Graph) -> None:
             value.dtype = ir.DataType.FLOAT
         graph.insert_before(node, [product, parts, attention])
         _take_over(graph, node, attention)
+
+
+def graph_of(node: ir.Node) -> ir.Graph:
+    """The graph, branch or body that a node is in."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    return graph
 
 
 def _take_over(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:

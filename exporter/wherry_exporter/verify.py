@@ -18,7 +18,8 @@ from wherry.session import thread_count
 from wherry_exporter.errors import ParityError
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.probes import DecoderProbe, EncoderDecoderProbe, Graphs, ModelProbe, Probe
-from wherry_exporter.probes_multimodal import PartsProbe, VisionLanguageProbe
+from wherry_exporter.probes_multimodal import PartsProbe, SeeingPairProbe, VisionLanguageProbe
+from wherry_exporter.probes_speech import SpeechProbe
 from wherry_exporter.tasks import shape_of
 from wherry_exporter.towers import parts_of
 
@@ -142,8 +143,12 @@ def probe_for(checkpoint: Checkpoint, folder: Path, padding_side: str) -> Probe:
         return DecoderProbe(checkpoint, folder, padding_side)
     if shape == "encoder-decoder":
         return EncoderDecoderProbe(checkpoint, folder)
+    if shape == "vision-language" and checkpoint.model.config.is_encoder_decoder:
+        return SeeingPairProbe(checkpoint, folder)
     if shape == "vision-language":
         return VisionLanguageProbe(checkpoint, folder, padding_side)
+    if shape == "speech":
+        return SpeechProbe(checkpoint)
     parts = parts_of(checkpoint)
     return PartsProbe(parts, folder) if len(parts) > 1 else ModelProbe(checkpoint, folder)
 

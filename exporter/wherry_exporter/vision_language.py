@@ -14,35 +14,24 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from wherry_exporter.convert import Traced, convert, name_axes
-from wherry_exporter.decoder import fused_decoder, plain_decoder
+from wherry_exporter.decoder import added_layers, fused_decoder, plain_decoder
 from wherry_exporter.errors import ExportError
-from wherry_exporter.inputs import BATCH, IMAGE_AXES, SEQUENCE, parameters_of, random_inputs
+from wherry_exporter.grids import packed_images
+from wherry_exporter.images import (
+    features_of,
+    image_axes,
+    image_inputs,
+    image_parameters,
+    joined,
+    takes_other_sizes,
+)
+from wherry_exporter.inputs import BATCH, FIXED, SEQUENCE
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
+from wherry_exporter.pair import fused_encoder_and_decoder, plain_encoder_and_decoder
 
-
-def image_inputs(model: Any, *, rows: int, seed: int) -> dict[str, Tensor]:
-    """Images for that many rows of text, of the size that the configuration names.
-
-    A model that takes a mask of pixels takes several images a row: here two, which are padding in part. All but the
-    first row's second image are zeros, which is how such a model knows that there is none.
-    """
-    if "pixel_attention_mask" not in parameters_of(model):
-        return random_inputs(model, ["pixel_values"], batch=rows, scale=1, seed=seed)
-    images = random_inputs(model, ["pixel_values"], batch=2 * rows, scale=1, seed=seed)["pixel_values"]
-    images = images.reshape(rows, 2, *images.shape[1:])
-    images[1:, 1] = 0
-    mask = torch.ones(rows, 2, *images.shape[3:], dtype=torch.bool)
-    mask[:, 0, :, 3 * images.shape[4] // 4 :] = False
-    return {"pixel_values": images, "pixel_attention_mask": mask}
-
-
-def image_axes(values: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
-    """The names of the axes of images."""
-    if "pixel_attention_mask" not in values:
-        return {"pixel_values": IMAGE_AXES}
-    several = (BATCH, "num_images")
-    return {"pixel_values": (*several, *IMAGE_AXES[1:]), "pixel_attention_mask": (*several, *IMAGE_AXES[2:])}
+GRIDS = {"qwen2_vl": "grid_thw"}
+"""What transformers.js calls `image_grid_thw` otherwise."""
 
 
 class _Found(Exception):
@@ -65,13 +54,19 @@ class _Features:
 class _VisionEncoder(nn.Module):
     """Images to their features, as the last layer gives them, before they are cut into one tensor per row of text."""
 
-    def __init__(self, model: Any, last: nn.Module, lowering: Lowering | None) -> None:
+    def __init__(self, model: Any, last: nn.Module | None, lowering: Lowering | None) -> None:
         super().__init__()
         self.model, self.last, self.lowering = model, last, lowering
+        self.takes = image_parameters(model)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         if self.lowering:
             self.lowering.begin(None)
+        size = tuple(inputs["pixel_values"].shape[2:])
+        whole: dict[str, Any] = {"image_sizes": [size], "batch_num_images": [2]}  # more than one is not cut into tiles
+        given = inputs | {name: value for name, value in whole.items() if name in self.takes}
+        if self.last is None:
+            return features_of(self.model, given)
         found: list[_Features] = []
 
         def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> _Features:
@@ -79,54 +74,62 @@ class _VisionEncoder(nn.Module):
             return found[0]
 
         with suppress(_Found), self.last.register_forward_hook(keep):
-            self.model.get_image_features(**inputs)
+            self.model.get_image_features(**given)
         return found[0].features
 
 
-def _last_layer(model: Any, inputs: Mapping[str, Tensor]) -> nn.Module:
-    """The module whose output is the features of all images."""
+class _PackedImages(nn.Module):
+    """Images that come as patches to their features."""
+
+    def __init__(self, tower: Any) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        output = self.tower(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
+        return torch.cat([output.pooler_output, *(getattr(output, "deepstack_features", None) or [])], -1)
+
+
+def _last_layer(model: Any, inputs: Mapping[str, Tensor]) -> nn.Module | None:
+    """The module whose output is the features of all images; None where more is done to them."""
     outputs: list[tuple[nn.Module, Tensor]] = []
 
     def keep(module: nn.Module, _inputs: Any, output: Any) -> None:
-        outputs.append((module, output))
+        if isinstance(output, Tensor):
+            outputs.append((module, output))
 
     with torch.no_grad(), ExitStack() as hooks:
         for module in model.modules():
             hooks.enter_context(module.register_forward_hook(keep))
-        rows = model.get_image_features(**inputs).pooler_output
-    features = torch.cat([row.flatten(0, -2) for row in rows])
+        features = features_of(model, inputs)
     for module, output in reversed(outputs):
-        same_size = isinstance(output, Tensor) and output.numel() == features.numel()
-        if same_size and torch.equal(output.reshape(features.shape), features):
+        if output.numel() == features.numel() and torch.equal(output.reshape(features.shape), features):
             return module
-    raise ExportError("no layer gives the images' features as they are")
+    return None
 
 
 class _Embeddings(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.embeddings = model.get_input_embeddings()
+        self.embeddings, self.layers = model.get_input_embeddings(), added_layers(model)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         embeddings: Tensor = self.embeddings(input_ids)
-        return embeddings
+        return nn.functional.pad(embeddings, (0, self.layers * embeddings.shape[-1])) if self.layers else embeddings
 
 
 def _trace(checkpoint: Checkpoint, *, fused_vision: bool, fused_text: bool) -> Traced:
     model: Any = checkpoint.model
     if not hasattr(model, "get_image_features"):
         raise ExportError("it tells no features of images from its decoder")
-    inputs = image_inputs(model, rows=2, seed=0)
-    last = _last_layer(model, inputs)
-    if fused_vision and "pixel_attention_mask" in inputs:
-        raise NotLowered("attention to an image's pixels takes a mask")
-    if fused_vision:
-        with lowered(model, decoder=False) as lowering:
-            vision = _trace_vision(_VisionEncoder(model, last, lowering), inputs)
-            if not lowering.calls:
-                raise NotLowered("no layer for images uses transformers' attention interface")
+    images = _images(model)
+    if fused_vision and set(images) != {"pixel_values"}:
+        raise NotLowered("attention to images takes more than their pixels")
+    encoder_decoder = model.config.is_encoder_decoder
+    if encoder_decoder:
+        graphs = dict((fused_encoder_and_decoder if fused_text else plain_encoder_and_decoder)(checkpoint).graphs)
     else:
-        vision = _trace_vision(_VisionEncoder(model, last, None), inputs)
+        graphs = {"decoder_model_merged": (fused_decoder if fused_text else plain_decoder)(model, "inputs_embeds")}
     embeddings = convert(
         _Embeddings(model),
         {"input_ids": torch.ones(2, 3, dtype=torch.int64)},
@@ -135,24 +138,63 @@ def _trace(checkpoint: Checkpoint, *, fused_vision: bool, fused_text: bool) -> T
         ["inputs_embeds"],
     )
     graphs = {
-        "vision_encoder": vision,
+        "vision_encoder": (_fused_vision if fused_vision else _plain_vision)(model, images),
         "embed_tokens": name_axes(embeddings, {"input_ids": (BATCH, SEQUENCE)}),
-        "decoder_model_merged": (fused_decoder if fused_text else plain_decoder)(model, "inputs_embeds"),
+        **graphs,
     }
-    return Traced(graphs, padding_side="right" if fused_text else "left")
+    return Traced(graphs, padding_side="right" if fused_text or encoder_decoder else "left")
 
 
-def _trace_vision(module: nn.Module, inputs: dict[str, Tensor]) -> ir.Model:
+def _fused_vision(model: Any, images: dict[str, Tensor]) -> ir.Model:
+    last = _last_layer(model, images)
+    with lowered(model, decoder=False) as lowering:
+        vision = _trace_vision(model, _VisionEncoder(model, last, lowering), images)
+        if not lowering.calls:
+            raise NotLowered("no layer for images uses transformers' attention interface")
+    return vision
+
+
+def _plain_vision(model: Any, images: dict[str, Tensor]) -> ir.Model:
+    if "image_grid_thw" in images:
+        with packed_images(model) as tower:
+            return _trace_vision(model, _PackedImages(tower), images)
+    module = _VisionEncoder(model, _last_layer(model, images), None)
+    if "image_sizes" in images:  # a loop over images
+        images = {"pixel_values": images["pixel_values"][:1]}
+    return _trace_vision(model, module, images)
+
+
+def _images(model: Any) -> dict[str, Tensor]:
+    """Images to trace with: of another size than the configuration's where the model allows it."""
+    takes = image_parameters(model)
+    if hasattr(model.config, "image_grid_pinpoints") and "batch_num_images" not in takes:
+        raise ExportError("it cuts an image into tiles by the size it once had, and joins their features by that size")
+    return joined(image_inputs(model, rows=2, seed=0, scale=2 if takes_other_sizes(model) else 1))
+
+
+def _trace_vision(model: Any, module: nn.Module, inputs: dict[str, Tensor]) -> ir.Model:
     axes: dict[str, Sequence[int | str]] = dict(image_axes(inputs))
-    free = {name: {at: Dim.AUTO for at, axis in enumerate(axes[name]) if axis == "num_images"} for name in inputs}
-    shapes = {name: {0: Dim(BATCH), **free[name]} for name in inputs}
+    if len(inputs["pixel_values"]) == 1:
+        axes["pixel_values"] = (1, *axes["pixel_values"][1:])
+    sized = takes_other_sizes(model)
+    shapes: dict[str, dict[int, Any]] = {}
+    for name in inputs:
+        free = ("num_images", "num_patches", *(("height", "width") if sized else ()))
+        shapes[name] = {at: Dim.AUTO for at, axis in enumerate(axes[name]) if axis in free and axis not in FIXED}
+        if axes[name][0] == BATCH and len(inputs[name]) > 1:
+            shapes[name][0] = Dim(BATCH)
     graph = convert(module, {"inputs": inputs}, {"inputs": shapes}, list(inputs), ["image_features"])
     axes["image_features"] = ("num_features", *(str(dim) for dim in list(graph.graph.outputs[0].shape or ())[1:]))
-    return name_axes(graph, axes)
+    name_axes(graph, axes)
+    known = GRIDS.get(model.config.model_type, "image_grid_thw")
+    for value in graph.graph.inputs:
+        value.name = known if value.name == "image_grid_thw" else value.name
+    return graph
 
 
 VISION_LANGUAGE: Mapping[str, Callable[[Checkpoint], Traced]] = {
     "fused": partial(_trace, fused_vision=True, fused_text=True),
     "fused decoder": partial(_trace, fused_vision=False, fused_text=True),
+    "fused encoder": partial(_trace, fused_vision=True, fused_text=False),
     "plain": partial(_trace, fused_vision=False, fused_text=False),
 }

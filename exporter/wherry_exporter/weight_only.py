@@ -13,7 +13,7 @@ import onnx_ir as ir
 from wherry_exporter.activations import Feed, Watch
 from wherry_exporter.blocks import BY_NAME, Blocks, packed, rtn
 from wherry_exporter.plan import Settings
-from wherry_exporter.unpack import gemms_to_matmuls, initializer, unpack_attention
+from wherry_exporter.unpack import gemms_to_matmuls, graph_of, initializer, unpack_attention
 
 Array = np.ndarray[Any, Any]
 Tables = dict[str, tuple[ir.Value, ir.Value]]
@@ -171,8 +171,7 @@ def _to_nbits(graph: ir.Graph, node: ir.Node, blocks: Blocks, bits: int) -> None
 
 
 def _replace(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], attributes: dict[str, int]) -> None:
-    graph = node.graph
-    assert graph is not None
+    graph = graph_of(node)
     made = ir.node(op_type, inputs, attributes, domain=MICROSOFT, name=node.name)
     old, new = node.outputs[0], made.outputs[0]
     graph.insert_before(node, made)
@@ -183,14 +182,14 @@ def _replace(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], att
 
 def _fold_transposes(graph: ir.Graph) -> None:
     """Make a transposed constant (a language model's output weights tied to its embeddings) a constant of its own."""
-    for node in list(graph):
+    for node in list(graph.all_nodes()):
         source = node.inputs[0] if node.op_type == "Transpose" else None
         if source is not None and source.const_value is not None:
             axes = node.attributes["perm"].as_ints() if "perm" in node.attributes else None
             array = np.ascontiguousarray(source.const_value.numpy().transpose(axes))
             value = _once(graph, f"{source.name}{TRANSPOSED}", array)
             node.outputs[0].replace_all_uses_with(value)
-            graph.remove(node, safe=True)
+            graph_of(node).remove(node, safe=True)
 
 
 def quantize_embeddings(model: ir.Model) -> None:
@@ -203,7 +202,7 @@ def quantize_embeddings(model: ir.Model) -> None:
 def _tables(model: ir.Model) -> dict[str, list[ir.Node]]:
     """Embedding tables that are worth quantizing, by name, and the nodes that look things up in them."""
     found: dict[str, list[ir.Node]] = {}
-    for node in model.graph:
+    for node in model.graph.all_nodes():
         table = node.inputs[0] if node.op_type == "Gather" and node.domain == "" else None
         if table is None or table.const_value is None or len(table.const_value.shape) != 2:
             continue
@@ -235,6 +234,7 @@ def _quantize_embeddings(model: ir.Model) -> Tables:
         for node in nodes:
             flat = ir.node("Reshape", [levels, shape])
             flat.outputs[0].shape, flat.outputs[0].dtype = ir.Shape([rows, columns]), ir.DataType.UINT8
+            flat.outputs[0].name = f"{node.outputs[0].name}.table"
             gather = ir.node(
                 "GatherBlockQuantized",
                 [flat.outputs[0], node.inputs[1], scales],
@@ -242,10 +242,10 @@ def _quantize_embeddings(model: ir.Model) -> Tables:
                 domain=MICROSOFT,
             )
             gather.outputs[0].shape, gather.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
-            graph.insert_before(node, [flat, gather])
+            graph_of(node).insert_before(node, [flat, gather])
             node.outputs[0].replace_all_uses_with(gather.outputs[0], replace_graph_outputs=True)
             gather.outputs[0].name = node.outputs[0].name
-            graph.remove(node, safe=True)
+            graph_of(node).remove(node, safe=True)
         made[name] = levels, scales
     return made
 

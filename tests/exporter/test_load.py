@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, GPT2LMHeadModel
+from transformers import (
+    AutoTokenizer,
+    GPT2LMHeadModel,
+    SpeechT5HifiGan,
+    SpeechT5HifiGanConfig,
+    VitsConfig,
+    VitsModel,
+)
 
 from wherry.errors import BundleError, HubError, WherryError
 from wherry_exporter import ExportError
@@ -32,6 +39,34 @@ def test_a_tokenizer_is_saved_in_words_that_transformers_4_knows(gpt2):
     assert config["additional_special_tokens"] == ["<wave>"]
     assert config["model_input_names"] == ["input_ids", "attention_mask"]
     assert not {"extra_special_tokens", "backend", "is_local", "local_files_only"} & set(config)
+
+
+def test_what_speaks_keeps_a_vocabulary_that_has_no_fast_form(tmp_path):
+    config = VitsConfig(
+        vocab_size=30,
+        hidden_size=8,
+        num_hidden_layers=1,
+        ffn_dim=8,
+        flow_size=8,
+        spectrogram_bins=9,
+        upsample_initial_channel=16,
+        upsample_rates=[2, 2],
+        upsample_kernel_sizes=[4, 4],
+        duration_predictor_filter_channels=8,
+    )
+    VitsModel(config).save_pretrained(tmp_path)
+    (tmp_path / "vocab.json").write_text(json.dumps({letter: number for number, letter in enumerate("_ abc")}))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "VitsTokenizer", "pad_token": "_"}')
+    with pytest.warns(UserWarning, match="VitsTokenizer has no fast form: .*; its vocabulary is copied as it is"):
+        checkpoint = load(tmp_path)
+    assert set(checkpoint.files) == {"vocab.json", "tokenizer_config.json"}
+
+
+def test_a_vocoder(tmp_path):
+    config = SpeechT5HifiGanConfig(model_in_dim=8, upsample_initial_channel=32)
+    SpeechT5HifiGan(config).save_pretrained(tmp_path)
+    checkpoint = load(tmp_path)
+    assert (checkpoint.task, type(checkpoint.model).__name__) == ("text-to-audio", "SpeechT5HifiGan")
 
 
 def test_a_gguf_file():

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 
 from wherry_exporter.convert import convert
+from wherry_exporter.errors import UsageError
 from wherry_exporter.half import half
 from wherry_exporter.integer import (
     as_int7,
@@ -24,6 +25,7 @@ from wherry_exporter.integer import (
 )
 from wherry_exporter.plan import Settings
 from wherry_exporter.precision import ends_first
+from wherry_exporter.stepwise import repeat_step
 from wherry_exporter.unpack import gemms_to_matmuls, unpack_attention, whole_averages
 from wherry_exporter.weight_only import WeightOnly
 
@@ -499,3 +501,65 @@ def test_caches_are_float16_and_logits_are_not(make):
         for name, value in made.graph.initializers.items()
         if value.const_value.dtype == ir.DataType.FLOAT and value.const_value.size > 1000
     ]
+
+
+def test_what_a_step_in_a_loop_multiplies_and_looks_up_is_quantized():
+    step = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        step (int64[batch, 1] input_ids, int64[batch, total] attention_mask, float[batch, 64] past)
+            => (float[batch, 1, 1100] logits, float[batch, 64] present)
+        {
+            embedded = Gather (embeddings, input_ids)
+            axis = Constant <value_ints = [1]> ()
+            token = Squeeze (embedded, axis)
+            present = Add (past, token)
+            given = Unsqueeze (present, axis)
+            inner = Gemm <transB = 1> (present, gemm, bias)
+            state = Unsqueeze (inner, axis)
+            product = MatMul (state, weight)
+            mixed = Add (product, given)
+            turned = Transpose <perm = [1, 0]> (embeddings)
+            logits = MatMul (mixed, turned)
+        }
+    """)
+    random = np.random.default_rng(0)
+    for name, shape in (("embeddings", (1100, 64)), ("gemm", (64, 64)), ("bias", (64,)), ("weight", (64, 64))):
+        array = (random.normal(size=shape) / 8).astype(np.float32)
+        step.graph.initializer.append(numpy_helper.from_array(array, name))
+    model = ir.from_proto(step)
+    for value in (value for node in model.graph for value in node.outputs):
+        value.dtype = value.dtype or ir.DataType.FLOAT
+    looped = repeat_step(model)
+    feed = {
+        "input_ids": random.integers(0, 1100, (2, 7)),
+        "attention_mask": np.ones((2, 7), np.int64),
+        "past": np.zeros((2, 64), np.float32),
+    }
+    few = WeightOnly(looped, [feed], Settings()).graph(4)
+    kinds = [node.op_type for node in few.graph.all_nodes()]
+    assert (kinds.count("MatMulNBits"), kinds.count("GatherBlockQuantized")) == (3, 1)
+    assert not {"MatMul", "Gemm", "Transpose"} & set(kinds[:-1])
+    graphs = [looped, few, half(looped, [feed])]
+    sessions = [InferenceSession(ir.to_proto(each).SerializeToString()) for each in graphs]
+    for session in sessions[1:]:
+        typed = {
+            port.name: feed[port.name].astype(np.float16) if "float16" in port.type else feed[port.name]
+            for port in session.get_inputs()
+        }
+        for one, other in zip(sessions[0].run(None, feed), session.run(None, typed), strict=True):
+            assert (one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other) > 0.99
+
+
+def test_float16_is_refused_where_a_loop_has_what_must_stay_float32():
+    step = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        step (int64[batch, 1] input_ids, int64[batch, total] attention_mask, float[batch, 4] past)
+            => (float[batch, 1, 4] logits, float[batch, 4] present)
+        {
+            axis = Constant <value_ints = [1]> ()
+            present = CumSum (past, axis)
+            logits = Unsqueeze (present, axis)
+        }
+    """)
+    with pytest.raises(UsageError, match="CumSum inside a Loop or a branch would have to stay float32"):
+        half(repeat_step(ir.from_proto(step)), [])

@@ -43,13 +43,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _ports(role: str, session: Session) -> str:
     """A graph's inputs and outputs as a table, its cache summed up in a line."""
     ports = [("in", port) for port in session.inputs.values()] + [("out", port) for port in session.outputs.values()]
-    shown = [(way, port) for way, port in ports if not port.name.startswith(("past_key_values.", "present."))]
-    cache = [port for _, port in ports if port.name.startswith("past_key_values.")]
+    shown = [(way, port) for way, port in ports if not port.name.startswith(("past_", "present"))]
+    cache = [port for _, port in ports if port.name.startswith("past_")]
     rows = [[way, port.name, str(port.dtype), _shape(port.shape)] for way, port in shown]
     text = table([[role, "name", "type", "shape"], *rows])
     if cache:
         first = f"{cache[0].dtype} {_shape(cache[0].shape)}"
-        text += f"\nand {len(cache)} past_key_values with as many present, each {first}"
+        text += f"\nand {len(cache)} inputs of the cache with as many outputs, each {first}"
     return text
 
 

@@ -1,0 +1,102 @@
+"""The images of a model that sees them among its words: random ones, and the features that the model makes of them.
+
+What the model takes is read off the signature of its `get_image_features`. Knows nothing of graphs.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wherry_exporter.inputs import BATCH, IMAGE_AXES, random_inputs
+
+WHOLE = ("image_sizes", "batch_num_images")
+"""What tells of a batch of images how much of each is padding; images of one size have none."""
+AXES: Mapping[str, tuple[str, ...]] = {
+    "pixel_values": IMAGE_AXES,
+    "image_grid_thw": ("num_images", "time_height_width"),
+}
+PATCHES = ("num_patches", "patch_size")
+SEVERAL = (BATCH, "num_images")
+"""The first axes where there may be several images a row."""
+
+
+def image_parameters(model: Any) -> list[str]:
+    """The names of what a model makes images' features of."""
+    return list(inspect.signature(model.get_image_features).parameters)
+
+
+def image_inputs(model: Any, *, rows: int, seed: int, scale: float = 1) -> list[dict[str, Tensor]]:
+    """What a model takes for the images of that many rows of text, row by row.
+
+    Images have the size that the configuration names, or `scale` times that; where they come as patches, each has its
+    own. There are two images a row where a model takes several: where it takes a mask of pixels they are padding in
+    part, and all but the first row's second image are zeros, which is how such a model knows that there is none.
+    """
+    takes = image_parameters(model)
+    if "image_grid_thw" in takes:
+        return [_patches(model.config.vision_config, row, round(2 * scale), seed) for row in range(rows)]
+    several = 2 if {"pixel_attention_mask", "batch_num_images"} & set(takes) else 1
+    images = random_inputs(model, ["pixel_values"], batch=several * rows, scale=scale, seed=seed)["pixel_values"]
+    found = [{"pixel_values": images[several * row : several * (row + 1)]} for row in range(rows)]
+    for row, values in enumerate(found):
+        pixels = values["pixel_values"]
+        if "pixel_attention_mask" in takes:
+            mask = torch.ones(1, 2, *pixels.shape[2:], dtype=torch.bool)
+            mask[:, 0, :, 3 * pixels.shape[3] // 4 :] = False
+            pixels[1:] *= row == 0
+            values |= {"pixel_values": pixels[None], "pixel_attention_mask": mask}
+        if "image_sizes" in takes:
+            values["image_sizes"] = torch.tensor([list(pixels.shape[2:])] * several)
+        if "batch_num_images" in takes:
+            values["batch_num_images"] = torch.tensor([several])
+    return found
+
+
+def _patches(vision: Any, row: int, units: int, seed: int) -> dict[str, Tensor]:
+    side = vision.spatial_merge_size
+    grid = torch.tensor([[1, side * units, side * (units + 1 + row % 2)]])
+    size = 3 * vision.temporal_patch_size * vision.patch_size**2
+    random = torch.Generator().manual_seed(1000 * seed + row)
+    pixels = torch.rand(int(grid.prod()), size, generator=random) * 2 - 1
+    return {"pixel_values": pixels, "image_grid_thw": grid}
+
+
+def joined(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The images of several rows as a model takes them at once."""
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+
+def graph_images(images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As much of them as a graph takes, which takes whole images alone."""
+    return {name: value for name, value in images.items() if name not in WHOLE}
+
+
+def image_axes(images: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    """The names of the axes of what a graph takes."""
+    if "pixel_attention_mask" in images:
+        return {"pixel_values": (*SEVERAL, *IMAGE_AXES[1:]), "pixel_attention_mask": (*SEVERAL, *IMAGE_AXES[2:])}
+    if "image_grid_thw" in images:
+        return {"pixel_values": PATCHES, "image_grid_thw": AXES["image_grid_thw"]}
+    return {"pixel_values": IMAGE_AXES}
+
+
+def takes_other_sizes(model: Any) -> bool:
+    """Whether a model that is told the sizes of images runs on another than its configuration's."""
+    if not {"image_sizes", "image_grid_thw"} & set(image_parameters(model)):
+        return False
+    try:
+        with torch.no_grad():
+            features_of(model, joined(image_inputs(model, rows=2, seed=0, scale=2)))
+    except (ValueError, RuntimeError, IndexError, AssertionError):
+        return False
+    return True
+
+
+def features_of(model: Any, images: Mapping[str, Tensor]) -> Tensor:
+    """One vector for each image token, in order: what stands in its place, then what is added after later layers."""
+    output = model.get_image_features(**images)
+    layers = [output.pooler_output, *(getattr(output, "deepstack_features", None) or [])]
+    return torch.cat([torch.cat([image.flatten(0, -2) for image in layer]) for layer in layers], -1)

@@ -1,0 +1,125 @@
+"""What a model that speaks frame by frame computes, and what its graphs compute on the same inputs.
+
+The decoder is fed with given frames, so that an early difference does not hide later ones. Knows nothing of how a graph
+was made and does not judge what it finds.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from onnxruntime import InferenceSession
+
+from wherry_exporter.inputs import random_inputs
+from wherry_exporter.load import Checkpoint
+from wherry_exporter.noise import still, stilled
+from wherry_exporter.probes import Array, Feed, Graphs, Pair, no_past, open_session
+from wherry_exporter.speech import speak
+
+STEPS = 7
+SIZES = ((1, 1.0), (3, 3.0))
+"""Batch sizes and what stretches their texts."""
+
+
+class SpeechProbe:
+    """An encoder of text, a decoder that gives frames over a cache, and what smooths them."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.model: Any = checkpoint.model
+        self.frames, self.feeds, self.expected = [], [], []
+        for batch, scale in SIZES:
+            feed = random_inputs(self.model, ["input_ids"], batch=batch, scale=scale, seed=batch)
+            random = torch.Generator().manual_seed(batch)
+            frames = torch.randn(batch, STEPS, self.model.config.num_mel_bins, generator=random)
+            feed["speaker_embeddings"] = torch.randn(batch, self.model.config.speaker_embedding_dim, generator=random)
+            self.expected.append(self._expected(feed, frames))
+            self.frames.append(frames.numpy())
+            self.feeds.append({name: value.numpy() for name, value in feed.items()})
+
+    def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
+        with ExitStack() as stack:
+            encoder, decoder, postnet = (
+                open_session(stack.enter_context(stilled(graphs[role])))
+                for role in ("encoder_model", "decoder_model_merged", "decoder_postnet")
+            )
+        for feed, frames, expected in zip(self.feeds, self.frames, self.expected, strict=True):
+            states, mask = encoder.run(None, {"input_ids": feed["input_ids"]})
+            real = mask.astype(bool)
+            yield "encoder_outputs", (expected["encoder_outputs"][real], states[real])
+            given = [frames[:, : step + 1] for step in range(STEPS)]
+            steps = list(self._steps(decoder, states, mask, feed, given))
+            rows, bins = len(frames), frames.shape[2]
+            spectrum = np.concatenate([each["spectrum"].reshape(rows, -1, bins) for each in steps], 1)
+            yield "spectrum", (expected["spectrum"].reshape(-1, bins), spectrum.reshape(-1, bins))
+            prob = np.concatenate([each["prob"].reshape(rows, -1) for each in steps], 1)
+            yield "prob", (expected["prob"], prob)
+            smoothed = postnet.run(None, {"spectrogram": expected["spectrum"]})[0]
+            yield (
+                "smoothed_spectrogram",
+                (expected["smoothed_spectrogram"].reshape(-1, bins), smoothed.reshape(-1, bins)),
+            )
+
+    def losses(self, graphs: Graphs) -> None:  # noqa: ARG002
+        return None
+
+    def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        encoder, decoder, postnet = (
+            open_session(graphs[role], keep_memory=True)
+            for role in ("encoder_model", "decoder_model_merged", "decoder_postnet")
+        )
+        feed = self.feeds[0]
+        ids, speaker = torch.from_numpy(feed["input_ids"]), torch.from_numpy(feed["speaker_embeddings"])
+
+        def run_torch() -> None:
+            speak(self.model, ids, speaker, STEPS)
+
+        def run_graphs() -> None:
+            states, mask = encoder.run(None, {"input_ids": feed["input_ids"]})
+            steps = list(self._steps(decoder, states, mask, feed, [None] * STEPS))
+            postnet.run(None, {"spectrogram": np.concatenate([each["spectrum"] for each in steps])[None]})
+
+        return run_torch, run_graphs
+
+    def _expected(self, feed: dict[str, torch.Tensor], frames: torch.Tensor) -> Feed:
+        """What the original gives for all frames at once."""
+        mask = feed["input_ids"] != self.model.config.pad_token_id
+        with still():
+            output = self.model.speecht5(
+                input_values=feed["input_ids"],
+                attention_mask=mask.to(torch.int64),
+                decoder_input_values=frames,
+                speaker_embeddings=feed["speaker_embeddings"],
+            )
+        spectrum, smoothed, logits = self.model.speech_decoder_postnet(output.last_hidden_state)
+        return {
+            "encoder_outputs": output.encoder_last_hidden_state.numpy(),
+            "spectrum": spectrum.numpy(),
+            "prob": torch.sigmoid(logits).numpy(),
+            "smoothed_spectrogram": smoothed.numpy(),
+        }
+
+    def _steps(
+        self, decoder: InferenceSession, states: Array, mask: Array, feed: Feed, frames: Sequence[Array | None]
+    ) -> Iterator[Feed]:
+        """What each step gives; where there are no frames for it, it goes on from those that came of the one before."""
+        names = [port.name for port in decoder.get_outputs()]
+        past = no_past(decoder, len(states))
+        sequence = np.zeros((len(states), 1, self.model.config.num_mel_bins), np.float32)
+        for number, given in enumerate(frames):
+            values = decoder.run(
+                names,
+                {
+                    "output_sequence": sequence if given is None else given,
+                    "speaker_embeddings": feed["speaker_embeddings"],
+                    "encoder_hidden_states": states,
+                    "encoder_attention_mask": mask,
+                    "use_cache_branch": np.array([number > 0]),
+                    **past,
+                },
+            )
+            found = dict(zip(names, values, strict=True))
+            past = {name.replace("present.", "past_key_values."): found[name] for name in names if "present." in name}
+            sequence = found["output_sequence_out"]
+            yield found

@@ -1,0 +1,116 @@
+"""Architectures that are not in `test_families.py`, one after another: each crosses.
+
+Their configurations are transformers' own, made tiny by the names of their settings alone.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import PreTrainedConfig
+
+from wherry_exporter.export import export
+
+pytestmark = pytest.mark.sweep
+
+WIDTHS = "hidden_size d_model n_embd dim emb_dim embed_dim word_embed_proj_dim"
+LAYERS = (
+    "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers num_decoder_layers num_encoder_layers"
+)
+HEADS = "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads"
+INNER = "intermediate_size ffn_dim d_ff dff d_inner n_inner encoder_ffn_dim decoder_ffn_dim ffn_hidden_size hidden_dim"
+POSITIONS = "max_position_embeddings n_positions"
+EXPERTS = "num_experts num_local_experts n_routed_experts moe_num_experts"
+SIZES = {
+    **dict.fromkeys(WIDTHS.split(), 64),
+    **dict.fromkeys(LAYERS.split(), 2),
+    **dict.fromkeys(HEADS.split(), 4),
+    **dict.fromkeys(INNER.split(), 96),
+    **dict.fromkeys(POSITIONS.split(), 128),
+    **dict.fromkeys(EXPERTS.split(), 4),
+    "vocab_size": 120,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "shared_expert_intermediate_size": 48,
+    "head_dim": 16,
+    "d_kv": 16,
+    "projection_dim": 32,
+    "embedding_size": 32,
+    "sliding_window": 6,
+    "image_size": 32,
+    "patch_size": 8,
+    "initializer_range": 0.15,
+    "init_std": 0.15,
+}
+"""Names of settings to what is small."""
+
+NAMES = """
+GPTBigCodeForCausalLM FalconForCausalLM MptForCausalLM PhiForCausalLM PhimoeForCausalLM Qwen2MoeForCausalLM
+Qwen3MoeForCausalLM GemmaForCausalLM GraniteForCausalLM GraniteMoeForCausalLM OlmoForCausalLM Olmo2ForCausalLM
+Olmo3ForCausalLM OlmoeForCausalLM CohereForCausalLM Cohere2ForCausalLM StableLmForCausalLM Starcoder2ForCausalLM
+MixtralForCausalLM PersimmonForCausalLM XGLMForCausalLM BioGptForCausalLM CTRLLMHeadModel
+ModernBertDecoderForCausalLM BlenderbotForConditionalGeneration BlenderbotSmallForConditionalGeneration
+PLBartForConditionalGeneration BigBirdPegasusForConditionalGeneration MvpForConditionalGeneration
+MobileBertForMaskedLM ConvBertForMaskedLM CamembertForMaskedLM XLMWithLMHeadModel XLNetModel FlaubertModel
+NystromformerForMaskedLM BigBirdForMaskedLM RoFormerForMaskedLM MegatronBertForMaskedLM RemBertForMaskedLM DebertaModel
+IBertModel Data2VecTextForMaskedLM NomicBertModel EuroBertForMaskedLM GteModel JinaEmbeddingsV3Model
+BertGenerationEncoder SplinterModel DPRQuestionEncoder YosoModel MraModel ErnieModel T5EncoderModel UMT5EncoderModel
+FNetModel XLMRobertaXLModel RobertaPreLayerNormModel VisualBertModel BeitForImageClassification
+Data2VecVisionForImageClassification DeiTForImageClassification Dinov2ForImageClassification DINOv3ViTModel
+MobileNetV1ForImageClassification MobileNetV2ForImageClassification MobileViTForImageClassification
+"""
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "GPTJForCausalLM": {"rotary_dim": 8},
+    "CodeGenForCausalLM": {"rotary_dim": 8},
+    "Mamba2ForCausalLM": {"num_heads": 8, "n_groups": 1, "state_size": 8, "chunk_size": 8},
+    "Qwen3NextForCausalLM": {
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+    },
+    "PvtForImageClassification": {
+        "hidden_sizes": [8, 16, 16, 32],
+        "depths": [1] * 4,
+        "num_attention_heads": [1, 2, 2, 4],
+    },
+    "PoolFormerForImageClassification": {"hidden_sizes": [8, 16, 16, 32], "depths": [1] * 4},
+    "RegNetForImageClassification": {"hidden_sizes": [8, 16, 16, 32], "depths": [1] * 4, "groups_width": 8},
+}
+"""What names alone do not make small."""
+
+
+def tiny(config_class: type[PreTrainedConfig], **settings: Any) -> dict[str, Any]:
+    own = config_class()
+    made: dict[str, Any] = {}
+    for name, value in own.to_dict().items():
+        inner = getattr(own, name, None)
+        if isinstance(inner, PreTrainedConfig):
+            made[name] = {**tiny(type(inner)), "model_type": inner.model_type}
+        elif name in SIZES and isinstance(value, int | float) and not isinstance(value, bool):
+            made[name] = SIZES[name]
+        elif name.endswith("token_id") and isinstance(value, int) and value >= SIZES["vocab_size"]:
+            made[name] = 2
+    return made | settings
+
+
+@pytest.mark.parametrize("name", [*NAMES.split(), *SETTINGS])
+def test_crosses(name: str, letters: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model_class = getattr(transformers, name)
+    model = model_class(model_class.config_class(**tiny(model_class.config_class, **SETTINGS.get(name, {})))).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 1:  # random biases and norms too, so that none can go missing unseen
+            parameter.data += 0.1 * torch.randn(parameter.shape)
+    model.save_pretrained(tmp_path / "model")
+    for path in letters.iterdir():
+        (tmp_path / "model" / path.name).write_bytes(path.read_bytes())
+    bundle = export(tmp_path / "model", tmp_path / "bundle", precision=["fp32"])
+    parity = bundle.variants["fp32"].parity or {}
+    assert parity["max_abs_diff"] < 1e-3
+    assert parity["cosine_min"] > 0.9999
