@@ -221,6 +221,20 @@ def test_a_stream_is_the_whole_text_in_pieces(generate):
     assert len(pieces) > 5
 
 
+def test_the_next_turn_of_a_chat_reads_only_what_is_new(generate, monkeypatch):
+    options = {"max_new_tokens": 12, "do_sample": False}
+    chat = [{"role": "user", "content": "What is the capital of France, and which river runs through it?"}]
+    answer = "".join(generate.stream(chat, **options))
+    turn = [*chat, {"role": "assistant", "content": answer}, {"role": "user", "content": "And of Spain?"}]
+    expected = generate(turn, return_full_text=False, **options)[0]["generated_text"]
+    read = []
+    find = generate._turns.find
+    monkeypatch.setattr(generate._turns, "find", lambda prompt: read.append((len(prompt), find(prompt))) or read[-1][1])
+    assert "".join(generate.stream(turn, **options)) == expected
+    ((length, known),) = read
+    assert known[0].shape[1] > length - 25
+
+
 def test_a_stop_text_ends_the_generation_and_never_shows(generate):
     whole = generate(PROMPTS[1], max_new_tokens=40, do_sample=False, return_full_text=False)[0]["generated_text"]
     for stop in (whole[10:13], whole[25:40], [whole[30:33], whole[12:20]]):

@@ -4,6 +4,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from wherry.bundle import Bundle
@@ -26,15 +27,41 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--temperature", type=float, metavar="T", help="sample; below 1 is sharper")
     group.add_argument("--top-k", type=int, metavar="K", help="sample among the K likeliest tokens")
     group.add_argument("--top-p", type=float, metavar="P", help="sample among the likeliest that reach P together")
+    group.add_argument(
+        "--min-p", type=float, metavar="P", help="sample among tokens at least P times as likely as the best"
+    )
+    group.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1: fewer repetitions")
+    group.add_argument("--num-beams", type=int, metavar="N", help="search with N beams")
     group.add_argument("--seed", type=int, help="makes sampling repeatable")
+    group.add_argument("--json-schema", metavar="FILE", help="write JSON of this schema (extra: grammar)")
+    group.add_argument("--regex", metavar="R", help="write what this regular expression matches (extra: grammar)")
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
 
 
 def generation_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The generation options that were given."""
-    names = ("max_new_tokens", "max_length", "temperature", "top_k", "top_p", "seed")
+    names = (
+        "max_new_tokens",
+        "max_length",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "repetition_penalty",
+        "num_beams",
+        "seed",
+    )
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    return {**given, "stop_strings": arguments.stop} if arguments.stop else given
+    if arguments.stop:
+        given["stop_strings"] = arguments.stop
+    if arguments.json_schema:
+        try:
+            given["json_schema"] = Path(arguments.json_schema).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read --json-schema {arguments.json_schema}: {error}") from error
+    if arguments.regex:
+        given["regex"] = arguments.regex
+    return given
 
 
 def read_texts(words: Sequence[str]) -> list[str]:

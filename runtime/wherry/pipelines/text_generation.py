@@ -6,12 +6,15 @@ from functools import cached_property
 from typing import Any
 
 from wherry.errors import InputError
-from wherry.generation import Decoder, Engine, GenerationConfig, search
+from wherry.generation import Decoder, Engine, GenerationConfig, PrefixCache, search
 from wherry.generation.grammar import FORMS, Grammar, Vocabulary
 from wherry.pipelines.base import Pipeline
 from wherry.pipelines.generated import defaults, pieces, whole
 
 Chat = Sequence[Mapping[str, Any]]
+
+KEPT = 2**28
+"""Bytes of keys and values of chats that are kept between their turns."""
 
 
 class TextGenerationPipeline(Pipeline):
@@ -26,6 +29,7 @@ class TextGenerationPipeline(Pipeline):
         self.decoder = Decoder(self.session, self.bundle.padding_side or "right")
         self.defaults = defaults(self.bundle)
         self.context = self._context()
+        self._turns = PrefixCache(KEPT)
 
     def __call__(
         self,
@@ -65,7 +69,8 @@ class TextGenerationPipeline(Pipeline):
     def stream(self, inputs: str | Chat, *, truncation: bool = False, **options: Any) -> Iterator[str]:
         """Continue one prompt or chat and yield the new text piece by piece, as soon as it is sure.
 
-        Pieces never split a character and never hold part of a stop string. Arguments and errors are as in a call.
+        Pieces never split a character and never hold part of a stop string. Arguments and errors are as in a call. What
+        a chat said before is not read again in its next turn: keys and values of the last turns are kept.
         """
         prompts, single = _prompts(inputs)
         if not single:
@@ -75,7 +80,7 @@ class TextGenerationPipeline(Pipeline):
         if config.num_beams > 1 or config.num_return_sequences > 1:
             raise InputError("a stream is of one text: leave num_beams and num_return_sequences out")
         row = self._encode(prompts[0], config, truncation)
-        engine = self._engine(1)
+        engine = Engine(self.decoder, max_rows=1, prefixes=None if isinstance(inputs, str) else self._turns)
         engine.submit(row, config, grammar=grammar)
         return (piece for _, _, piece in pieces(self.tokenizer, engine, config))
 
