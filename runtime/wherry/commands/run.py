@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
                 _stream(pipe, text, options)
             return 0
     elif options or arguments.stream:
-        option = "stream" if arguments.stream else next(iter(options)).replace("_", "-")
+        option = "stream" if arguments.stream else next(iter(options)).removesuffix("_strings").replace("_", "-")
         raise InputError(f"--{option} is for text-generation and text2text-generation, which this model does not do")
     else:
         options["truncation"] = not arguments.no_truncation

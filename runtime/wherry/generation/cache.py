@@ -4,7 +4,8 @@ Rows keep lengths of their own; new keys go behind a row's last one. Buffers are
 memory behind what has been written is not touched. For graphs with GroupQueryAttention on the CPU.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -72,10 +73,11 @@ class SharedCache:
         self.lengths[row] = parts[0].shape[1]
 
 
-def bytes_per_token(ports: Mapping[str, Port] | Sequence[Port]) -> int:
-    """What one token of one row takes in the cache."""
-    every = ports.values() if isinstance(ports, Mapping) else ports
-    return sum(_fixed(port, 1) * _fixed(port, 3) * port.dtype.itemsize for port in every)
+def bytes_per_token(ports: Sequence[Port]) -> int:
+    """What one token of one row takes in the caches that grow; states take the same however many tokens there are."""
+    growing = [port for port in ports if any(isinstance(size, str) for size in port.shape[1:])]
+    fixed = [math.prod(size for size in port.shape[1:] if isinstance(size, int)) for port in growing]
+    return sum(size * port.dtype.itemsize for size, port in zip(fixed, growing, strict=True))
 
 
 def _fixed(port: Port, axis: int) -> int:
