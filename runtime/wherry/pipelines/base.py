@@ -22,14 +22,13 @@ WINDOW = 1024
 
 
 class Pipeline:
-    """A bundle's variant, checked and loaded, with its tokenizer.
+    """A bundle's variant, checked and loaded.
 
     Attributes:
         bundle: the model folder.
         variant: the precision that runs.
         sessions: its graphs, by role.
         session: the first of them.
-        tokenizer: text to ids and back.
     """
 
     roles: ClassVar[tuple[str, ...]] = ("model",)
@@ -46,7 +45,6 @@ class Pipeline:
         self.bundle = bundle
         self.variant: Variant = bundle.variant(precision)
         bundle.check(self.variant)
-        self.tokenizer = Tokenizer.load(bundle.folder)
         missing = [role for role in self.roles if role not in self.variant.graphs]
         if missing:
             raise BundleError(
@@ -58,16 +56,35 @@ class Pipeline:
         }
         self.session = self.sessions[self.roles[0]]
 
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """Run the task; each pipeline says what it takes and gives."""
+        raise NotImplementedError
+
+
+class TextPipeline(Pipeline):
+    """A pipeline that reads or writes text.
+
+    Attributes:
+        tokenizer: text to ids and back.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "auto",
+        precision: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(bundle, device=device, precision=precision, threads=threads)
+        self.tokenizer = Tokenizer.load(bundle.folder)
+
     @property
     def max_length(self) -> int | None:
         """The most tokens that the model takes, where its configuration tells."""
         limits = [self.tokenizer.model_max_length, self.bundle.config.get("max_position_embeddings")]
         known = [int(limit) for limit in limits if limit]
         return min(known) if known else None
-
-    def __call__(self, *inputs: Any, **options: Any) -> Any:
-        """Run the task; each pipeline says what it takes and gives."""
-        raise NotImplementedError
 
 
 def as_texts(inputs: Any, *, what: str = "text") -> tuple[list[str], bool]:
@@ -89,7 +106,7 @@ def as_texts(inputs: Any, *, what: str = "text") -> tuple[list[str], bool]:
 
 
 def encode_batches(
-    pipeline: Pipeline,
+    pipeline: TextPipeline,
     texts: Sequence[str],
     *,
     pairs: Sequence[str] | None = None,

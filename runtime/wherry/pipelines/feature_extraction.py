@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from wherry.pipelines.base import Array, Pipeline, as_texts, encode_batches, feeds
+from wherry.pipelines.base import Array, TextPipeline, as_texts, encode_batches, feeds
 
 
-class FeatureExtractionPipeline(Pipeline):
+class FeatureExtractionPipeline(TextPipeline):
     """`pipe("text")` is float32 of shape (1, tokens, size); `pipe([...])` is a list of those."""
 
     def __call__(self, inputs: Any, *, truncation: bool = True, max_length: int | None = None) -> Any:

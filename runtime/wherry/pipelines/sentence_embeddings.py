@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from wherry.pipelines.base import Array, Pipeline, as_texts, encode_batches, feeds
+from wherry.pipelines.base import Array, TextPipeline, as_texts, encode_batches, feeds
 from wherry.pooling import Pooling
 
 
-class SentenceEmbeddingsPipeline(Pipeline):
+class SentenceEmbeddingsPipeline(TextPipeline):
     """`pipe("text")` is float32 of shape (size,); `pipe([...])` has shape (texts, size)."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

@@ -9,13 +9,13 @@ import numpy as np
 
 from wherry.errors import InputError
 from wherry.generation import Decoder, Engine, GenerationConfig, search
-from wherry.pipelines.base import Pipeline, as_texts, encode_batches, feeds
+from wherry.pipelines.base import TextPipeline, as_texts, encode_batches, feeds
 from wherry.pipelines.generated import defaults, pieces, whole
 
 Array = np.ndarray[Any, Any]
 
 
-class Text2TextGenerationPipeline(Pipeline):
+class Text2TextGenerationPipeline(TextPipeline):
     """`pipe("text")` is `[{"generated_text": another text}]`; a list of texts gives a list of such results.
 
     `pipe.stream(text)` yields pieces of the new text as they come.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from wherry.errors import InputError
-from wherry.pipelines.base import Array, Pipeline, as_texts, encode_batches, feeds, labels, sigmoid, softmax
+from wherry.pipelines.base import Array, TextPipeline, as_texts, encode_batches, feeds, labels, sigmoid, softmax
 
 
 def _as_they_are(logits: Array) -> Array:
@@ -17,7 +17,7 @@ def _as_they_are(logits: Array) -> Array:
 FUNCTIONS: Mapping[str, Callable[[Array], Array]] = {"softmax": softmax, "sigmoid": sigmoid, "none": _as_they_are}
 
 
-class TextClassificationPipeline(Pipeline):
+class TextClassificationPipeline(TextPipeline):
     """`pipe("text")` is `[{"label", "score"}]`; a list gives one dict a text; `top_k` gives a list a text."""
 
     def __call__(

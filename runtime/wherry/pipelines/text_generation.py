@@ -8,7 +8,7 @@ from typing import Any
 from wherry.errors import InputError
 from wherry.generation import Decoder, Engine, GenerationConfig, PrefixCache, search
 from wherry.generation.grammar import FORMS, Grammar, Vocabulary
-from wherry.pipelines.base import Pipeline
+from wherry.pipelines.base import TextPipeline
 from wherry.pipelines.generated import defaults, pieces, whole
 
 Chat = Sequence[Mapping[str, Any]]
@@ -17,7 +17,7 @@ KEPT = 2**28
 """Bytes of keys and values of chats that are kept between their turns."""
 
 
-class TextGenerationPipeline(Pipeline):
+class TextGenerationPipeline(TextPipeline):
     """`pipe("text")` is `[{"generated_text": text and what follows}]`; a chat gives its messages and the answer.
 
     A chat is a list of `{"role", "content"}`. A list of prompts or of chats gives a list of such results.

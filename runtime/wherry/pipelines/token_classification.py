@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from wherry.errors import InputError
-from wherry.pipelines.base import Array, Pipeline, as_texts, encode_batches, feeds, labels, softmax
+from wherry.pipelines.base import Array, TextPipeline, as_texts, encode_batches, feeds, labels, softmax
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
 
 
-class TokenClassificationPipeline(Pipeline):
+class TokenClassificationPipeline(TextPipeline):
     """`pipe("text")` is a list of entities, `pipe([...])` a list of those.
 
     An entity has `entity`, `score`, `index`, `word`, `start` and `end`, or with an aggregation strategy
