@@ -15,7 +15,7 @@ import torch
 import transformers
 from onnxruntime import InferenceSession
 
-from wherry.generation import Decoder, GenerationConfig, generate
+from wherry.generation import Decoder, Engine, GenerationConfig, generate
 from wherry.session import Session
 from wherry_exporter.build import trace_verified, write_variant
 from wherry_exporter.card import in_words
@@ -35,8 +35,7 @@ from wherry_exporter.load import Checkpoint, without_losses
 from wherry_exporter.noise import still, stilled
 from wherry_exporter.plan import Plan, Settings
 from wherry_exporter.precision import Quantizer
-from wherry_exporter.probes import no_past
-from wherry_exporter.probes_multimodal import Embedded, Spliced, token_positions
+from wherry_exporter.probes_multimodal import token_positions
 from wherry_exporter.seq2seq import start_token
 from wherry_exporter.speech import speak
 from wherry_exporter.tasks import is_captioner, task_of
@@ -581,7 +580,7 @@ def test_vision_language(name, folder):
         prompt = prompt_with(model, image_inputs(model, rows=images, seed=3, scale=scale))
         expected = model.generate(**prompt, max_new_tokens=32, do_sample=False, eos_token_id=None)
         length = prompt["input_ids"].shape[1]
-        assert tokens_of(model, graphs, prompt, 32) == expected[0, length:].tolist()
+        assert tokens_of(model, graphs, traced.padding_side, prompt, 32) == expected[0, length:].tolist()
 
 
 def test_encoder_decoder_that_sees_images(folder):
@@ -628,8 +627,20 @@ def test_encoder_decoder_that_sees_images(folder):
     features = sessions["vision_encoder"].run(None, {"pixel_values": images["pixel_values"].numpy()})[0]
     embeddings[ids == IMAGE_TOKEN] = features.reshape(-1, features.shape[-1])
     states = sessions["encoder_model"].run(None, {"inputs_embeds": embeddings, "attention_mask": mask})[0]
-    decoder = Embedded(sessions["embed_tokens"], sessions["decoder_model_merged"])
-    assert greedy(decoder, states, mask, start_token(model), 32).tolist() == expected[:, -32:].tolist()
+    text = {
+        role: Session(folder / f"onnx/{role}.onnx", device="cpu") for role in ("embed_tokens", "decoder_model_merged")
+    }
+    engine = Engine(Decoder(text["decoder_model_merged"], "left", embed=text["embed_tokens"]))
+    requests = [
+        engine.submit(
+            [start_token(model)],
+            GenerationConfig(max_new_tokens=32),
+            {"encoder_hidden_states": states[row : row + 1], "encoder_attention_mask": mask[row : row + 1]},
+        )
+        for row in (0, 1)
+    ]
+    list(engine.run())
+    assert [request.choosers[0].ids[1:].tolist() for request in requests] == expected[:, -32:].tolist()
 
 
 def prompt_with(model: Any, images: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -643,18 +654,38 @@ def prompt_with(model: Any, images: list[dict[str, torch.Tensor]]) -> dict[str, 
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **joined(images), **dict.fromkeys(names, kinds)}
 
 
-def tokens_of(model: Any, graphs: dict[str, Path], prompt: dict[str, torch.Tensor], steps: int) -> list[int]:
+def tokens_of(
+    model: Any, graphs: dict[str, Path], side: str | None, prompt: dict[str, torch.Tensor], steps: int
+) -> list[int]:
+    """By the runtime's engine, beside a request of words alone."""
+    sessions = {role: Session(path, device="cpu", threads=1) for role, path in graphs.items()}
+    decoder = Decoder(sessions["decoder_model_merged"], side, embed=sessions["embed_tokens"])
+    ids = prompt["input_ids"].numpy()
     names = set(image_parameters(model))
-    images = graph_images({name: value for name, value in prompt.items() if name in names})
-    arrays = {name: value.numpy() for name, value in images.items()}
-    session = Spliced(graphs, arrays, IMAGE_TOKEN, [token_positions(model, prompt)])
-    ids, past, tokens = prompt["input_ids"].numpy(), no_past(session, 1), []
-    for step in range(steps):
-        mask = np.ones((1, prompt["input_ids"].shape[1] + step), np.int64)
-        logits, *present = session.run(None, {"input_ids": ids, "attention_mask": mask, **past})
-        ids, past = logits[:, -1:].argmax(-1), dict(zip(past, present, strict=True))
-        tokens.append(int(ids[0, 0]))
-    return tokens
+    images = graph_images({name: value.numpy() for name, value in prompt.items() if name in names})
+    given = {
+        "inputs_embeds": sessions["embed_tokens"].run({"input_ids": ids})["inputs_embeds"],
+        "token_type_ids": (ids == IMAGE_TOKEN).astype(np.int64),
+        "position_ids": token_positions(model, prompt)[:, None],
+    }
+    given["inputs_embeds"][ids == IMAGE_TOKEN] = features_by(sessions["vision_encoder"], images)
+    engine = Engine(decoder)
+    config = GenerationConfig(max_new_tokens=steps)
+    words = engine.submit([9, 10, 11], config)
+    request = engine.submit(ids[0].tolist(), config, given)
+    list(engine.run())
+    assert words.choosers[0].ids[3:].tolist() == generate(decoder, [[9, 10, 11]], config)[0]
+    found: list[int] = request.choosers[0].ids[ids.shape[1] :].tolist()
+    return found
+
+
+def features_by(vision: Session, images: dict[str, Any]) -> Any:
+    """A vector for each image token; a graph whose batch is one takes image after image."""
+    given = {name if name in vision.inputs else "grid_thw": value for name, value in images.items()}
+    one_by_one = vision.inputs["pixel_values"].shape[0] == 1
+    batches = [{"pixel_values": image[None]} for image in given["pixel_values"]] if one_by_one else [given]
+    found = [vision.run(batch)["image_features"] for batch in batches]
+    return np.concatenate([features.reshape(-1, features.shape[-1]) for features in found])
 
 
 def test_a_model_that_cuts_images_into_tiles_is_refused_in_one_line(folder):

@@ -67,9 +67,11 @@ class GrowingBatch:
         self.rows, self.lengths, self.offsets = len(order), self.lengths[order], self.offsets[order]
         if not alike:
             self.given = {name: array[order] for name, array in self.given.items()}
+        width, self.width = self.width, int(self.lengths.max(initial=0))
+        kept = slice(width - self.width, None) if self.decoder.left else slice(self.width)
         self.past = [
-            value if cross and alike else self._value(value.numpy()[order])
-            for value, cross in zip(self.past, self.cross, strict=True)
+            value if cross and alike else self._value(_narrowed(value.numpy()[order], port, kept))
+            for value, port, cross in zip(self.past, self.decoder.past, self.cross, strict=True)
         ]
 
     def _run(self, feeds: Mapping[str, Array], past: Sequence[Any], *, first: bool) -> tuple[Array, list[Any]]:
@@ -128,6 +130,13 @@ class GrowingBatch:
     def _empty(self, port: Port, rows: int) -> Any:
         sizes = [size if isinstance(size, int) else 0 for size in port.shape[1:]]
         return self.decoder.session.value(np.zeros((rows, *sizes), port.dtype))
+
+
+def _narrowed(array: Array, port: Port, kept: slice) -> Array:
+    """Part of a cache along the axis that grows, if it has one."""
+    if ".encoder." in port.name:
+        return array
+    return array[(slice(None), *(slice(None) if isinstance(size, int) else kept for size in port.shape[1:]))]
 
 
 def together(every: Sequence[Given]) -> dict[str, Array]:

@@ -141,7 +141,7 @@ class _Steps:
         self.session, self.embed, self.rows, self.width = session, embed, rows, width
         self.columns = np.arange(rows)
         self.ids = np.zeros((rows, 1), np.int64)
-        self.positions = np.array(decoder.positions(np.zeros((rows, 1), np.int64)))
+        self.positions = decoder.positions(np.zeros((rows, 1), np.int64)).copy()  # in C order, to be bound as it is
         self.mask = np.empty((rows, width), np.int64)
         self.look(cache.lengths[:rows])
         feeds = {"attention_mask": self.mask, "position_ids": self.positions, "token_type_ids": np.zeros_like(self.ids)}
