@@ -1,17 +1,18 @@
 """What is in a model folder: its task, its configuration, its graphs in each precision, and their hashes.
 
 A bundle is a Hugging Face folder with ONNX graphs; `wherry.json` adds hashes, parity figures and provenance.
-Folders without that manifest (onnx-community, Xenova, optimum, sentence-transformers) are read by convention.
+Folders without that manifest (onnx-community, Xenova, optimum, sentence-transformers, genai) are read by convention.
 Nothing here opens a graph or needs onnxruntime.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wherry.errors import BundleError, DamagedBundleError
 from wherry.files import read_json, sha256
+from wherry.layouts import GENAI, genai_config, graphs_in, task_in
 
 MANIFEST = "wherry.json"
 SCHEMA = 1
@@ -47,7 +48,7 @@ class Variant:
     """One precision of a model.
 
     Attributes:
-        precision: a key of `SUFFIXES`.
+        precision: a key of `SUFFIXES`, or `default` where the folder does not tell.
         graphs: role (`model`, or `encoder_model` and `decoder_model_merged`) to path of the ONNX file, relative to the
             bundle's folder.
         files: every file of this variant, external data included, by relative path.
@@ -214,41 +215,30 @@ def _records(entries: Mapping[str, Any]) -> dict[str, FileRecord]:
 
 
 def _by_convention(folder: Path) -> Bundle:
-    variants = {}
-    for precision, suffix in SUFFIXES.items():
-        for name in (f"onnx/model{suffix}.onnx", f"model{suffix}.onnx"):
-            if (folder / name).is_file():
-                data = sorted(folder.glob(f"{name}_data*")) + sorted(folder.glob(f"{name}.data"))
-                files = [name, *(path.relative_to(folder).as_posix() for path in data)]
-                variants[precision] = Variant(precision, {"model": name}, dict.fromkeys(files))
-                break
-    if not variants:
+    found = graphs_in(folder, SUFFIXES)
+    if (folder / GENAI).is_file() and not (folder / "config.json").exists():
+        graph, config = genai_config(folder)
+        if ".." in PurePosixPath(graph).parts or PurePosixPath(graph).is_absolute():
+            raise BundleError(f"{folder / GENAI} names a graph outside of its folder: {graph}")
+        found = {"default": {"model": graph}} if (folder / graph).is_file() else {}
+    elif found:
+        config = read_json(folder / "config.json")
+    if not found:
         weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.gguf"))
         raise BundleError(
             f"{folder} holds no ONNX graph (onnx/model*.onnx)"
             + (f": convert it first with `wherry export {folder} -o NEW_FOLDER`" if weights else "")
         )
-    config = read_json(folder / "config.json")
-    return Bundle(folder, _infer_task(folder, config), config, variants, {}, {})
+    variants = {
+        precision: Variant(precision, graphs, dict.fromkeys(_with_data(folder, graphs.values())))
+        for precision, graphs in found.items()
+    }
+    roles = next(iter(found.values()))
+    return Bundle(folder, task_in(folder, config, roles), config, variants, {}, {})
 
 
-HEADS = {
-    "ForSequenceClassification": "text-classification",
-    "ForTokenClassification": "token-classification",
-    "ForCausalLM": "text-generation",
-    "LMHeadModel": "text-generation",
-}
-
-
-def _infer_task(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """The task that a model folder's own files tell: sentence-transformers' modules.json, then `architectures`."""
-    if (folder / "modules.json").exists():
-        return "sentence-embeddings"
-    architectures = config.get("architectures")
-    for architecture in map(str, architectures if isinstance(architectures, list) else []):
-        for ending, task in HEADS.items():
-            if architecture.endswith(ending):
-                return task
-        if architecture.endswith("Model"):
-            return "feature-extraction"
-    return None
+def _with_data(folder: Path, graphs: Iterable[str]) -> Iterator[str]:
+    """The files of graphs, and those of their weights."""
+    for name in graphs:
+        data = sorted(folder.glob(f"{name}_data*")) + sorted(folder.glob(f"{name}.data"))
+        yield from (name, *(path.relative_to(folder).as_posix() for path in data))

@@ -103,6 +103,75 @@ def test_names_of_precisions(tmp_path):
     assert found.variant() is found.variant("fp32")
 
 
+PAIR = ["encoder_model", "decoder_model", "decoder_with_past_model"]
+
+
+@pytest.mark.parametrize(
+    ("names", "roles"),
+    [
+        (PAIR, {"encoder_model", "decoder_model", "decoder_with_past_model"}),
+        ([*PAIR, "decoder_model_merged"], {"encoder_model", "decoder_model_merged"}),
+        (["vision_encoder", "embed_tokens", "decoder_model_merged"], None),
+        (["model", "text_model", "vision_model"], None),
+    ],
+)
+def test_graphs_by_role(tmp_path, names, roles):
+    written(tmp_path, *(f"onnx/{name}{suffix}.onnx" for name in names for suffix in ("", "_q4")))
+    found = Bundle.load(tmp_path)
+    assert list(found.variants) == ["fp32", "int4"]
+    for precision, suffix in (("fp32", ""), ("int4", "_q4")):
+        expected = {role: f"onnx/{role}{suffix}.onnx" for role in roles or names}
+        assert found.variant(precision).graphs == expected
+        assert set(found.variant(precision).files) == set(expected.values())
+
+
+def test_a_graph_that_a_precision_lacks_is_taken_from_another(tmp_path):
+    written(tmp_path, "onnx/encoder_model.onnx", "onnx/decoder_model_merged.onnx", "onnx/decoder_model_merged_q4.onnx")
+    graphs = Bundle.load(tmp_path).variant("q4").graphs
+    assert graphs == {
+        "encoder_model": "onnx/encoder_model.onnx",
+        "decoder_model_merged": "onnx/decoder_model_merged_q4.onnx",
+    }
+
+
+GENAI = {
+    "model": {
+        "type": "llama",
+        "vocab_size": 100,
+        "context_length": 64,
+        "eos_token_id": [1, 2],
+        "decoder": {"filename": "model.onnx"},
+    },
+    "search": {"do_sample": True, "top_k": 50, "max_length": 64},
+}
+
+
+def test_a_folder_of_onnxruntime_genai(tmp_path):
+    written(tmp_path, "model.onnx", "model.onnx.data", config=None)
+    (tmp_path / "genai_config.json").write_text(json.dumps(GENAI))
+    found = Bundle.load(tmp_path)
+    assert found.task == "text-generation"
+    assert found.variant().precision == "default"
+    assert set(found.variant().files) == {"model.onnx", "model.onnx.data"}
+    assert found.config["max_position_embeddings"] == 64
+    assert found.config["eos_token_id"] == [1, 2]
+    assert found.config["top_k"] == 50
+
+
+@pytest.mark.parametrize("name", ["../model.onnx", "/model.onnx"])
+def test_a_graph_outside_of_a_folder_of_onnxruntime_genai(tmp_path, name):
+    written(tmp_path, "model.onnx", config=None)
+    (tmp_path / "genai_config.json").write_text(json.dumps({"model": {"decoder": {"filename": name}}}))
+    assert f"names a graph outside of its folder: {name}" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"model": 5}', '{"model": {"decoder": []}}', '{"search": null}'])
+def test_a_folder_of_onnxruntime_genai_that_tells_little(tmp_path, content):
+    written(tmp_path, "model.onnx", config=None)
+    (tmp_path / "genai_config.json").write_text(content)
+    assert Bundle.load(tmp_path).variant().graphs == {"model": "model.onnx"}
+
+
 @pytest.mark.parametrize("precision", ["int2", "", "FP32", "q4"])
 def test_an_unknown_precision_is_refused_with_those_there_are(bundle, precision):
     with pytest.raises(BundleError, match=f"has no precision '{precision}': it has fp32, int8"):
@@ -117,11 +186,34 @@ def test_an_unknown_precision_is_refused_with_those_there_are(bundle, precision)
         ("LlamaForCausalLM", "text-generation"),
         ("GPT2LMHeadModel", "text-generation"),
         ("BertModel", "feature-extraction"),
+        ("BertForQuestionAnswering", "question-answering"),
+        ("BertForMaskedLM", "fill-mask"),
+        ("ViTForImageClassification", "image-classification"),
+        ("Wav2Vec2ForCTC", "automatic-speech-recognition"),
         ("WhisperForConditionalGeneration", None),
     ],
 )
 def test_the_task_of_a_folder_without_manifest_is_that_of_its_architecture(tmp_path, architecture, task):
     written(tmp_path, "onnx/model.onnx", config=json.dumps({"architectures": [architecture]}))
+    assert Bundle.load(tmp_path).task == task
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more", "graph", "task"),
+    [
+        ("WhisperForConditionalGeneration", {"num_mel_bins": 80}, "encoder_model", "automatic-speech-recognition"),
+        ("MarianMTModel", {}, "encoder_model", "text2text-generation"),
+        ("VisionEncoderDecoderModel", {"encoder": {"image_size": 32}}, "encoder_model", "image-to-text"),
+        ("LlavaForConditionalGeneration", {"vision_config": {}}, "vision_encoder", "image-text-to-text"),
+        ("CLIPModel", {"vision_config": {}, "text_config": {}}, "model", "zero-shot-image-classification"),
+        ("OwlViTForObjectDetection", {"vision_config": {}, "text_config": {}}, "model", "zero-shot-object-detection"),
+        ("ViTModel", {"image_size": 224}, "model", "image-feature-extraction"),
+        ("Wav2Vec2Model", {"conv_dim": [1]}, "model", "audio-feature-extraction"),
+        ("Wav2Vec2ForSequenceClassification", {"conv_dim": [1]}, "model", "audio-classification"),
+    ],
+)
+def test_the_task_is_that_of_what_the_graphs_take(tmp_path, architecture, more, graph, task):
+    written(tmp_path, f"onnx/{graph}.onnx", config=json.dumps({"architectures": [architecture], **more}))
     assert Bundle.load(tmp_path).task == task
 
 

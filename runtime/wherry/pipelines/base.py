@@ -45,16 +45,20 @@ class Pipeline:
         self.bundle = bundle
         self.variant: Variant = bundle.variant(precision)
         bundle.check(self.variant)
-        missing = [role for role in self.roles if role not in self.variant.graphs]
+        roles = self.needed()
+        missing = [role for role in roles if role not in self.variant.graphs]
         if missing:
             raise BundleError(
                 f"{bundle.folder} lacks the graph {', '.join(missing)}; it has {', '.join(self.variant.graphs)}"
             )
         self.sessions = {
-            role: Session(bundle.folder / self.variant.graphs[role], device=device, threads=threads)
-            for role in self.roles
+            role: Session(bundle.folder / self.variant.graphs[role], device=device, threads=threads) for role in roles
         }
-        self.session = self.sessions[self.roles[0]]
+        self.session = self.sessions[roles[0]]
+
+    def needed(self) -> Sequence[str]:
+        """The graphs to run of those that the variant has."""
+        return self.roles
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Run the task; each pipeline says what it takes and gives."""

@@ -1,11 +1,28 @@
 """Generated tokens as text: piece by piece while an engine runs, or whole. What every pipeline that writes shares."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from wherry.bundle import Bundle
 from wherry.files import read_json
-from wherry.generation import Engine, GenerationConfig, Request
+from wherry.generation import Decoder, Engine, GenerationConfig, Request
+from wherry.session import Session
 from wherry_tokenization import Tokenizer, TokenStream
+
+DECODERS = (("decoder_model_merged",), ("decoder_with_past_model", "decoder_model"))
+"""A decoder's graphs: one for every step, or one for later steps and another for the first."""
+
+
+def decoder_roles(graphs: Collection[str]) -> tuple[str, ...]:
+    """Those of a decoder's graphs that there are, or should be."""
+    return next((roles for roles in DECODERS if set(roles) <= set(graphs)), DECODERS[0])
+
+
+def open_decoder(sessions: Mapping[str, Session], padding_side: str | None) -> Decoder:
+    """The decoder that a pipeline's sessions are."""
+    if "model" in sessions:
+        return Decoder(sessions["model"], padding_side)
+    session, *first = (sessions[role] for role in decoder_roles(sessions))
+    return Decoder(session, padding_side, first=first[0] if first else None, embed=sessions.get("embed_tokens"))
 
 
 def defaults(bundle: Bundle) -> GenerationConfig:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from wherry.errors import InputError
-from wherry.generation import Decoder, Engine, GenerationConfig, search
+from wherry.generation import Engine, GenerationConfig, search
 from wherry.pipelines.base import TextPipeline, as_texts, encode_batches, feeds
-from wherry.pipelines.generated import defaults, pieces, whole
+from wherry.pipelines.generated import decoder_roles, defaults, open_decoder, pieces, whole
 
 Array = np.ndarray[Any, Any]
 
@@ -21,14 +21,17 @@ class Text2TextGenerationPipeline(TextPipeline):
     `pipe.stream(text)` yields pieces of the new text as they come.
     """
 
-    roles = ("encoder_model", "decoder_model_merged")
     task = "text2text-generation"
     key = "generated_text"
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.decoder = Decoder(self.sessions["decoder_model_merged"], "left")
+        self.decoder = open_decoder(self.sessions, "left")
         self.prefix, self.defaults = self._settings()
+
+    def needed(self) -> Sequence[str]:
+        """An encoder and a decoder, in one graph or in two."""
+        return ("encoder_model", *decoder_roles(self.variant.graphs))
 
     def __call__(
         self,

@@ -6,10 +6,10 @@ from functools import cached_property
 from typing import Any
 
 from wherry.errors import InputError
-from wherry.generation import Decoder, Engine, GenerationConfig, PrefixCache, search
+from wherry.generation import Engine, GenerationConfig, PrefixCache, search
 from wherry.generation.grammar import FORMS, Grammar, Vocabulary
 from wherry.pipelines.base import TextPipeline
-from wherry.pipelines.generated import defaults, pieces, whole
+from wherry.pipelines.generated import decoder_roles, defaults, open_decoder, pieces, whole
 
 Chat = Sequence[Mapping[str, Any]]
 
@@ -26,10 +26,15 @@ class TextGenerationPipeline(TextPipeline):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.decoder = Decoder(self.session, self.bundle.padding_side)
+        self.decoder = open_decoder(self.sessions, self.bundle.padding_side)
         self.defaults = defaults(self.bundle)
         self.context = self._context()
         self._turns = PrefixCache(KEPT)
+
+    def needed(self) -> Sequence[str]:
+        """The one graph, or those of a decoder as optimum writes them."""
+        graphs = self.variant.graphs
+        return self.roles if "model" in graphs else decoder_roles(graphs)
 
     def __call__(
         self,
