@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from wherry.errors import InputError
-from wherry.generation import Decoder, Engine, GenerationConfig, PrefixCache, generate, search
+from wherry.generation import Assistant, Decoder, Engine, GenerationConfig, PrefixCache, generate, search
 from wherry.generation.cache import bytes_per_token
 from wherry.generation.growing import GrowingBatch
 from wherry.generation.speculation import lookup
@@ -229,6 +229,35 @@ def test_guessed_tokens_change_nothing_but_the_number_of_steps(options, decoder,
         steps += 1
     assert sequence(request) == plain
     assert steps < len(plain) + 1
+
+
+@pytest.mark.parametrize("options", [{}, {"do_sample": True, "seed": 3, "temperature": 0.7}])
+def test_an_assistant_changes_nothing_but_the_number_of_steps(options, folder, decoder, prompts):
+    """The same model in 4 bits guesses; one assistant for text after text."""
+    assistant = Assistant(Decoder(Session(folder / "onnx/model_q4.onnx", device="cpu")))
+    for prompt in (prompts[2], prompts[0], prompts[2] + prompts[0]):
+        plain = generate(decoder, [prompt], config(30, **options))[0]
+        engine = Engine(decoder, assistant=assistant)
+        request = engine.submit(prompt, config(30, assistant_confidence_threshold=0.1, **options))
+        steps = 0
+        while engine.busy:
+            engine.step()
+            steps += 1
+        assert sequence(request) == plain
+        assert steps < 0.8 * len(plain)
+
+
+def test_an_assistant_keeps_to_its_context_and_to_likely_tokens(decoder, prompts):
+    guesser = Assistant(decoder, context=len(prompts[0]) + 3)
+    ids = np.array(prompts[0])
+    assert guesser.guess(ids, 10, 0.0).tolist() == by_torch(prompts[0], 3)[0]
+    assert guesser.guess(np.array(prompts[2]), 10, 0.0).tolist() == []
+    assert guesser.guess(ids[:-1], 10, 1.0).tolist() == []
+
+
+def test_an_assistant_whose_cache_cannot_be_cut_is_refused(session):
+    with pytest.raises(InputError, match="keeps a cache that cannot be cut: it needs GroupQueryAttention"):
+        Assistant(Growing(session))
 
 
 def test_what_followed_the_same_tokens_is_looked_up():

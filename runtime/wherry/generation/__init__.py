@@ -5,8 +5,10 @@ from wherry.generation.config import GenerationConfig
 from wherry.generation.decoder import Decoder
 from wherry.generation.engine import Engine, Event, Request, generate, search
 from wherry.generation.prefix import PrefixCache
+from wherry.generation.speculation import Assistant
 
 __all__ = [
+    "Assistant",
     "Decoder",
     "Engine",
     "Event",

@@ -165,6 +165,8 @@ class GenerationConfig:
         eos_token_ids: tokens that end a row.
         prompt_lookup_num_tokens: guess so many tokens from what followed the same ones before, and take those that come
             out anyway; None not to. Faster where a text repeats itself or its prompt, and never another text.
+        num_assistant_tokens: the most tokens that an assistant guesses before they are looked at.
+        assistant_confidence_threshold: the least probability that it must give to a token to go on guessing.
         max_time: seconds after which no further token is begun; None for any time.
         logprobs: also tell each token's log-probability in the model's own distribution.
         top_logprobs: and those of so many likeliest tokens.
@@ -206,6 +208,8 @@ class GenerationConfig:
     pad_token_id: int | None = _option(None, _token)
     eos_token_ids: tuple[int, ...] = _option((), _tokens)
     prompt_lookup_num_tokens: int | None = _option(None, _optional(_whole(1)))
+    num_assistant_tokens: int = _option(20, _whole(1))
+    assistant_confidence_threshold: float = _option(0.4, _least_share)
     max_time: float | None = _option(None, _optional(_above_zero))
     logprobs: bool = _option(False, _flag)
     top_logprobs: int = _option(0, _whole(0, 20))

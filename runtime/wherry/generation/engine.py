@@ -22,7 +22,7 @@ from wherry.generation.grammar import Grammar
 from wherry.generation.growing import together
 from wherry.generation.prefix import PrefixCache
 from wherry.generation.sampling import Chooser
-from wherry.generation.speculation import lookup
+from wherry.generation.speculation import Assistant, lookup
 
 Array = np.ndarray[Any, Any]
 Finish = Literal["stop", "length", "cancelled", "deadline"]
@@ -106,7 +106,13 @@ class Engine:
     """Decodes many requests over one decoder's graph. Not for several threads at once; several engines are."""
 
     def __init__(
-        self, decoder: Decoder, *, max_rows: int = 32, max_bytes: int | None = None, prefixes: PrefixCache | None = None
+        self,
+        decoder: Decoder,
+        *,
+        max_rows: int = 32,
+        max_bytes: int | None = None,
+        prefixes: PrefixCache | None = None,
+        assistant: Assistant | None = None,
     ) -> None:
         """Begin without requests.
 
@@ -114,8 +120,10 @@ class Engine:
             max_rows: sequences that run at once; more wait.
             max_bytes: of the cache of running sequences, each counted with all that it may come to; more wait.
             prefixes: where the beginnings of prompts are kept for those that begin alike.
+            assistant: guesses what follows in a sequence that runs alone; it changes no token.
         """
-        self.decoder, self.max_rows, self.max_bytes, self.prefixes = decoder, max_rows, max_bytes, prefixes
+        self.decoder, self.max_rows, self.max_bytes = decoder, max_rows, max_bytes
+        self.prefixes, self.assistant = prefixes, assistant
         self.per_token = bytes_per_token(decoder.past)
         self.waiting: deque[Request] = deque()
         self.rows: list[_Row] = []
@@ -307,33 +315,41 @@ class Engine:
         return row, self._choose(row, logits)
 
     def _decode(self) -> list[Event]:
-        if len(self.rows) == 1 and self.reading is None and self.rows[0].request.config.prompt_lookup_num_tokens:
-            return self._speculate(self.rows[0])
+        guess = self._guess()
+        if len(guess):
+            return self._verify(guess)
         logits = self._batch.step(np.array([row.last for row in self.rows]))
         events = [self._choose(row, each) for row, each in zip(self.rows, logits, strict=True)]
         self._drop({at for at, event in enumerate(events) if event.finish})
         return events
 
-    def _speculate(self, row: _Row) -> list[Event]:
-        """Read tokens that may come, as they came after the same tokens before, and take those that do.
+    def _guess(self) -> Array:
+        """What may follow in a sequence that runs alone: as after the same tokens before, or as an assistant says."""
+        row = self.rows[0]
+        config, left = row.request.config, row.request.limit - row.made - 1
+        guess: Array = np.empty(0, np.int64)
+        if len(self.rows) > 1 or self.reading is not None or not self._batch.chunks or left <= 0:
+            return guess
+        if config.prompt_lookup_num_tokens:
+            guess = lookup(row.chooser.ids, min(config.prompt_lookup_num_tokens, left))
+        if len(guess) or self.assistant is None or row.request.given:
+            return guess
+        count = min(config.num_assistant_tokens, left)
+        return self.assistant.guess(row.chooser.ids, count, config.assistant_confidence_threshold)
 
-        Each is chosen as without speculation, so that what comes out is the same.
+    def _verify(self, guess: Array) -> list[Event]:
+        """Read tokens that are guessed, and take those that are chosen as well.
+
+        Each is chosen as without a guess, so that what comes out is the same.
         """
-        request, batch = row.request, self._batch
-        wanted = min(request.config.prompt_lookup_num_tokens or 0, request.limit - row.made - 1)
-        guess = lookup(row.chooser.ids, wanted) if batch.chunks and wanted > 0 else np.empty(0, np.int64)
-        if not len(guess):
-            logits = batch.step(np.array([row.last]))
-            events = [self._choose(row, logits[0])]
-        else:
-            before = row.chooser.length
-            every = batch.verify(np.concatenate([[row.last], guess]))
-            events = []
-            for at, logits in enumerate(every):
-                events.append(self._choose(row, logits))
-                if events[-1].finish or at == len(guess) or row.last != guess[at]:
-                    break
-            batch.cut(0, before + len(events) - 1)
+        (row,) = self.rows
+        before = row.chooser.length
+        events: list[Event] = []
+        for at, logits in enumerate(self._batch.verify(np.concatenate([[row.last], guess]))):
+            events.append(self._choose(row, logits))
+            if events[-1].finish or at == len(guess) or row.last != guess[at]:
+                break
+        self._batch.cut(0, before + len(events) - 1)
         self._drop({0} if events[-1].finish else set())
         return events
 

@@ -52,9 +52,10 @@ class SharedBatch:
         return self._read(last, ids, logits=logits)
 
     def step(self, tokens: Array) -> Array:
-        rows, lengths = len(tokens), self.cache.lengths
-        longest = int(lengths[:rows].max())
+        rows = len(tokens)
+        longest = int(self.cache.lengths[:rows].max())
         self._fit(self.rows, longest + 1)
+        lengths = self.cache.lengths
         if self._steps is None or self._steps.rows != rows or self._steps.width <= longest:
             width = min(-(-(longest + 1) // WIDTH) * WIDTH, self.cache.capacity)
             self._steps = _Steps(self.decoder, self.cache, rows, width)

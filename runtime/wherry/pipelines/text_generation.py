@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from wherry.errors import InputError
-from wherry.generation import Engine, GenerationConfig, PrefixCache, search
+from wherry.generation import Assistant, Engine, GenerationConfig, PrefixCache, search
 from wherry.generation.grammar import FORMS, Grammar, Vocabulary
 from wherry.pipelines.base import TextPipeline
 from wherry.pipelines.generated import decoder_roles, defaults, open_decoder, pieces, whole
@@ -43,6 +43,7 @@ class TextGenerationPipeline(TextPipeline):
         return_full_text: bool = True,
         truncation: bool = False,
         batch_size: int = 8,
+        assistant_model: "TextGenerationPipeline | None" = None,
         **options: Any,
     ) -> Any:
         """Continue one prompt or chat, or each of a list.
@@ -51,6 +52,8 @@ class TextGenerationPipeline(TextPipeline):
             return_full_text: whether the result begins with the prompt or the chat's messages.
             truncation: cut the beginning of a prompt that is longer than the model takes, instead of refusing it.
             batch_size: how many sequences run together.
+            assistant_model: a pipeline of a smaller model with the same tokens, or of the same in fewer bits: it
+                guesses what a sequence that runs alone goes on with. Faster where it is often right; no text changes.
             options: fields of `GenerationConfig`, and one of `json_schema`, `regex`, `lark` and `choices`: the form
                 that the new text must have (extra `grammar`; see `Grammar`). `stop_strings` are not part of the result;
                 with `logprobs` a result also has `logprobs`, a list of `TokenLogprob`.
@@ -65,13 +68,21 @@ class TextGenerationPipeline(TextPipeline):
         grammar = self._grammar(options)
         config = self._config(options)
         rows = [self._encode(prompt, config, truncation) for prompt in prompts]
+        continued = self._continued(rows, config, grammar, batch_size, self._assistant(assistant_model))
         results = [
             [_result(_joined(prompt, text) if return_full_text else text, logprobs) for text, logprobs in found]
-            for prompt, found in zip(prompts, self._continued(rows, config, grammar, batch_size), strict=True)
+            for prompt, found in zip(prompts, continued, strict=True)
         ]
         return results[0] if single else results
 
-    def stream(self, inputs: str | Chat, *, truncation: bool = False, **options: Any) -> Iterator[str]:
+    def stream(
+        self,
+        inputs: str | Chat,
+        *,
+        truncation: bool = False,
+        assistant_model: "TextGenerationPipeline | None" = None,
+        **options: Any,
+    ) -> Iterator[str]:
         """Continue one prompt or chat and yield the new text piece by piece, as soon as it is sure.
 
         Pieces never split a character and never hold part of a stop string. Arguments and errors are as in a call. What
@@ -85,7 +96,8 @@ class TextGenerationPipeline(TextPipeline):
         if config.num_beams > 1 or config.num_return_sequences > 1:
             raise InputError("a stream is of one text: leave num_beams and num_return_sequences out")
         row = self._encode(prompts[0], config, truncation)
-        engine = Engine(self.decoder, max_rows=1, prefixes=None if isinstance(inputs, str) else self._turns)
+        prefixes = None if isinstance(inputs, str) else self._turns
+        engine = Engine(self.decoder, max_rows=1, prefixes=prefixes, assistant=self._assistant(assistant_model))
         engine.submit(row, config, grammar=grammar)
         return (piece for _, _, piece in pieces(self.tokenizer, engine, config))
 
@@ -101,13 +113,29 @@ class TextGenerationPipeline(TextPipeline):
         return Grammar(self._vocabulary, **form) if form else None
 
     @cached_property
+    def _tokens(self) -> list[str | None]:
+        return [self.tokenizer.id_to_token(token) for token in range(self.tokenizer.vocab_size)]
+
+    @cached_property
     def _vocabulary(self) -> Vocabulary:
         size = self.session.outputs["logits"].shape[-1]
         assert isinstance(size, int)
         return Vocabulary(self.tokenizer, size, self.defaults.eos_token_ids)
 
+    def _assistant(self, pipe: "TextGenerationPipeline | None") -> Assistant | None:
+        if pipe is None:
+            return None
+        if pipe._tokens != self._tokens:
+            raise InputError(f"{pipe.bundle.folder} has other tokens than {self.bundle.folder}: it cannot assist")
+        return Assistant(pipe.decoder, pipe.context)
+
     def _continued(
-        self, rows: Sequence[list[int]], config: GenerationConfig, grammar: Grammar | None, batch_size: int
+        self,
+        rows: Sequence[list[int]],
+        config: GenerationConfig,
+        grammar: Grammar | None,
+        batch_size: int,
+        assistant: Assistant | None,
     ) -> list[list[tuple[str, Any]]]:
         """For each prompt its texts, each with the log-probabilities of its tokens where they are asked for."""
         if config.num_beams > 1:
@@ -117,7 +145,7 @@ class TextGenerationPipeline(TextPipeline):
                 [(whole(self.tokenizer, found.tokens, config), None) for found in search(self.decoder, row, config)]
                 for row in rows
             ]
-        engine = Engine(self.decoder, max_rows=max(batch_size, config.num_return_sequences))
+        engine = Engine(self.decoder, max_rows=max(batch_size, config.num_return_sequences), assistant=assistant)
         requests = [engine.submit(row, config, grammar=grammar) for row in rows]
         texts = {request: [""] * config.num_return_sequences for request in requests}
         for request, index, piece in pieces(self.tokenizer, engine, config):
