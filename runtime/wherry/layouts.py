@@ -82,14 +82,15 @@ def genai_config(folder: Path) -> tuple[str, dict[str, Any]]:
     """
     told = read_json(folder / GENAI)
     model, search = (_part(told, name) for name in ("model", "search"))
-    name = _part(model, "decoder").get("filename", "model.onnx")
+    decoder = _part(model, "decoder")
     tokens = {name: value for name, value in model.items() if name.endswith("_token_id")}
     chosen = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram_size")
-    return str(name), {
+    return str(decoder.get("filename", "model.onnx")), {
         "architectures": ["ForCausalLM"],
         "model_type": model.get("type"),
         "vocab_size": model.get("vocab_size"),
         "max_position_embeddings": model.get("context_length"),
+        "head_dim": decoder.get("head_size"),
         **tokens,
         **{name: search[name] for name in chosen if name in search},
     }

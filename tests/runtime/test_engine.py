@@ -4,11 +4,12 @@ import time
 from functools import cache
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from wherry.errors import InputError
+from wherry.errors import InputError, SessionError
 from wherry.generation import Assistant, Decoder, Engine, GenerationConfig, PrefixCache, generate, search
 from wherry.generation.cache import bytes_per_token
 from wherry.generation.growing import GrowingBatch
@@ -258,6 +259,21 @@ def test_an_assistant_keeps_to_its_context_and_to_likely_tokens(decoder, prompts
 def test_an_assistant_whose_cache_cannot_be_cut_is_refused(session):
     with pytest.raises(InputError, match="keeps a cache that cannot be cut: it needs GroupQueryAttention"):
         Assistant(Growing(session))
+
+
+def test_a_graph_that_does_not_tell_the_size_of_its_heads(folder, prompts, tmp_path):
+    """As onnxruntime-genai's builder writes them."""
+    graph = onnx.load(folder / "onnx/model_q4.onnx", load_external_data=False)
+    for port in [*graph.graph.input, *graph.graph.output]:
+        if "." in port.name:
+            port.type.tensor_type.shape.dim[3].dim_param = "kv_cache_dim"
+    onnx.save(graph, tmp_path / "model_q4.onnx")
+    (tmp_path / "model_q4.onnx_data").symlink_to(folder / "onnx/model_q4.onnx_data")
+    told, untold = (Session(path / "model_q4.onnx", device="cpu") for path in (folder / "onnx", tmp_path))
+    expected = generate(Decoder(told), prompts[:2], config(6))
+    assert generate(Decoder(untold, head_size=64), prompts[:2], config(6)) == expected
+    with pytest.raises(SessionError, match=r"neither the graph's past_key_values.0.key nor the configuration tells"):
+        Decoder(untold)
 
 
 def test_what_followed_the_same_tokens_is_looked_up():

@@ -4,6 +4,7 @@ Two kinds: graphs with GroupQueryAttention write new keys and values where they 
 no cache; others give the whole cache anew in each step, which is handed back to them as it is.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from wherry.errors import SessionError
 from wherry.generation.batch import Batch, Given
 from wherry.generation.growing import GrowingBatch
 from wherry.generation.shared import SharedBatch
-from wherry.session import Session
+from wherry.session import Port, Session
 
 Array = np.ndarray[Any, Any]
 
@@ -38,6 +39,7 @@ class Decoder:
         *,
         first: Session | None = None,
         embed: Session | None = None,
+        head_size: int | None = None,
     ) -> None:
         """Look at a graph's inputs, outputs and operators.
 
@@ -46,9 +48,10 @@ class Decoder:
             padding_side: `right` for graphs that put new keys after a row's last real one (GroupQueryAttention),
                 `left` for those that append them to the cache; by default as its operators tell.
             first, embed: see the attributes.
+            head_size: of keys and values, for graphs that do not tell it, as those of onnxruntime-genai.
 
         Raises:
-            SessionError: the graph has no cache.
+            SessionError: the graph has no cache, or the size of its heads is not known.
         """
         self.session, self.first, self.embed = session, first, embed
         self.shared = "GroupQueryAttention" in session.operators
@@ -56,7 +59,7 @@ class Decoder:
         # Without positions of their own, rows would count what pads them.
         told = padding_side is not None or self.shared or "position_ids" in session.inputs
         self.joins = told and "attention_mask" in session.inputs
-        self.past = [port for name, port in session.inputs.items() if name.startswith("past_")]
+        self.past = [_sized(port, head_size) for name, port in session.inputs.items() if name.startswith("past_")]
         self.present = [
             port.name.replace("past_key_values.", "present.").replace("past_", "present_") for port in self.past
         ]
@@ -96,3 +99,12 @@ class Decoder:
         if port is None or len(port.shape) == 2:
             return positions
         return np.broadcast_to(positions, (3, *positions.shape))
+
+
+def _sized(port: Port, head_size: int | None) -> Port:
+    """A cache's port with the size of a head told."""
+    if not port.name.startswith("past_key_values.") or len(port.shape) != 4 or isinstance(port.shape[3], int):
+        return port
+    if head_size is None:
+        raise SessionError(f"neither the graph's {port.name} nor the configuration tells the size of a head")
+    return replace(port, shape=(*port.shape[:3], head_size))

@@ -1,6 +1,7 @@
 """Generated tokens as text: piece by piece while an engine runs, or whole. What every pipeline that writes shares."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from wherry.bundle import Bundle
 from wherry.files import read_json
@@ -17,10 +18,14 @@ def decoder_roles(graphs: Collection[str]) -> tuple[str, ...]:
     return next((roles for roles in DECODERS if set(roles) <= set(graphs)), DECODERS[0])
 
 
-def open_decoder(sessions: Mapping[str, Session], padding_side: str | None) -> Decoder:
-    """The decoder that a pipeline's sessions are."""
+def open_decoder(sessions: Mapping[str, Session], padding_side: str | None, config: Mapping[str, Any]) -> Decoder:
+    """The decoder that a pipeline's sessions are.
+
+    Args:
+        config: config.json's.
+    """
     if "model" in sessions:
-        return Decoder(sessions["model"], padding_side)
+        return Decoder(sessions["model"], padding_side, head_size=config.get("head_dim"))
     session, *first = (sessions[role] for role in decoder_roles(sessions))
     return Decoder(session, padding_side, first=first[0] if first else None, embed=sessions.get("embed_tokens"))
 

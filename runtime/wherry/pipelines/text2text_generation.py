@@ -26,7 +26,7 @@ class Text2TextGenerationPipeline(TextPipeline):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.decoder = open_decoder(self.sessions, "left")
+        self.decoder = open_decoder(self.sessions, "left", self.bundle.config)
         self.prefix, self.defaults = self._settings()
 
     def needed(self) -> Sequence[str]:

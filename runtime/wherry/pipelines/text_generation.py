@@ -26,7 +26,7 @@ class TextGenerationPipeline(TextPipeline):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.decoder = open_decoder(self.sessions, self.bundle.padding_side)
+        self.decoder = open_decoder(self.sessions, self.bundle.padding_side, self.bundle.config)
         self.defaults = defaults(self.bundle)
         self.context = self._context()
         self._turns = PrefixCache(KEPT)
