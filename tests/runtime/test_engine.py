@@ -1,5 +1,6 @@
 """Generation over a real model's cache gives transformers' tokens, alone or together, however requests come and go."""
 
+import shutil
 import time
 from functools import cache
 
@@ -268,7 +269,7 @@ def test_a_graph_that_does_not_tell_the_size_of_its_heads(folder, prompts, tmp_p
         if "." in port.name:
             port.type.tensor_type.shape.dim[3].dim_param = "kv_cache_dim"
     onnx.save(graph, tmp_path / "model_q4.onnx")
-    (tmp_path / "model_q4.onnx_data").symlink_to(folder / "onnx/model_q4.onnx_data")
+    shutil.copy(folder / "onnx/model_q4.onnx_data", tmp_path)
     told, untold = (Session(path / "model_q4.onnx", device="cpu") for path in (folder / "onnx", tmp_path))
     expected = generate(Decoder(told), prompts[:2], config(6))
     assert generate(Decoder(untold, head_size=64), prompts[:2], config(6)) == expected
