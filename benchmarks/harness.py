@@ -42,11 +42,11 @@ def compare(title: str, unit: str, runs: Runs, *, rounds: int = 7) -> None:
     rows += [[workload, *(f"{values[name]:.1f}" for name in names)] for workload, values in rates.items()]
     print(table(rows))
     tools = {name: version(name) for name in ("wherry", "onnxruntime", "torch", "transformers")}
-    facts = {"benchmark": title, "unit": unit, "machine": _machine(), "tools": tools, "rounds": rounds, "median": rates}
+    facts = {"benchmark": title, "unit": unit, "machine": machine(), "tools": tools, "rounds": rounds, "median": rates}
     print(json.dumps(facts))
 
 
-def _machine() -> str:
+def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {thread_count()} threads"
