@@ -107,7 +107,7 @@ class Peer:
 
 def smollm2(python: Path) -> dict[str, Peer]:
     """llama.cpp and onnxruntime-genai with SmolLM2-135M, in 4 and 8 bits, by name."""
-    (gguf,) = sample("smollm2-gguf").glob("*.gguf")
+    gguf = sample("smollm2-gguf")
     found = {}
     for bits in (4, 8):
         target = _made(f"smollm2-Q{bits}_0.gguf", [python, "-c", QUANTIZE, gguf], [f"Q{bits}_0"])
@@ -130,10 +130,10 @@ def checkpoint(name: str) -> Path:
         words = [f"w{number}" for number in range(config.vocab_size)]
         words[config.pad_token_id or 0] = "<pad>"
         numbers = {word: number for number, word in enumerate(words)}
-        tokenizer = Tokenizer(models.WordLevel(numbers, words[2]))
+        tokenizer = Tokenizer(models.WordLevel(numbers, words[3]))
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         special = {name: words[getattr(config, f"{name}_id", None) or 2] for name in ("bos_token", "eos_token")}
-        special |= {"pad_token": "<pad>", "unk_token": words[2]}
+        special |= {"pad_token": "<pad>", "unk_token": words[3]}
         making = MADE / f".{name}"
         model.save_pretrained(making)
         transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(making)
