@@ -12,7 +12,9 @@ BAR = 20
 
 
 def plain(value: Any) -> Any:
-    """A result as JSON has it: arrays become lists."""
+    """A result as JSON has it: arrays become lists, masks and other images COCO's run lengths of what is not black."""
+    if hasattr(value, "getbands"):
+        return _run_lengths(np.asarray(value) > 0)
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, list):
@@ -20,6 +22,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: plain(each) for name, each in value.items()}
     return value
+
+
+def _run_lengths(mask: Any) -> dict[str, Any]:
+    """Pixels off, on, off and so on, column by column from the top left."""
+    pixels = mask.ravel(order="F")
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    counts = np.diff(np.concatenate([[0], changes, [pixels.size]])).tolist()
+    return {"size": list(mask.shape), "counts": [0, *counts] if pixels[0] else counts}
 
 
 def readable(task: str, given: str, result: Any) -> str:
@@ -58,6 +68,35 @@ def _entities(given: str, result: Any) -> str:
     return f"{given}\n{table(rows)}"
 
 
+def _boxes(given: str, result: Any) -> str:
+    if not result:
+        return f"{given}\n  nothing found: a lower --threshold shows what is less sure"
+    rows = [["label", "score", "xmin", "ymin", "xmax", "ymax"]]
+    rows += [[each["label"], f"{each['score']:.4f}", *map(str, each["box"].values())] for each in result]
+    return f"{given}\n{table(rows)}"
+
+
+def _masks(given: str, result: Any) -> str:
+    if not result:
+        return f"{given}\n  nothing found: a lower --threshold shows what is less sure"
+    rows = [["label", "score", "of the image"]]
+    for each in result:
+        score = "-" if each["score"] is None else f"{each['score']:.4f}"
+        rows.append([each["label"], score, f"{(np.asarray(each['mask']) > 0).mean():.1%}"])
+    return f"{given}\n{table(rows)}"
+
+
+def _depth(given: str, result: Any) -> str:
+    depth = result["predicted_depth"]
+    size = f"{depth.shape[1]}x{depth.shape[0]} pixels"
+    figures = f"from {depth.min():.4g} to {depth.max():.4g}, mean {depth.mean():.4g}"
+    return f"{given}\n  {size}, {figures}; --output shows them as a picture"
+
+
+def _captions(given: str, result: Any) -> str:
+    return "\n".join([given, *(f"  {each['generated_text']}" for each in result)])
+
+
 READERS: Mapping[str, Callable[[str, Any], str]] = {
     "feature-extraction": _vectors,
     "sentence-embeddings": _vectors,
@@ -68,4 +107,11 @@ READERS: Mapping[str, Callable[[str, Any], str]] = {
     "summarization": _texts,
     "translation": _texts,
     "image-classification": _scores,
+    "image-feature-extraction": _vectors,
+    "object-detection": _boxes,
+    "image-segmentation": _masks,
+    "depth-estimation": _depth,
+    "zero-shot-image-classification": _scores,
+    "zero-shot-object-detection": _boxes,
+    "image-to-text": _captions,
 }

@@ -4,7 +4,8 @@ import argparse
 import inspect
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from wherry.commands.common import (
@@ -14,10 +15,19 @@ from wherry.commands.common import (
     read_inputs,
     short_warnings,
 )
+from wherry.commands.draw import DRAWERS, draw
 from wherry.commands.readable import plain, readable
 from wherry.errors import InputError
 from wherry.pipelines import TASKS, pipeline
 from wherry.pipelines.base import Pipeline
+from wherry.vision import read_image
+
+IMAGE_OPTIONS = {
+    "candidate_labels": ("labels", "cat,dog"),
+    "threshold": ("threshold", "0.5"),
+    "subtask": ("subtask", "semantic"),
+}
+"""A pipeline's argument to the option for it, and an example of one."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream", action="store_true", help="print generated text as it comes")
     parser.add_argument("--no-truncation", action="store_true", help="refuse texts longer than the model takes")
     add_generation_arguments(parser)
+    group = parser.add_argument_group("images")
+    group.add_argument("--labels", metavar="A,B", help="what to look for, for zero-shot tasks")
+    group.add_argument("--threshold", type=float, metavar="S", help="tell what scores more than S")
+    group.add_argument("--subtask", help="of image-segmentation: panoptic, instance or semantic")
+    group.add_argument("--output", metavar="FILE", help="draw what was found over the image, as a .png, .jpg or .webp")
     parser.epilog = (
         'examples:\n  wherry run gpt2-bundle "The river" --max-new-tokens 40 --stream\n'
-        "  wherry run minilm-bundle --json < sentences.txt > vectors.jsonl"
+        "  wherry run minilm-bundle --json < sentences.txt > vectors.jsonl\n"
+        "  wherry run detr-bundle street.jpg --output found.png"
     )
 
 
@@ -55,12 +71,16 @@ def run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
     )
     options = _fitting(pipe, arguments)
+    if arguments.output:
+        _check_output(pipe.task, inputs, arguments.output)
     if arguments.stream:
         for given in inputs:
             _stream(pipe, given, options)
         return 0
     for given, result in zip(inputs, _results(pipe, inputs, options), strict=True):
         print(json.dumps(plain(result), ensure_ascii=False) if arguments.json else readable(pipe.task, given, result))
+        if arguments.output:
+            draw(pipe.task, read_image(given), result).save(arguments.output)
     return 0
 
 
@@ -69,10 +89,18 @@ def _fitting(pipe: Pipeline, arguments: argparse.Namespace) -> dict[str, Any]:
     taken = inspect.signature(pipe.__call__).parameters
     generates = "options" in taken
     options = generation_options(arguments)
+    for name, (option, example) in IMAGE_OPTIONS.items():
+        value = getattr(arguments, option)
+        if value is not None and name not in taken:
+            raise InputError(f"--{option} is not for {pipe.task}")
+        if value is not None:
+            options[name] = value
+        elif name in taken and taken[name].default is inspect.Parameter.empty:
+            raise InputError(f"{pipe.task} needs --{option}, such as --{option} '{example}'")
     if arguments.stream and not hasattr(pipe, "stream"):
         raise InputError(f"--stream is for text-generation and other tasks that write, not for {pipe.task}")
     for name in options:
-        if not generates and name not in taken:
+        if not (generates or name in taken):
             option = name.removesuffix("_strings").replace("_", "-")
             raise InputError(f"--{option} is for text-generation and other tasks that write, not for {pipe.task}")
     if arguments.no_truncation:
@@ -80,6 +108,15 @@ def _fitting(pipe: Pipeline, arguments: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"--no-truncation is for tasks that cut what is too long: {pipe.task} never does")
         options["truncation"] = False
     return options
+
+
+def _check_output(task: str, inputs: Sequence[str], path: str) -> None:
+    if task not in DRAWERS:
+        raise InputError(f"--output is for {', '.join(DRAWERS)}, not for {task}")
+    if len(inputs) > 1:
+        raise InputError(f"--output is one picture: give one image, not {len(inputs)}")
+    if Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise InputError(f"--output must end in .png, .jpg or .webp, not be {path}")
 
 
 def _results(pipe: Any, inputs: list[str], options: Mapping[str, Any]) -> Iterable[Any]:

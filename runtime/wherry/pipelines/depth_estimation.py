@@ -13,7 +13,7 @@ from wherry.vision.read import pillow
 
 
 class DepthEstimationPipeline(ImagePipeline):
-    """`pipe(image)` is `{"predicted_depth", "depth"}`: float32 (height, width) of the image, and a grey PIL image of it.
+    """`pipe(image)` is `{"predicted_depth", "depth"}`: float32 (height, width), and a grey PIL image of them.
 
     What the numbers mean, distance or its inverse, is up to the model; the picture goes from their least to their most.
     """

@@ -29,7 +29,9 @@ class ImageFeatureExtractionPipeline(ImagePipeline):
         if pool:
             name = "pooler_output"
             if name not in outputs:
-                raise InputError(f"this model has no vector of a whole image, only {', '.join(outputs)}: leave pool out")
+                raise InputError(
+                    f"this model has no vector of a whole image, only {', '.join(outputs)}: leave pool out"
+                )
 
         def run(images: Sequence[Prepared]) -> Iterator[Array]:
             found = self.session.run(pixels(images), [name])[name]

@@ -77,7 +77,12 @@ class ImageSegmentationPipeline(ImagePipeline):
                 else:
                     kinds, masks = self._asked(outputs)
                     found_here = panoptic(
-                        softmax(kinds), sigmoid(masks), image.size, threshold, mask_threshold, overlap_mask_area_threshold
+                        softmax(kinds),
+                        sigmoid(masks),
+                        image.size,
+                        threshold,
+                        mask_threshold,
+                        overlap_mask_area_threshold,
                     )
                     yield self._named(found_here)
 
@@ -102,7 +107,11 @@ class ImageSegmentationPipeline(ImagePipeline):
 
     def _named(self, segments: Iterable[Segment]) -> list[dict[str, Any]]:
         return [
-            {"score": round(each.score, 6), "label": labels(self.bundle, each.label + 1)[-1], "mask": _picture(each.mask)}
+            {
+                "score": round(each.score, 6),
+                "label": labels(self.bundle, each.label + 1)[-1],
+                "mask": _picture(each.mask),
+            }
             for each in segments
         ]
 

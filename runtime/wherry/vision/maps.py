@@ -1,4 +1,4 @@
-"""Maps of pixels to another size, as torch's `interpolate` does it (`align_corners=False`, no smoothing). Numpy alone."""
+"""Maps of pixels to another size, as torch's `interpolate` does it (`align_corners=False`). Numpy alone."""
 
 from typing import Any
 
