@@ -32,6 +32,12 @@ VISION = {
 RESNET = transformers.ResNetConfig(
     embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], out_features=["stage4"]
 )
+STAGES = transformers.ResNetConfig(
+    embedding_size=8,
+    hidden_sizes=[8, 8, 16, 16],
+    depths=[1, 1, 1, 1],
+    out_features=["stage1", "stage2", "stage3", "stage4"],
+)
 QUERIES = {
     "use_timm_backbone": False,
     "use_pretrained_backbone": False,
@@ -55,7 +61,13 @@ TINY: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     "detr": ("DetrForObjectDetection", {**QUERIES, **FIVE}, "Detr", LIMITED),
     "detr-panoptic": (
         "DetrForSegmentation",
-        {**QUERIES, **FIVE, "encoder_attention_heads": 8, "decoder_attention_heads": 8},
+        {
+            **QUERIES,
+            **FIVE,
+            "backbone_config": STAGES,
+            "encoder_attention_heads": 8,
+            "decoder_attention_heads": 8,
+        },
         "Detr",
         LIMITED,
     ),
