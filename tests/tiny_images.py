@@ -55,6 +55,8 @@ QUERIES = {
 SMALL = {"size": {"height": 32, "width": 32}}
 LIMITED = {"size": {"shortest_edge": 64, "longest_edge": 100}}
 FIVE = {"id2label": dict(enumerate(["boat", "cat", "dog", "house", "tree"]))}
+MANY = {"id2label": {number: f"thing {number}" for number in range(70)}}
+"""So many that torch's `topk` ranks them, as it does for real models; of a few it gives the best in any order."""
 
 TINY: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     "dinov2": ("Dinov2Model", VISION, "Bit", {"size": {"shortest_edge": 32}, "crop_size": SMALL["size"]}),
@@ -136,7 +138,7 @@ TINY: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     "maskformer": (
         "MaskFormerForInstanceSegmentation",
         {
-            **FIVE,
+            **MANY,
             "backbone_config": transformers.ResNetConfig(
                 embedding_size=8,
                 hidden_sizes=[8, 8, 16, 16],
@@ -162,7 +164,7 @@ TINY: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     "mask2former": (
         "Mask2FormerForUniversalSegmentation",
         {
-            **FIVE,
+            **MANY,
             "backbone_config": transformers.SwinConfig(
                 image_size=64,
                 embed_dim=8,
@@ -257,6 +259,9 @@ def make(name: str, folder: Path) -> Path:
         model = own(own.config_class(**settings)).eval()
     for parameter in model.parameters():  # so that classes, boxes and words differ from image to image
         torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.15)
+    if name == "segformer":  # so that no class outweighs the others everywhere
+        with torch.no_grad():
+            model.decode_head.classifier.bias -= model(torch.rand(1, 3, 64, 64)).logits.mean((0, 2, 3))
     model.save_pretrained(folder)
     getattr(transformers, f"{kind}ImageProcessorPil")(**processing).save_pretrained(folder)
     if name in READS:

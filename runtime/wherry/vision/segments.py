@@ -53,7 +53,7 @@ def panoptic(
 
 
 def instances(kinds: Array, masks: Array, size: Size, threshold: float) -> Iterator[Segment]:
-    """MaskFormer's and Mask2Former's things, best first; where they overlap the surer one is seen.
+    """MaskFormer's and Mask2Former's things, best class first; where they overlap the later one is seen.
 
     Args:
         kinds: logits (queries, classes), the last class for nothing.
@@ -65,7 +65,7 @@ def instances(kinds: Array, masks: Array, size: Size, threshold: float) -> Itera
     shares = (shares / shares.sum(-1, keepdims=True))[:, :-1]
     ranked = np.argsort(-shares, axis=None, kind="stable")[: len(kinds)]
     owner, found = np.full(size, -1), []
-    for number, at in reversed(list(enumerate(ranked))):
+    for number, at in enumerate(ranked):
         query, label = divmod(int(at), shares.shape[1])
         mask = masks[query] > 0
         sure = (1 / (1 + np.exp(-masks[query][mask]))).sum() / (mask.sum() + 1e-6)
@@ -74,7 +74,7 @@ def instances(kinds: Array, masks: Array, size: Size, threshold: float) -> Itera
         if full.any() and score >= threshold:
             owner[full] = number
             found.append((number, label, score))
-    for number, label, score in reversed(found):
+    for number, label, score in found:
         yield Segment(label, score, owner == number)
 
 
