@@ -1,47 +1,68 @@
-"""`wherry run`: a model on texts from the command line or standard input."""
+"""`wherry run`: a model on texts or images, from the command line or standard input."""
 
 import argparse
+import inspect
 import json
 import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from wherry.commands.common import (
     add_generation_arguments,
     add_model_arguments,
     generation_options,
-    read_texts,
+    read_inputs,
     short_warnings,
-    table,
 )
+from wherry.commands.draw import DRAWERS, draw
+from wherry.commands.readable import plain, readable
 from wherry.errors import InputError
 from wherry.pipelines import TASKS, pipeline
-from wherry.pipelines.text2text_generation import Text2TextGenerationPipeline
-from wherry.pipelines.text_generation import TextGenerationPipeline
+from wherry.pipelines.base import Pipeline
+from wherry.vision import read_image
+
+IMAGE_OPTIONS = {
+    "candidate_labels": ("labels", "cat,dog"),
+    "threshold": ("threshold", "0.5"),
+    "subtask": ("subtask", "semantic"),
+}
+"""A pipeline's argument to the option for it, and an example of one."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `wherry run`."""
     add_model_arguments(parser)
     parser.add_argument(
-        "texts", metavar="TEXT", nargs="*", default=[], help="texts to run on (default: lines of standard input)"
+        "inputs",
+        metavar="INPUT",
+        nargs="*",
+        default=[],
+        help="texts, or files where the model takes images (default: lines of standard input)",
     )
     parser.add_argument("--task", help=f"one of {', '.join(TASKS)} (default: what the bundle is for)")
-    parser.add_argument("--json", action="store_true", help="one JSON value a line, one line a text")
+    parser.add_argument("--json", action="store_true", help="one JSON value a line, one line an input")
     parser.add_argument("--stream", action="store_true", help="print generated text as it comes")
     parser.add_argument("--no-truncation", action="store_true", help="refuse texts longer than the model takes")
     add_generation_arguments(parser)
+    group = parser.add_argument_group("images")
+    group.add_argument("--labels", metavar="A,B", help="what to look for, for zero-shot tasks")
+    group.add_argument("--threshold", type=float, metavar="S", help="tell what scores more than S")
+    group.add_argument("--subtask", help="of image-segmentation: panoptic, instance or semantic")
+    group.add_argument("--output", metavar="FILE", help="draw what was found over the image, as a .png, .jpg or .webp")
     parser.epilog = (
         'examples:\n  wherry run gpt2-bundle "The river" --max-new-tokens 40 --stream\n'
-        "  wherry run minilm-bundle --json < sentences.txt > vectors.jsonl"
+        "  wherry run minilm-bundle --json < sentences.txt > vectors.jsonl\n"
+        "  wherry run detr-bundle street.jpg --output found.png"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run and print: for people by default, for programs with --json."""
     short_warnings()
-    texts = read_texts(arguments.texts)
+    if arguments.stream and arguments.json:
+        raise InputError("--stream goes without --json")
+    inputs = read_inputs(arguments.inputs)
     pipe = pipeline(
         arguments.task,
         arguments.bundle,
@@ -49,66 +70,66 @@ def run(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         threads=arguments.threads,
     )
-    options = generation_options(arguments)
-    if arguments.stream and arguments.json:
-        raise InputError("--stream goes without --json")
-    if isinstance(pipe, TextGenerationPipeline | Text2TextGenerationPipeline):
-        if isinstance(pipe, Text2TextGenerationPipeline):
-            options["truncation"] = not arguments.no_truncation
-        elif arguments.no_truncation:
-            raise InputError("--no-truncation is for other tasks: text-generation never cuts a prompt")
-        if arguments.stream:
-            for text in texts:
-                _stream(pipe, text, options)
-            return 0
-    elif options or arguments.stream:
-        option = "stream" if arguments.stream else next(iter(options)).removesuffix("_strings").replace("_", "-")
-        raise InputError(f"--{option} is for text-generation and text2text-generation, which this model does not do")
-    else:
-        options["truncation"] = not arguments.no_truncation
-    results = pipe(texts, **options)
-    for text, result in zip(texts, results, strict=True):
-        print(json.dumps(_plain(result), ensure_ascii=False) if arguments.json else _readable(text, result))
+    options = _fitting(pipe, arguments)
+    if arguments.output:
+        _check_output(pipe.task, inputs, arguments.output)
+    if arguments.stream:
+        for given in inputs:
+            _stream(pipe, given, options)
+        return 0
+    for given, result in zip(inputs, _results(pipe, inputs, options), strict=True):
+        print(json.dumps(plain(result), ensure_ascii=False) if arguments.json else readable(pipe.task, given, result))
+        if arguments.output:
+            draw(pipe.task, read_image(given), result).save(arguments.output)
     return 0
 
 
-def _stream(pipe: TextGenerationPipeline | Text2TextGenerationPipeline, text: str, options: dict[str, Any]) -> None:
-    if isinstance(pipe, TextGenerationPipeline):
-        sys.stdout.write(text)
-    for piece in pipe.stream(text, **options):
+def _fitting(pipe: Pipeline, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given, all of which the pipeline takes."""
+    taken = inspect.signature(pipe.__call__).parameters
+    generates = "options" in taken
+    options = generation_options(arguments)
+    for name, (option, example) in IMAGE_OPTIONS.items():
+        value = getattr(arguments, option)
+        if value is not None and name not in taken:
+            raise InputError(f"--{option} is not for {pipe.task}")
+        if value is not None:
+            options[name] = value
+        elif name in taken and taken[name].default is inspect.Parameter.empty:
+            raise InputError(f"{pipe.task} needs --{option}, such as --{option} '{example}'")
+    if arguments.stream and not hasattr(pipe, "stream"):
+        raise InputError(f"--stream is for text-generation and other tasks that write, not for {pipe.task}")
+    for name in options:
+        if not (generates or name in taken):
+            option = name.removesuffix("_strings").replace("_", "-")
+            raise InputError(f"--{option} is for text-generation and other tasks that write, not for {pipe.task}")
+    if arguments.no_truncation:
+        if pipe.task == "text-generation" or "truncation" not in taken:
+            raise InputError(f"--no-truncation is for tasks that cut what is too long: {pipe.task} never does")
+        options["truncation"] = False
+    return options
+
+
+def _check_output(task: str, inputs: Sequence[str], path: str) -> None:
+    if task not in DRAWERS:
+        raise InputError(f"--output is for {', '.join(DRAWERS)}, not for {task}")
+    if len(inputs) > 1:
+        raise InputError(f"--output is one picture: give one image, not {len(inputs)}")
+    if Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise InputError(f"--output must end in .png, .jpg or .webp, not be {path}")
+
+
+def _results(pipe: Any, inputs: list[str], options: Mapping[str, Any]) -> Iterable[Any]:
+    """A result for each input; those of files as they come, those of texts together, for they are sorted by length."""
+    given = inputs if TASKS[pipe.task].takes == "text" else iter(inputs)
+    found: Iterable[Any] = pipe(given, **options)
+    return found
+
+
+def _stream(pipe: Any, given: str, options: Mapping[str, Any]) -> None:
+    if pipe.task == "text-generation":
+        sys.stdout.write(given)
+    for piece in pipe.stream(given, **options):
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else value
-
-
-def _readable(text: str, result: Any) -> str:
-    """A result for people."""
-    if isinstance(result, np.ndarray):
-        vector = result.reshape(-1, result.shape[-1])
-        start = ", ".join(f"{value:.4f}" for value in vector[0, :6])
-        return f"{text}\n  {' x '.join(map(str, result.shape))} floats: [{start}, ...]"
-    if isinstance(result, dict):
-        bar = "#" * round(result["score"] * 20)
-        return f"{text}\n  {result['label']:<20} {result['score']:.4f} {bar}"
-    written = [name for name in ("generated_text", "summary_text", "translation_text") if result and name in result[0]]
-    if written:
-        return "\n".join(str(each[written[0]]) for each in result)
-    if not result:
-        return f"{text}\n  nothing found"
-    name = "entity" if "entity" in result[0] else "entity_group"
-    rows = [["label", "text", "score", "from", "to"]]
-    rows += [
-        [
-            each[name],
-            text[each["start"] : each["end"]],
-            f"{each['score']:.4f}",
-            str(each["start"]),
-            str(each["end"]),
-        ]
-        for each in result
-    ]
-    return f"{text}\n{table(rows)}"

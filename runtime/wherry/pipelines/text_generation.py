@@ -24,6 +24,8 @@ class TextGenerationPipeline(TextPipeline):
     `pipe.stream(...)` yields pieces of the new text as they come.
     """
 
+    task = "text-generation"
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.decoder = open_decoder(self.sessions, self.bundle.padding_side, self.bundle.config)

@@ -1,0 +1,190 @@
+"""Images become what transformers' processors on Pillow make of them; bad ones cost one line and little memory."""
+
+import json
+import struct
+import zlib
+from io import BytesIO
+
+import numpy as np
+import pytest
+import transformers
+from PIL import Image
+from transformers.image_utils import load_image
+
+from wherry.errors import BundleError, InputError
+from wherry.vision import ImageProcessor, read_image
+from wherry.vision.kinds import KINDS
+
+SHAPES = [(90, 130), (131, 64), (40, 40)]
+BY_EDGE = {"size": {"shortest_edge": 50}, "crop_size": {"height": 44, "width": 60}}
+OPTIONS = [
+    *((kind, {}) for kind in KINDS),
+    *(("ViT", {"size": {"height": 40, "width": 60}, "resample": resample}) for resample in range(6)),
+    ("ViT", {"do_resize": False, "do_normalize": False}),
+    ("ViT", {"do_rescale": False, "image_mean": [100, 110, 120], "image_std": [50, 60, 70]}),
+    ("CLIP", BY_EDGE),
+    ("CLIP", {"do_resize": False, "crop_size": {"height": 101, "width": 101}}),
+    ("Bit", {**BY_EDGE, "do_center_crop": False}),
+    ("Blip", {"size": {"height": 33, "width": 34}, "do_rescale": False}),
+    ("ConvNext", {"size": {"shortest_edge": 64}, "crop_pct": 0.8}),
+    ("Detr", {"size": {"shortest_edge": 64, "longest_edge": 100}}),
+    ("Detr", {"size": {"max_height": 70, "max_width": 75}}),
+    ("Detr", {"size": {"shortest_edge": 64, "longest_edge": 100}, "pad_size": {"height": 120, "width": 110}}),
+    ("Yolos", {"size": {"shortest_edge": 70, "longest_edge": 100}}),
+    ("RTDetr", {"do_normalize": True}),
+    ("MaskFormer", {"size": {"shortest_edge": 60, "longest_edge": 100}, "size_divisor": 16}),
+    ("DPT", {"size": {"height": 70, "width": 70}, "keep_aspect_ratio": True, "ensure_multiple_of": 14}),
+    ("DPT", {"do_resize": False, "do_pad": True, "size_divisor": 32}),
+    ("EfficientNet", {"rescale_offset": True, "rescale_factor": 1 / 127.5, "include_top": False}),
+    ("MobileViT", {"do_flip_channel_order": False}),
+    ("PoolFormer", {"size": {"height": 64, "width": 64}, "crop_pct": 0.9}),
+    ("Vilt", {"size": {"shortest_edge": 96}}),
+]
+
+
+def picture(height, width):
+    random = np.random.default_rng(height)
+    return Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(("kind", "options"), OPTIONS)
+def test_pixels_are_those_of_transformers(tmp_path, kind, options):
+    theirs = getattr(transformers, f"{kind}ImageProcessorPil")(**options)
+    theirs.save_pretrained(tmp_path)
+    ours = ImageProcessor.load(tmp_path)
+    for image in (picture(*shape) for shape in SHAPES):
+        expected, found = theirs(image, return_tensors="np"), ours(image)
+        assert found.size == image.size[::-1]
+        np.testing.assert_allclose(found.pixels, expected["pixel_values"][0], atol=1e-5, rtol=0)
+        if "pixel_mask" in expected:
+            np.testing.assert_array_equal(found.mask, expected["pixel_mask"][0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_names_only_its_processor(kind):
+    """Older files hold a few settings; the rest is the processor's own."""
+    image = picture(90, 130)
+    expected = getattr(transformers, f"{kind}ImageProcessorPil")()(image, return_tensors="np")["pixel_values"][0]
+    for name in (f"{kind}ImageProcessor", f"{kind}ImageProcessorFast", f"{kind}FeatureExtractor"):
+        found = ImageProcessor.of({"image_processor_type": name})(image).pixels
+        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"image_processor_type": "SamImageProcessor"}, "known are"),
+        ({"size": 224}, "no image_processor_type"),
+        ({"image_processor_type": "ViTImageProcessor", "resample": 9}, "resample"),
+        ({"image_processor_type": "ViTImageProcessor", "size": {"height": 0, "width": 4}}, "0 pixels"),
+        ({"image_processor_type": "ViTImageProcessor", "size": {"depth": 4}}, "'depth'"),
+        ({"image_processor_type": "ViTImageProcessor", "size": "large"}, "cannot be followed"),
+        ({"image_processor_type": "ViTImageProcessor", "image_mean": [1, 2]}, "cannot be followed"),
+        ([], "preprocessor_config.json"),
+    ],
+)
+def test_settings_that_cannot_be_followed(tmp_path, settings, part):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(BundleError, match=part) as raised:
+        ImageProcessor.load(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_no_settings(tmp_path):
+    with pytest.raises(BundleError, match=r"preprocessor_config\.json"):
+        ImageProcessor.load(tmp_path)
+
+
+def saved(image, form="PNG", **options):
+    file = BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def palette():
+    image = picture(20, 30).quantize(8)
+    image.info["transparency"] = 0
+    return image
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        saved(picture(20, 30)),
+        saved(picture(20, 30), "JPEG"),
+        saved(picture(20, 30).convert("CMYK"), "JPEG"),
+        saved(picture(20, 30).convert("L")),
+        saved(picture(20, 30).convert("1")),
+        saved(picture(20, 30).convert("LA")),
+        saved(picture(20, 30).convert("RGBA")),
+        saved(palette()),
+        saved(Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100)),
+        saved(picture(20, 30), "WEBP"),
+        saved(picture(20, 30), "BMP"),
+        saved(picture(20, 30), "GIF", save_all=True, append_images=[picture(20, 30).rotate(90)]),
+    ],
+    ids=["png", "jpeg", "cmyk", "grey", "bits", "grey-alpha", "alpha", "palette", "16-bit", "webp", "bmp", "gif"],
+)
+def test_files_of_all_modes_are_read_as_transformers_reads_them(tmp_path, content):
+    path = tmp_path / "image"
+    path.write_bytes(content)
+    expected = np.asarray(load_image(str(path)))
+    for source in (str(path), path, content, Image.open(path)):
+        np.testing.assert_array_equal(np.asarray(read_image(source)), expected)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_images_are_turned_as_their_cameras_say(tmp_path, turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    picture(20, 30).save(tmp_path / "image.png", exif=exif)
+    found = np.asarray(read_image(tmp_path / "image.png"))
+    np.testing.assert_array_equal(found, np.asarray(load_image(str(tmp_path / "image.png"))))
+    assert found.shape[:2] == ((20, 30) if turn < 5 else (30, 20))
+
+
+def header(width, height):
+    """A PNG that says it is so large and holds a few bytes."""
+    chunks = b"\x89PNG\r\n\x1a\n"
+    for name, body in (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(99))),
+        (b"IEND", b""),
+    ):
+        chunks += struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    return chunks
+
+
+@pytest.mark.parametrize(
+    ("source", "part"),
+    [
+        (b"", "no image"),
+        (b"%PDF-1.7 not an image", "no image"),
+        (saved(picture(9, 9), "TIFF"), "it must be PNG"),
+        (saved(picture(90, 90))[:2000], "damaged"),
+        (saved(picture(90, 90), "JPEG")[:900], "damaged"),
+        (saved(picture(90, 90), "WEBP")[:300], "image"),
+        (header(50_000, 50_000), "million pixels"),
+        (header(0, 5), "image"),
+        (header(9_000, 9_999), "million pixels"),
+        (np.zeros((4, 4, 4), np.uint8), "4 x 4 x 4"),
+        (np.zeros((4, 4), np.uint8), "height x width x 3"),
+        (np.full((4, 4, 3), np.nan), "float64"),
+        (np.zeros((0, 4, 3), np.uint8), "no pixels"),
+        (7, "is a int"),
+        (None, "NoneType"),
+        ("https://example.org/cat.png", "not fetched"),
+        ("absent.png", "absent.png"),
+        ("nul\0.png", "cannot read"),
+    ],
+)
+def test_what_is_no_image_is_one_line(source, part):
+    with pytest.raises(InputError, match=part) as raised:
+        read_image(source)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_shape_that_would_be_resized_to_too_much():
+    processor = ImageProcessor.of({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 4000}})
+    with pytest.raises(InputError, match="another shape"):
+        processor(Image.new("RGB", (30_000, 10)))
