@@ -197,7 +197,9 @@ def _resampled(blocks: Iterator[Array], own: int, rate: int) -> Iterator[Array]:
     try:
         import soxr
     except ImportError as error:
-        raise InputError(f"bringing {own} samples a second to {rate} needs soxr: pip install 'wherry[audio]'") from error
+        raise InputError(
+            f"bringing {own} samples a second to {rate} needs soxr: pip install 'wherry[audio]'"
+        ) from error
     stream = soxr.ResampleStream(own, rate, 1, dtype="float32")
     for block in blocks:
         if len(made := stream.resample_chunk(block)):

@@ -59,6 +59,9 @@ TASKS: Mapping[str, Task] = {
     ),
     "summarization": Task("summarization", ("text2text-generation",), "a short text for a long one"),
     "translation": Task("translation", ("text2text-generation",), "a text in another language"),
+    "automatic-speech-recognition": Task(
+        "automatic_speech_recognition", ("automatic-speech-recognition",), "the text of speech"
+    ),
 }
 
 ALIASES = {alias: name for name, task in TASKS.items() for alias in task.aliases}
