@@ -101,6 +101,8 @@ class Bundle:
             BundleError: not a folder, no graphs in it, or a manifest or configuration that is broken.
         """
         folder = Path(folder)
+        if folder.suffix == ".onnx" and folder.is_file() and (kind := _kind_of(folder)):
+            return _alone(folder, *kind)
         if not folder.exists():
             raise BundleError(f"no such folder: {folder}")
         if not folder.is_dir():
@@ -222,6 +224,11 @@ def _by_convention(folder: Path) -> Bundle:
                 files = [name, *(path.relative_to(folder).as_posix() for path in data)]
                 variants[precision] = Variant(precision, {"model": name}, dict.fromkeys(files))
                 break
+    alone = [(path, kind) for path in sorted(folder.glob("*.onnx")) if not variants and (kind := _kind_of(path))]
+    if len(alone) == 1:
+        return _alone(alone[0][0], *alone[0][1])
+    if alone:
+        raise BundleError(f"{folder} holds {len(alone)} models: give one of them, such as {alone[0][0]}")
     if not variants:
         weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.gguf"))
         raise BundleError(
@@ -232,11 +239,29 @@ def _by_convention(folder: Path) -> Bundle:
     return Bundle(folder, _infer_task(folder, config), config, variants, {}, {})
 
 
+def _kind_of(path: Path) -> tuple[str, Path | None] | None:
+    """The task and the configuration of a graph that its makers give out as a file by itself."""
+    voice = path.with_name(f"{path.name}.json")
+    if voice.is_file():  # Piper's
+        return "text-to-audio", voice
+    return ("voice-activity-detection", None) if path.name.startswith("silero_vad") else None
+
+
+def _alone(path: Path, task: str, config: Path | None) -> Bundle:
+    told = {} if config is None else read_json(config)
+    return Bundle(path.parent, task, told, {"fp32": Variant("fp32", {"model": path.name}, {path.name: None})}, {}, {})
+
+
 HEADS = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
     "ForCausalLM": "text-generation",
     "LMHeadModel": "text-generation",
+    "ForCTC": "automatic-speech-recognition",
+    "ForSpeechSeq2Seq": "automatic-speech-recognition",
+    "WhisperForConditionalGeneration": "automatic-speech-recognition",
+    "ForAudioClassification": "audio-classification",
+    "VitsModel": "text-to-audio",
 }
 
 

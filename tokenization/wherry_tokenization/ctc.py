@@ -48,13 +48,13 @@ class CTCLabels:
             TokenizerError: neither is there, or one is damaged.
         """
         folder = Path(folder)
-        settings = _read(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+        settings = read_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
         if (folder / "vocab.json").exists():
-            vocabulary = _read(folder / "vocab.json")
+            vocabulary = read_object(folder / "vocab.json")
             language = settings.get("target_lang")
             vocabulary = vocabulary if language is None else vocabulary.get(language, {})
         elif (folder / "tokenizer.json").exists():
-            vocabulary = (_read(folder / "tokenizer.json").get("model") or {}).get("vocab", {})
+            vocabulary = (read_object(folder / "tokenizer.json").get("model") or {}).get("vocab", {})
         else:
             raise TokenizerError(f"{folder} has no vocab.json, which says what the model's labels mean")
         if not vocabulary or not isinstance(vocabulary, dict) or not all(type(n) is int for n in vocabulary.values()):
@@ -104,7 +104,8 @@ def _content(token: Any, default: str) -> str:
     return default if token is None else str(token)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; raises TokenizerError where there is none."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

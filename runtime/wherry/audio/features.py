@@ -150,7 +150,7 @@ def load(folder: Path) -> WhisperFeatures | WaveFeatures | SpectrogramFeatures:
     else:
         path = folder / "processor_config.json"
         settings = read_json(path).get("feature_extractor") or {} if path.exists() else {}
-    name = settings.get("feature_extractor_type")
+    name = str(settings.get("feature_extractor_type"))
     if not settings:
         raise BundleError(f"{folder} has no preprocessor_config.json, which says what the model takes of a sound")
     if name not in EXTRACTORS:

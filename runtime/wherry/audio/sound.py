@@ -106,7 +106,7 @@ def open_sound(item: Any, rate: int, name: str = "the sound") -> Sound:
         path = Path(item)
         try:
             if not path.is_file():
-                raise InputError(f"no such sound file: {str(item):.80}")
+                raise InputError(f"no such sound file: {item!s:.80}")
         except (OSError, ValueError) as error:  # a name that is too long, or has a null in it
             raise InputError(f"no such sound file: {str(item)!r:.80}") from error
         return Sound(str(item), rate, partial(_of_file, str(item), path, rate))

@@ -13,18 +13,18 @@ AT_ONCE = 1024
 """Frames whose spectra are held together: they stay in the processor's cache."""
 
 
-def slaney_mel(hertz: Array) -> Array:
+def slaney_mel(hertz: Any) -> Any:
     """Slaney's mel scale: linear to 1000 Hz, logarithmic above."""
     above = 15 + np.log(np.maximum(hertz, 1000) / 1000) * (27 / np.log(6.4))
     return np.where(hertz < 1000, 3 * hertz / 200, above)
 
 
-def slaney_hertz(mel: Array) -> Array:
+def slaney_hertz(mel: Any) -> Any:
     """The inverse of `slaney_mel`."""
     return np.where(mel < 15, 200 * mel / 3, 1000 * np.exp((np.maximum(mel, 15) - 15) * (np.log(6.4) / 27)))
 
 
-def kaldi_mel(hertz: Array) -> Array:
+def kaldi_mel(hertz: Any) -> Any:
     """Kaldi's mel scale."""
     return 1127 * np.log(1 + hertz / 700)
 
@@ -122,4 +122,5 @@ class Fbank:
         found -= found.mean(1, keepdims=True)
         found[:, 1:] -= self.preemphasis * found[:, :-1]
         found[:, 0] *= 1 - self.preemphasis
-        return np.log(np.maximum(power(found * np.hanning(self.size), self.width) @ self.filters, self.floor))
+        mel = power(found * np.hanning(self.size), self.width) @ self.filters
+        return np.asarray(np.log(np.maximum(mel, self.floor)))

@@ -62,6 +62,11 @@ TASKS: Mapping[str, Task] = {
     "automatic-speech-recognition": Task(
         "automatic_speech_recognition", ("automatic-speech-recognition",), "the text of speech"
     ),
+    "audio-classification": Task("audio_classification", ("audio-classification",), "labels and scores for a sound"),
+    "text-to-audio": Task("text_to_audio", ("text-to-audio",), "speech for a text", ("text-to-speech",)),
+    "voice-activity-detection": Task(
+        "voice_activity_detection", ("voice-activity-detection",), "where somebody speaks in a sound"
+    ),
 }
 
 ALIASES = {alias: name for name, task in TASKS.items() for alias in task.aliases}

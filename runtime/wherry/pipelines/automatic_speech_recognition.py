@@ -21,8 +21,8 @@ from wherry.pipelines.whisper import OPTIONS, Manner, Reading, Whisper
 class WhisperPipeline(TextPipeline):
     """`pipe("speech.wav")` is `{"text"}`; a list of sounds gives a list, an iterator of sounds an iterator.
 
-    A sound is a file, its bytes, a float array (samples,) at the model's rate or `{"array", "sampling_rate"}`. One longer
-    than 30 seconds is read window by window. `pipe.stream(sound)` yields pieces of the text as they come.
+    A sound is a file, its bytes, a float array (samples,) at the model's rate or `{"array", "sampling_rate"}`. One
+    longer than 30 seconds is read window by window. `pipe.stream(sound)` yields pieces of the text as they come.
     """
 
     roles = ("encoder_model", "decoder_model_merged")

@@ -121,7 +121,8 @@ def joined(parts: Sequence[Sequence[int]]) -> list[int]:
     """Tokens of parts that overlap: each goes on from the middle of where it agrees best with the one before."""
     if not parts:
         return []
-    left, total = np.asarray(parts[0], np.int64), []
+    left = np.asarray(parts[0], np.int64)
+    total: list[int] = []
     for part in parts[1:]:
         right = np.asarray(part, np.int64)
         best, cut = 0.0, (len(left), 0)
@@ -135,4 +136,5 @@ def joined(parts: Sequence[Sequence[int]]) -> list[int]:
                 cut = (ours.start + ours.stop) // 2, (theirs.start + theirs.stop) // 2
         total += left[: cut[0]].tolist()
         left = right[cut[1] :]
-    return total + left.tolist()
+    total += left.tolist()
+    return total

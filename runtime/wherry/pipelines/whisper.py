@@ -294,23 +294,19 @@ class Whisper:
         """Tokens for each window, judged."""
         engine = Engine(self.decoder, max_rows=max(1, len(states)))
         sure = [Confidence() for _ in states]
-        measured = manner.logprob_threshold is not None
-        further = [
-            [*self.processors(prompt, config, manner), *([each] if measured else [])]
-            for prompt, each in zip(prompts, sure, strict=True)
-        ]
         rows: list[list[int]] = []
         means: list[float] = []
         if config.num_beams > 1:
-            for prompt, given, rules in zip(prompts, states, further, strict=True):
-                best = search(self.decoder, prompt, config, given, [rule for rule in rules if rule not in sure])[0]
+            for prompt, given in zip(prompts, states, strict=True):
+                best = search(self.decoder, prompt, config, given, self.processors(prompt, config, manner))[0]
                 rows.append(list(best.tokens))
                 means.append(best.score * len(best.tokens) ** config.length_penalty / len(best.tokens))
         else:
-            requests = [
-                engine.submit(prompt, config, given, further=rules)
-                for prompt, given, rules in zip(prompts, states, further, strict=True)
-            ]
+            requests = []
+            for prompt, given, each in zip(prompts, states, sure, strict=True):
+                rules = self.processors(prompt, config, manner)
+                further = rules if manner.logprob_threshold is None else [*rules, each]
+                requests.append(engine.submit(prompt, config, given, further=further))
             for _ in engine.run():
                 pass
             for request, each in zip(requests, sure, strict=True):
@@ -342,7 +338,7 @@ class Whisper:
             doubtful = doubtful or len(raw) / len(zlib.compress(raw)) > manner.compression_ratio_threshold
         silent = False
         if guess and manner.no_speech_threshold is not None and self.no_timestamps is not None:
-            start = list(prompt).index(config.decoder_start_token_id)
+            start = list(prompt).index(int(config.decoder_start_token_id or 0))
             logits = self._logits(given, prompt[: start + 1])
             chance = float(np.exp(logits[self.no_timestamps - 1] - logits.max()) / np.exp(logits - logits.max()).sum())
             silent = chance > manner.no_speech_threshold
