@@ -234,8 +234,8 @@ class Whisper:
             task = self.tasks[manner.task]
             others = [token for token in tokens if token in self.tasks.values()]
             tokens = [task if token in others else token for token in tokens] if others else [*tokens, task]
-        elif manner.language is not None and self.tasks and not set(tokens) & set(self.tasks.values()):
-            tokens.append(self.tasks["transcribe"])
+        elif reading.language is not None and self.tasks and not set(tokens) & set(self.tasks.values()):
+            tokens.append(self.tasks["transcribe"])  # transformers leaves it out, and the model stammers then
         if self.no_timestamps is not None:
             if manner.timestamps and tokens[-1] == self.no_timestamps:
                 tokens.pop()
