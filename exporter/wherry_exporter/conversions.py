@@ -302,7 +302,9 @@ def _piper(scratch: Path) -> Path:
 def _silero(scratch: Path) -> Path:
     folder = scratch / "folder"
     folder.mkdir()
-    shutil.move(first(unpack("silero-vad==6.2.3", scratch), "silero_vad.onnx"), folder)
+    unpacked = unpack("silero-vad==6.2.3", scratch)
+    for name in ("silero_vad.onnx", "utils_vad.py"):
+        shutil.move(first(unpacked, name), folder)
     return folder
 
 

@@ -39,7 +39,8 @@ def sample(name: str) -> Path:
             `smollm2` (the same as a Hugging Face folder), `rampart` (folder, token classification, with the
             ONNX files its authors ship), `whisper` (folder, speech to text), `whisper-tokenizer` (its tokenizer's
             files alone), `efficientnet` (folder, image classification), `piper` (folder with a voice's ONNX file and
-            its JSON) or `silero` (folder with `silero_vad.onnx`, voice activity).
+            its JSON) or `silero` (folder with `silero_vad.onnx`, voice activity, and its
+            authors' loop over it, which needs torch).
 
     Raises:
         SampleError: unknown name, no network, or a wheel that does not match its pinned hash.

@@ -5,7 +5,7 @@ Samples of one channel at the model's rate go in, float32 arrays under the names
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,11 +21,11 @@ class FeatureExtractor(Protocol):
 
     Attributes:
         rate: samples a second that it takes.
-        whole: whether a sound of any length goes through whole; others are cut and padded to one length.
+        length: samples that every sound is cut and padded to; None where it goes through whole.
     """
 
     rate: int
-    whole: ClassVar[bool]
+    length: int | None
 
     def __call__(self, sounds: Sequence[Array]) -> dict[str, Array]:
         """The graph's inputs for sounds, each float32 (samples,), a row for each."""
@@ -33,8 +33,6 @@ class FeatureExtractor(Protocol):
 
 class WhisperFeatures:
     """Log-mel spectrograms (mels, frames) of 30 seconds."""
-
-    whole: ClassVar[bool] = False
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.rate, self.hop = _whole(settings, "sampling_rate", 16000), _whole(settings, "hop_length", 160)
@@ -91,7 +89,7 @@ class Windows:
 class WaveFeatures:
     """The samples themselves, of zero mean and unit variance where the model wants that: wav2vec2 and its kin."""
 
-    whole: ClassVar[bool] = True
+    length = None
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.rate = _whole(settings, "sampling_rate", 16000)
@@ -111,8 +109,6 @@ class WaveFeatures:
 
 class SpectrogramFeatures:
     """Filter banks (frames, mels) of one length: the audio spectrogram transformer's."""
-
-    whole: ClassVar[bool] = False
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.rate, mels = _whole(settings, "sampling_rate", 16000), _whole(settings, "num_mel_bins", 128)
