@@ -1,4 +1,4 @@
-"""`wherry run`: a model on texts from the command line or standard input."""
+"""`wherry run`: a model on texts or sounds from the command line or standard input."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from wherry.commands import sounds
 from wherry.commands.common import (
     add_generation_arguments,
     add_model_arguments,
@@ -25,16 +26,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `wherry run`."""
     add_model_arguments(parser)
     parser.add_argument(
-        "texts", metavar="TEXT", nargs="*", default=[], help="texts to run on (default: lines of standard input)"
+        "texts",
+        metavar="TEXT",
+        nargs="*",
+        default=[],
+        help="texts or files to run on (default: lines of standard input)",
     )
     parser.add_argument("--task", help=f"one of {', '.join(TASKS)} (default: what the bundle is for)")
     parser.add_argument("--json", action="store_true", help="one JSON value a line, one line a text")
     parser.add_argument("--stream", action="store_true", help="print generated text as it comes")
     parser.add_argument("--no-truncation", action="store_true", help="refuse texts longer than the model takes")
     add_generation_arguments(parser)
+    sounds.add_arguments(parser)
     parser.epilog = (
         'examples:\n  wherry run gpt2-bundle "The river" --max-new-tokens 40 --stream\n'
-        "  wherry run minilm-bundle --json < sentences.txt > vectors.jsonl"
+        "  wherry run minilm-bundle --json < sentences.txt > vectors.jsonl\n"
+        "  wherry run whisper-bundle speech.wav --timestamps"
     )
 
 
@@ -52,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     options = generation_options(arguments)
     if arguments.stream and arguments.json:
         raise InputError("--stream goes without --json")
+    if sounds.run(pipe, texts, arguments, options):
+        return 0
     if isinstance(pipe, TextGenerationPipeline | Text2TextGenerationPipeline):
         if isinstance(pipe, Text2TextGenerationPipeline):
             options["truncation"] = not arguments.no_truncation

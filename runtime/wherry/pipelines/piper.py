@@ -41,7 +41,7 @@ class PiperPipeline(Pipeline):
 
     @property
     def _by_espeak(self) -> bool:
-        return self.bundle.config.get("phoneme_type", "espeak") == "espeak"
+        return bool(self.bundle.config.get("phoneme_type", "espeak") == "espeak")
 
     def __call__(self, text_inputs: Any, *, forward_params: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Say one text, or each of several.

@@ -305,8 +305,9 @@ class Whisper:
             requests = []
             for prompt, given, each in zip(prompts, states, sure, strict=True):
                 rules = self.processors(prompt, config, manner)
-                further = rules if manner.logprob_threshold is None else [*rules, each]
-                requests.append(engine.submit(prompt, config, given, further=further))
+                if manner.logprob_threshold is not None:
+                    rules.append(each)
+                requests.append(engine.submit(prompt, config, given, further=rules))
             for _ in engine.run():
                 pass
             for request, each in zip(requests, sure, strict=True):
