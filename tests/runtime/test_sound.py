@@ -58,8 +58,9 @@ def test_arrays_and_mappings():
 
 
 BAD = {
-    "no such sound file: nowhere.wav": "nowhere.wav",
-    "no such sound file: 'a\\\\x00b'": "a\0b",
+    "no such sound file: 'nowhere.wav'": "nowhere.wav",
+    r"no such sound file: 'a\\x00b'": "a\0b",
+    "no such sound file: 'long": "long" * 2000,
     "the sound is no sound that can be read: Format not recognised": b"no sound at all",
     "the sound holds no samples": np.empty(0, np.float32),
     "has samples of int16: make them float": np.zeros(9, np.int16),

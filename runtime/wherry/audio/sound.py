@@ -105,10 +105,11 @@ def open_sound(item: Any, rate: int, name: str = "the sound") -> Sound:
     if isinstance(item, str | Path):
         path = Path(item)
         try:
-            if not path.is_file():
-                raise InputError(f"no such sound file: {item!s:.80}")
-        except (OSError, ValueError) as error:  # a name that is too long, or has a null in it
-            raise InputError(f"no such sound file: {str(item)!r:.80}") from error
+            found = path.is_file()
+        except OSError:  # a name that is too long
+            found = False
+        if not found:
+            raise InputError(f"no such sound file: {str(item)!r:.80}")
         return Sound(str(item), rate, partial(_of_file, str(item), path, rate))
     if isinstance(item, bytes | bytearray | memoryview):
         return Sound(name, rate, partial(_of_file, name, bytes(item), rate))
