@@ -84,7 +84,7 @@ def test_what_is_no_sound_is_refused_in_one_line(message):
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3"])
 def test_a_sound_that_is_cut_short_is_refused(kind):
     data = encoded(noise(48000), 16000, kind)
-    with pytest.raises(InputError, match="cut short|no sound that can be read"):
+    with pytest.raises(InputError, match=r"cut short|no sound that can be read"):
         whole(open_sound(data[: len(data) * 2 // 3], 16000))
 
 
@@ -155,7 +155,7 @@ def test_one_sound_several_and_an_iterator():
     assert len(seen) == 4
     assert next(lazily) == 0
     assert len(seen) == 5
-    with pytest.raises(InputError, match="sound 1 is a str|no such sound file"):
+    with pytest.raises(InputError, match=r"sound 1 is a str|no such sound file"):
         over([sounds[0], "nowhere"], 16000, 1, process)
     with pytest.raises(InputError, match="batch_size must be a whole number"):
         over(sounds, 16000, 0, process)

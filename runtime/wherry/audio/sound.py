@@ -179,7 +179,9 @@ def _of_file(name: str, source: Path | bytes, rate: int) -> Iterator[Array]:
             blocks = _blocks(file, name)
             yield from blocks if file.samplerate == rate else _resampled(blocks, file.samplerate, rate)
     except soundfile.LibsndfileError as error:
-        raise InputError(f"{name} is no sound that can be read: {error.error_string.removeprefix('Error : ').strip(' .')}") from error
+        raise InputError(
+            f"{name} is no sound that can be read: {error.error_string.removeprefix('Error : ').strip(' .')}"
+        ) from error
 
 
 def _blocks(file: Any, name: str) -> Iterator[Array]:

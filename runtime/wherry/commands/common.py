@@ -64,8 +64,8 @@ def generation_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def read_texts(words: Sequence[str]) -> list[str]:
-    """The texts to run on: the arguments, or the lines of standard input.
+def read_inputs(words: Sequence[str]) -> list[str]:
+    """The texts or paths to run on: the arguments, or the lines of standard input.
 
     Raises:
         InputError: there are none, or standard input is not UTF-8.
@@ -73,7 +73,7 @@ def read_texts(words: Sequence[str]) -> list[str]:
     if words:
         return list(words)
     if sys.stdin.isatty():
-        print("reading texts from standard input, one a line; end with Ctrl-D", file=sys.stderr)
+        print("reading standard input, one text or path a line; end with Ctrl-D", file=sys.stderr)
     try:
         lines = sys.stdin.buffer.read().decode("utf-8").split("\n")
     except UnicodeDecodeError as error:

@@ -1,54 +1,84 @@
-"""`wherry run`: a model on texts or sounds from the command line or standard input."""
+"""`wherry run`: a model on texts, images or sounds, from the command line or standard input."""
 
 import argparse
+import inspect
 import json
 import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from wherry.commands import sounds
 from wherry.commands.common import (
     add_generation_arguments,
     add_model_arguments,
     generation_options,
-    read_texts,
+    read_inputs,
     short_warnings,
-    table,
 )
+from wherry.commands.draw import DRAWERS, draw
+from wherry.commands.readable import plain, readable
+from wherry.commands.speak import save
 from wherry.errors import InputError
 from wherry.pipelines import TASKS, pipeline
-from wherry.pipelines.text2text_generation import Text2TextGenerationPipeline
-from wherry.pipelines.text_generation import TextGenerationPipeline
+from wherry.vision import read_image
+
+OPTIONS = {
+    "candidate_labels": ("labels", "cat,dog"),
+    "threshold": ("threshold", "0.5"),
+    "subtask": ("subtask", "semantic"),
+    "language": ("language", "en"),
+    "task": ("translate", ""),
+    "chunk_length_s": ("chunk-length", "30"),
+    "return_timestamps": ("timestamps", "word"),
+}
+"""A pipeline's argument to the option for it, and an example of one."""
+
+SPEECH = "text-to-audio"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `wherry run`."""
     add_model_arguments(parser)
     parser.add_argument(
-        "texts",
-        metavar="TEXT",
+        "inputs",
+        metavar="INPUT",
         nargs="*",
         default=[],
-        help="texts or files to run on (default: lines of standard input)",
+        help="texts, or files where the model takes images or sounds (default: lines of standard input)",
     )
     parser.add_argument("--task", help=f"one of {', '.join(TASKS)} (default: what the bundle is for)")
-    parser.add_argument("--json", action="store_true", help="one JSON value a line, one line a text")
+    parser.add_argument("--json", action="store_true", help="one JSON value a line, one line an input")
     parser.add_argument("--stream", action="store_true", help="print generated text as it comes")
     parser.add_argument("--no-truncation", action="store_true", help="refuse texts longer than the model takes")
     add_generation_arguments(parser)
-    sounds.add_arguments(parser)
+    group = parser.add_argument_group("images")
+    group.add_argument("--labels", metavar="A,B", help="what to look for, for zero-shot tasks")
+    group.add_argument("--threshold", type=float, metavar="S", help="tell what scores more than S")
+    group.add_argument("--subtask", help="of image-segmentation: panoptic, instance or semantic")
+    group.add_argument(
+        "--output", metavar="FILE", help="what was found, over the image (.png, .jpg, .webp), or what was said (.wav)"
+    )
+    group = parser.add_argument_group("sounds")
+    group.add_argument("--language", metavar="L", help="of speech: en, german (default: found out)")
+    group.add_argument(
+        "--translate", action="store_const", const="translate", help="write speech of any language down in English"
+    )
+    group.add_argument("--timestamps", choices=["segment", "word", "char"], help="tell when each part was said")
+    group.add_argument("--chunk-length", type=float, metavar="S", help="cut speech into parts of so many seconds")
     parser.epilog = (
         'examples:\n  wherry run gpt2-bundle "The river" --max-new-tokens 40 --stream\n'
         "  wherry run minilm-bundle --json < sentences.txt > vectors.jsonl\n"
-        "  wherry run whisper-bundle speech.wav --timestamps"
+        "  wherry run detr-bundle street.jpg --output found.png\n"
+        "  wherry run whisper-bundle speech.wav --timestamps segment"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run and print: for people by default, for programs with --json."""
     short_warnings()
-    texts = read_texts(arguments.texts)
+    if arguments.stream and arguments.json:
+        raise InputError("--stream goes without --json")
+    inputs = read_inputs(arguments.inputs)
     pipe = pipeline(
         arguments.task,
         arguments.bundle,
@@ -56,68 +86,71 @@ def run(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         threads=arguments.threads,
     )
-    options = generation_options(arguments)
-    if arguments.stream and arguments.json:
-        raise InputError("--stream goes without --json")
-    if sounds.run(pipe, texts, arguments, options):
+    options = _fitting(pipe, arguments)
+    _check_output(pipe.task, inputs, arguments.output)
+    if arguments.stream:
+        for given in inputs:
+            _stream(pipe, given, options)
         return 0
-    if isinstance(pipe, TextGenerationPipeline | Text2TextGenerationPipeline):
-        if isinstance(pipe, Text2TextGenerationPipeline):
-            options["truncation"] = not arguments.no_truncation
-        elif arguments.no_truncation:
-            raise InputError("--no-truncation is for other tasks: text-generation never cuts a prompt")
-        if arguments.stream:
-            for text in texts:
-                _stream(pipe, text, options)
-            return 0
-    elif options or arguments.stream:
-        option = "stream" if arguments.stream else next(iter(options)).removesuffix("_strings").replace("_", "-")
-        raise InputError(f"--{option} is for text-generation and text2text-generation, which this model does not do")
-    else:
-        options["truncation"] = not arguments.no_truncation
-    results = pipe(texts, **options)
-    for text, result in zip(texts, results, strict=True):
-        print(json.dumps(_plain(result), ensure_ascii=False) if arguments.json else _readable(text, result))
+    for given, result in zip(inputs, _results(pipe, inputs, options), strict=True):
+        shown = save(result, Path(arguments.output)) if pipe.task == SPEECH else result
+        print(json.dumps(plain(shown), ensure_ascii=False) if arguments.json else readable(pipe.task, given, shown))
+        if arguments.output and pipe.task in DRAWERS:
+            draw(pipe.task, read_image(given), result).save(arguments.output)
     return 0
 
 
-def _stream(pipe: TextGenerationPipeline | Text2TextGenerationPipeline, text: str, options: dict[str, Any]) -> None:
-    if isinstance(pipe, TextGenerationPipeline):
-        sys.stdout.write(text)
-    for piece in pipe.stream(text, **options):
+def _fitting(pipe: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given, all of which the pipeline takes."""
+    if arguments.stream and not hasattr(pipe, "stream"):
+        raise InputError(f"--stream is for text-generation and other tasks that write, not for {pipe.task}")
+    taken = inspect.signature(pipe.stream if arguments.stream else pipe.__call__).parameters
+    generates = "options" in taken
+    options = generation_options(arguments)
+    for name, (option, example) in OPTIONS.items():
+        value = getattr(arguments, option.replace("-", "_"))
+        if value is not None and name not in taken:
+            raise InputError(f"--{option} is not for this model's {pipe.task}{' with --stream' * arguments.stream}")
+        if value is not None:
+            options[name] = True if value == "segment" else value
+        elif name in taken and taken[name].default is inspect.Parameter.empty:
+            raise InputError(f"{pipe.task} needs --{option}, such as --{option} '{example}'")
+    for name in options:
+        if not (generates or name in taken):
+            option = name.removesuffix("_strings").replace("_", "-")
+            raise InputError(f"--{option} is for text-generation and other tasks that write, not for {pipe.task}")
+    if arguments.no_truncation:
+        if pipe.task == "text-generation" or "truncation" not in taken:
+            raise InputError(f"--no-truncation is for tasks that cut what is too long: {pipe.task} never does")
+        options["truncation"] = False
+    return options
+
+
+def _check_output(task: str, inputs: Sequence[str], path: str | None) -> None:
+    if path is None:
+        if task == SPEECH:
+            raise InputError("speech goes to a file: pass --output speech.wav")
+        return
+    if task not in (*DRAWERS, SPEECH):
+        raise InputError(f"--output is for {', '.join((*DRAWERS, SPEECH))}, not for {task}")
+    if len(inputs) > 1:
+        raise InputError(f"--output is one file: give one input, not {len(inputs)}")
+    endings = (".wav",) if task == SPEECH else (".png", ".jpg", ".jpeg", ".webp")
+    if Path(path).suffix.lower() not in endings:
+        raise InputError(f"--output must end in {', '.join(endings)}, not be {path}")
+
+
+def _results(pipe: Any, inputs: list[str], options: Mapping[str, Any]) -> Iterable[Any]:
+    """A result for each input; those of files as they come, those of texts together, for they are sorted by length."""
+    given = inputs if TASKS[pipe.task].takes == "text" else iter(inputs)
+    found: Iterable[Any] = pipe(given, **options)
+    return found
+
+
+def _stream(pipe: Any, given: str, options: Mapping[str, Any]) -> None:
+    if pipe.task == "text-generation":
+        sys.stdout.write(given)
+    for piece in pipe.stream(given, **options):
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else value
-
-
-def _readable(text: str, result: Any) -> str:
-    """A result for people."""
-    if isinstance(result, np.ndarray):
-        vector = result.reshape(-1, result.shape[-1])
-        start = ", ".join(f"{value:.4f}" for value in vector[0, :6])
-        return f"{text}\n  {' x '.join(map(str, result.shape))} floats: [{start}, ...]"
-    if isinstance(result, dict):
-        bar = "#" * round(result["score"] * 20)
-        return f"{text}\n  {result['label']:<20} {result['score']:.4f} {bar}"
-    written = [name for name in ("generated_text", "summary_text", "translation_text") if result and name in result[0]]
-    if written:
-        return "\n".join(str(each[written[0]]) for each in result)
-    if not result:
-        return f"{text}\n  nothing found"
-    name = "entity" if "entity" in result[0] else "entity_group"
-    rows = [["label", "text", "score", "from", "to"]]
-    rows += [
-        [
-            each[name],
-            text[each["start"] : each["end"]],
-            f"{each['score']:.4f}",
-            str(each["start"]),
-            str(each["end"]),
-        ]
-        for each in result
-    ]
-    return f"{text}\n{table(rows)}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from wherry.errors import TaskError
 
@@ -21,12 +21,14 @@ class Task:
         serves: tasks of bundles that this pipeline can run; the first is its own.
         aliases: other names for it.
         about: what it does, for people.
+        takes: what it runs on: `text`, or `image` or `sound`, whose inputs the command line names as files.
     """
 
     module: str
     serves: tuple[str, ...]
     about: str
     aliases: tuple[str, ...] = ()
+    takes: Literal["text", "image", "sound"] = "text"
 
 
 TASKS: Mapping[str, Task] = {
@@ -59,13 +61,50 @@ TASKS: Mapping[str, Task] = {
     ),
     "summarization": Task("summarization", ("text2text-generation",), "a short text for a long one"),
     "translation": Task("translation", ("text2text-generation",), "a text in another language"),
-    "automatic-speech-recognition": Task(
-        "automatic_speech_recognition", ("automatic-speech-recognition",), "the text of speech"
+    "image-classification": Task(
+        "image_classification", ("image-classification",), "labels and scores for an image", takes="image"
     ),
-    "audio-classification": Task("audio_classification", ("audio-classification",), "labels and scores for a sound"),
+    "image-feature-extraction": Task(
+        "image_feature_extraction", ("image-feature-extraction",), "vectors of an image", takes="image"
+    ),
+    "object-detection": Task(
+        "object_detection", ("object-detection",), "boxes around things in an image", takes="image"
+    ),
+    "image-segmentation": Task(
+        "image_segmentation",
+        ("image-segmentation",),
+        "masks of things in an image",
+        ("semantic-segmentation",),
+        takes="image",
+    ),
+    "depth-estimation": Task(
+        "depth_estimation", ("depth-estimation",), "how far the parts of an image are", takes="image"
+    ),
+    "zero-shot-image-classification": Task(
+        "zero_shot_image_classification",
+        ("zero-shot-image-classification",),
+        "which of your labels fits an image",
+        takes="image",
+    ),
+    "zero-shot-object-detection": Task(
+        "zero_shot_object_detection",
+        ("zero-shot-object-detection",),
+        "boxes around what your labels name",
+        takes="image",
+    ),
+    "image-to-text": Task("image_to_text", ("image-to-text",), "what an image shows or says, in words", takes="image"),
+    "automatic-speech-recognition": Task(
+        "automatic_speech_recognition", ("automatic-speech-recognition",), "the text of speech", takes="sound"
+    ),
+    "audio-classification": Task(
+        "audio_classification", ("audio-classification",), "labels and scores for a sound", takes="sound"
+    ),
     "text-to-audio": Task("text_to_audio", ("text-to-audio",), "speech for a text", ("text-to-speech",)),
     "voice-activity-detection": Task(
-        "voice_activity_detection", ("voice-activity-detection",), "where somebody speaks in a sound"
+        "voice_activity_detection",
+        ("voice-activity-detection",),
+        "where somebody speaks in a sound",
+        takes="sound",
     ),
 }
 

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from wherry.audio import Sound, load
-from wherry.errors import InputError
-from wherry.pipelines.base import Pipeline, labels
+from wherry.pipelines.base import Pipeline
 from wherry.pipelines.ctc import LONGEST
+from wherry.pipelines.scores import checked_count, function, ranked
 from wherry.pipelines.sounds import over
-from wherry.pipelines.text_classification import FUNCTIONS
 
 Array = np.ndarray[Any, Any]
 
@@ -20,6 +19,8 @@ class AudioClassificationPipeline(Pipeline):
 
     A sound is a file, its bytes, a float array (samples,) at the model's rate or `{"array", "sampling_rate"}`.
     """
+
+    task = "audio-classification"
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -38,18 +39,13 @@ class AudioClassificationPipeline(Pipeline):
         Raises:
             InputError: no sound, one that cannot be read or is longer than `LONGEST` seconds, or an unknown option.
         """
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-            raise InputError(f"top_k must be a whole number from 1 on, not {top_k!r:.80}")
-        kinds = {"regression": "none", "multi_label_classification": "sigmoid"}
-        name = function_to_apply or kinds.get(str(self.bundle.config.get("problem_type")), "softmax")
-        if name not in FUNCTIONS:
-            raise InputError(f"unknown function_to_apply '{name}': choose one of {', '.join(FUNCTIONS)}")
+        count, apply = checked_count(top_k), function(self.bundle, function_to_apply)
 
         def process(sounds: list[Sound]) -> list[list[dict[str, Any]]]:
             found = []
             for _, same in groupby(map(self._samples, sounds), lambda samples: self.features.length or len(samples)):
-                scores = FUNCTIONS[name](self.session.run(self.features(list(same)), ["logits"])["logits"])
-                found += [self._ranked(row, top_k) for row in scores]
+                logits = self.session.run(self.features(list(same)), ["logits"])["logits"]
+                found += [ranked(self.bundle, scores, count) for scores in apply(logits)]
             return found
 
         return over(inputs, self.features.rate, batch_size, process)
@@ -57,11 +53,6 @@ class AudioClassificationPipeline(Pipeline):
     def _samples(self, sound: Sound) -> Array:
         """What the model takes of a sound: all of it, or as much as its features are cut to."""
         return sound.beginning(self.features.length) if self.features.length else sound.samples(LONGEST)
-
-    def _ranked(self, scores: Array, top_k: int | None) -> list[dict[str, Any]]:
-        names = labels(self.bundle, len(scores))
-        order = np.argsort(-scores, kind="stable")[:top_k]
-        return [{"score": float(scores[index]), "label": names[index]} for index in order]
 
 
 PIPELINE = AudioClassificationPipeline

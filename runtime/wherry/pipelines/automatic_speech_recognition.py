@@ -25,6 +25,7 @@ class WhisperPipeline(TextPipeline):
     longer than 30 seconds is read window by window. `pipe.stream(sound)` yields pieces of the text as they come.
     """
 
+    task = "automatic-speech-recognition"
     roles = ("encoder_model", "decoder_model_merged")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -55,6 +56,8 @@ class WhisperPipeline(TextPipeline):
         chunk_length_s: float | None = None,
         stride_length_s: float | Sequence[float] | None = None,
         batch_size: int = 1,
+        language: str | None = None,
+        task: str | None = None,
         generate_kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
@@ -67,7 +70,9 @@ class WhisperPipeline(TextPipeline):
                 `batch_size` at a time, instead of one after another as the timestamps of each say.
             stride_length_s: seconds that neighbouring parts share, or a pair; a sixth of the part by default.
             batch_size: how many sounds, or parts of one, are written down together.
-            generate_kwargs, options: fields of `GenerationConfig`, and `language`, `task`, `prompt_ids`, `temperature`
+            language: a name or a code, such as `german` or `de`; found out by default.
+            task: `transcribe` or `translate`, which writes English.
+            generate_kwargs, options: the same two, fields of `GenerationConfig`, and `prompt_ids`, `temperature`
                 (several are tried in turn), `condition_on_prev_tokens`, `compression_ratio_threshold`,
                 `logprob_threshold` and `no_speech_threshold`, as in transformers' generate for Whisper.
 
@@ -77,7 +82,8 @@ class WhisperPipeline(TextPipeline):
         Raises:
             InputError: no sound, one that cannot be read, or an option that is unknown or out of range.
         """
-        manner = self._manner(return_timestamps, {**(generate_kwargs or {}), **options})
+        given = {"language": language, "task": task, **(generate_kwargs or {}), **options}
+        manner = self._manner(return_timestamps, given)
         cut = parts(chunk_length_s, stride_length_s, self.features.rate)
 
         def process(sounds: list[Sound]) -> list[dict[str, Any]]:
@@ -89,12 +95,14 @@ class WhisperPipeline(TextPipeline):
 
         return over(inputs, self.features.rate, batch_size, process)
 
-    def stream(self, sound: Any, **options: Any) -> Iterator[str]:
+    def stream(
+        self, sound: Any, *, language: str | None = None, task: str | None = None, **options: Any
+    ) -> Iterator[str]:
         """Write down one sound and yield the text piece by piece: tokens of a short one, windows of a long one.
 
         Takes the options of generation that a call takes, and raises what it does.
         """
-        manner = self._manner(None, options)
+        manner = self._manner(None, {"language": language, "task": task, **options})
         return self._streamed(open_sound(sound, self.features.rate), manner)
 
     def _streamed(self, sound: Sound, manner: Manner) -> Iterator[str]:

@@ -31,6 +31,9 @@ class Pipeline:
         session: the first of them.
     """
 
+    task: ClassVar[str]
+    """Its name in the table of tasks."""
+
     roles: ClassVar[tuple[str, ...]] = ("model",)
     """The graphs that the pipeline runs."""
 

@@ -27,6 +27,8 @@ class CTCPipeline(Pipeline):
     A sound is a file, its bytes, a float array (samples,) at the model's rate or `{"array", "sampling_rate"}`.
     """
 
+    task = "automatic-speech-recognition"
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.features = load(self.bundle.folder)

@@ -10,6 +10,8 @@ from wherry.pipelines.base import Array, TextPipeline, as_texts, encode_batches,
 class FeatureExtractionPipeline(TextPipeline):
     """`pipe("text")` is float32 of shape (1, tokens, size); `pipe([...])` is a list of those."""
 
+    task = "feature-extraction"
+
     def __call__(self, inputs: Any, *, truncation: bool = True, max_length: int | None = None) -> Any:
         """Vectors of each token, special tokens included, of one text or of each text of a list.
 

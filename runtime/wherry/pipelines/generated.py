@@ -1,10 +1,11 @@
 """Generated tokens as text: piece by piece while an engine runs, or whole. What every pipeline that writes shares."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from wherry.bundle import Bundle
 from wherry.files import read_json
-from wherry.generation import Engine, GenerationConfig, Request
+from wherry.generation import Decoder, Engine, GenerationConfig, Request, search
 from wherry_tokenization import Tokenizer, TokenStream
 
 
@@ -34,6 +35,28 @@ def whole(tokenizer: Tokenizer, tokens: Sequence[int], config: GenerationConfig)
     ends = set(config.eos_token_ids)
     text = _Text(tokenizer.stream(), config.stop_strings)
     return "".join([*(text.add(token) for token in tokens if token not in ends), text.finish()])
+
+
+def written(
+    tokenizer: Tokenizer,
+    decoder: Decoder,
+    rows: Sequence[Mapping[str, Any]],
+    config: GenerationConfig,
+    batch_size: int,
+) -> list[list[str]]:
+    """The texts that a decoder behind an encoder writes for each row, which is what it takes of the encoder."""
+    start, count = [int(config.decoder_start_token_id or 0)], config.num_return_sequences
+    if config.num_beams > 1:
+        return [
+            [whole(tokenizer, found.tokens, config) for found in search(decoder, start, config, given)]
+            for given in rows
+        ]
+    engine = Engine(decoder, max_rows=max(batch_size, count))
+    requests = {engine.submit(start, config, given): at for at, given in enumerate(rows)}
+    texts = [[""] * count for _ in rows]
+    for request, index, piece in pieces(tokenizer, engine, config):
+        texts[requests[request]][index] += piece
+    return texts
 
 
 class _Text:

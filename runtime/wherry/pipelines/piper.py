@@ -24,6 +24,8 @@ class PiperPipeline(Pipeline):
     A text may be given as phonemes: `{"phonemes": "həlˈoʊ"}`. A text itself needs espeak-ng, of the extra `speech`.
     """
 
+    task = "text-to-audio"
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         config = self.bundle.config
@@ -43,17 +45,17 @@ class PiperPipeline(Pipeline):
     def _by_espeak(self) -> bool:
         return bool(self.bundle.config.get("phoneme_type", "espeak") == "espeak")
 
-    def __call__(self, text_inputs: Any, *, forward_params: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    def __call__(self, text_inputs: Any, *, forward_params: Mapping[str, Any] | None = None, **voice: Any) -> Any:
         """Say one text, or each of several.
 
         Args:
-            forward_params, options: `speaker`, a name or a number, where the voice has several; `length_scale`, above 1
+            forward_params, voice: `speaker`, a name or a number, where the voice has several; `length_scale`, above 1
                 for slower; `noise_scale` and `noise_w`, how much the sound and the rhythm vary, 0 for always the same.
 
         Raises:
             InputError: no text, no espeak-ng for it, or an unknown option.
         """
-        given = {**(forward_params or {}), **options}
+        given = {**(forward_params or {}), **voice}
         scales = {name: given.pop(name, value) for name, value in self.scales.items()}
         for name, value in scales.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:

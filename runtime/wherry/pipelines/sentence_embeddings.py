@@ -11,6 +11,8 @@ from wherry.pooling import Pooling
 class SentenceEmbeddingsPipeline(TextPipeline):
     """`pipe("text")` is float32 of shape (size,); `pipe([...])` has shape (texts, size)."""
 
+    task = "sentence-embeddings"
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.pooling = Pooling.load(self.bundle.folder)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from wherry.errors import InputError
-from wherry.generation import Decoder, Engine, GenerationConfig, search
+from wherry.generation import Decoder, Engine, GenerationConfig
 from wherry.pipelines.base import TextPipeline, as_texts, encode_batches, feeds
-from wherry.pipelines.generated import defaults, pieces, whole
+from wherry.pipelines.generated import defaults, pieces, written
 
 Array = np.ndarray[Any, Any]
 
@@ -58,8 +58,10 @@ class Text2TextGenerationPipeline(TextPipeline):
         config = self._config(tgt_lang, options)
         found: list[list[str]] = [[] for _ in texts]
         for places, states, masks in self._read(texts, src_lang, truncation):
-            for place, made in zip(places, self._written(states, masks, config, batch_size), strict=True):
-                found[place] = made
+            rows = [_given(states[at : at + 1], masks[at : at + 1]) for at in range(len(states))]
+            made = written(self.tokenizer, self.decoder, rows, config, batch_size)
+            for place, written_here in zip(places, made, strict=True):
+                found[place] = written_here
         results = [[{self.key: text} for text in made] for made in found]
         return results[0] if single else results
 
@@ -80,7 +82,7 @@ class Text2TextGenerationPipeline(TextPipeline):
             raise InputError("a stream is of one text: pass num_beams=1 and no num_return_sequences")
         engine = Engine(self.decoder)
         for _, states, masks in self._read([text], src_lang, truncation):
-            engine.submit(self._start(config), config, _given(states[:1], masks[:1]))
+            engine.submit([int(config.decoder_start_token_id or 0)], config, _given(states[:1], masks[:1]))
         return (piece for _, _, piece in pieces(self.tokenizer, engine, config))
 
     def _settings(self) -> tuple[str, GenerationConfig]:
@@ -98,9 +100,6 @@ class Text2TextGenerationPipeline(TextPipeline):
             raise InputError(f"{self.bundle.folder} does not tell decoder_start_token_id: pass it")
         return config if tgt_lang is None else config.updated(forced_bos_token_id=self._language(tgt_lang))
 
-    def _start(self, config: GenerationConfig) -> list[int]:
-        return [int(config.decoder_start_token_id or 0)]
-
     def _read(
         self, texts: Sequence[str], src_lang: str | None, truncation: bool
     ) -> Iterator[tuple[Array, Array, Array]]:
@@ -116,21 +115,6 @@ class Text2TextGenerationPipeline(TextPipeline):
                 given["input_ids"] = np.where(np.isin(ids, self._languages), language, ids)
             states = self.session.run(given, ["last_hidden_state"])["last_hidden_state"]
             yield places, states, encoding.attention_mask
-
-    def _written(self, states: Array, masks: Array, config: GenerationConfig, batch_size: int) -> list[list[str]]:
-        start, count = self._start(config), config.num_return_sequences
-        rows = [_given(states[at : at + 1], masks[at : at + 1]) for at in range(len(states))]
-        if config.num_beams > 1:
-            return [
-                [whole(self.tokenizer, found.tokens, config) for found in search(self.decoder, start, config, given)]
-                for given in rows
-            ]
-        engine = Engine(self.decoder, max_rows=max(batch_size, count))
-        requests = {engine.submit(start, config, given): at for at, given in enumerate(rows)}
-        texts = [[""] * count for _ in rows]
-        for request, index, piece in pieces(self.tokenizer, engine, config):
-            texts[requests[request]][index] += piece
-        return texts
 
     def _language(self, name: str) -> int:
         for token in (name, f"__{name}__"):

@@ -23,6 +23,8 @@ class VitsPipeline(Pipeline):
     or get them as `{"phonemes": "..."}`.
     """
 
+    task = "text-to-audio"
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.characters = Characters.load(self.bundle.folder)

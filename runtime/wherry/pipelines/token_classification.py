@@ -17,6 +17,8 @@ class TokenClassificationPipeline(TextPipeline):
     `entity_group`, `score`, `word`, `start` and `end`; start and end count characters of the text.
     """
 
+    task = "token-classification"
+
     def __call__(
         self,
         inputs: Any,

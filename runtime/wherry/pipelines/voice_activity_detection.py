@@ -23,6 +23,8 @@ class VoiceActivityDetectionPipeline(Pipeline):
     A sound is a file, its bytes, a float array (samples,) at 16 kHz or `{"array", "sampling_rate"}`, of any length.
     """
 
+    task = "voice-activity-detection"
+
     def __init__(self, bundle: Bundle, *, threads: int | None = None, **options: Any) -> None:
         super().__init__(bundle, threads=threads or 1, **options)  # the graph is too small for more
         if not {"input", "state", "sr"} <= set(self.session.inputs) or "stateN" not in self.session.outputs:

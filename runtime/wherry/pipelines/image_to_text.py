@@ -1,0 +1,78 @@
+"""image-to-text: an image in, what it shows or says in words out, by an encoder of images and a decoder of text."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from wherry.errors import InputError
+from wherry.generation import Decoder, Engine, GenerationConfig
+from wherry.pipelines.base import TextPipeline
+from wherry.pipelines.generated import defaults, pieces, written
+from wherry.pipelines.images import ImagePipeline, pixels
+from wherry.vision.processor import Prepared
+
+
+class ImageToTextPipeline(ImagePipeline, TextPipeline):
+    """`pipe(image)` is `[{"generated_text": what is to be seen or read}]`; a list gives a list of such results.
+
+    `pipe.stream(image)` yields pieces of the text as they come.
+    """
+
+    task = "image-to-text"
+    roles = ("encoder_model", "decoder_model_merged")
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.decoder = Decoder(self.sessions["decoder_model_merged"], "left")
+        self.defaults = self._defaults()
+
+    def __call__(self, inputs: Any, *, batch_size: int = 8, **options: Any) -> Any:
+        """Write about an image, each of a list, or an iterator's images as they come.
+
+        Args:
+            batch_size: how many images run together.
+            options: fields of `GenerationConfig`.
+
+        Raises:
+            InputError: no image that can be read, or an unknown option.
+        """
+        config = self._config(options)
+
+        def run(images: Sequence[Prepared]) -> Iterator[list[dict[str, Any]]]:
+            made = written(self.tokenizer, self.decoder, self._seen(images), config, batch_size)
+            return ([{"generated_text": text} for text in texts] for texts in made)
+
+        return self.mapped(inputs, batch_size, run)
+
+    def stream(self, image: Any, **options: Any) -> Iterator[str]:
+        """Write about one image and yield the text piece by piece. Arguments and errors are as in a call."""
+        config = self._config(options)
+        if config.num_beams > 1 or config.num_return_sequences > 1:
+            raise InputError("a stream is of one text: pass num_beams=1 and no num_return_sequences")
+        engine = Engine(self.decoder)
+        (given,) = self.mapped([image], 1, self._seen)
+        engine.submit([int(config.decoder_start_token_id or 0)], config, given)
+        return (piece for _, _, piece in pieces(self.tokenizer, engine, config))
+
+    def _seen(self, images: Sequence[Prepared]) -> list[dict[str, Any]]:
+        """What the decoder takes of each image."""
+        states = self.session.run(pixels(images), ["last_hidden_state"])["last_hidden_state"]
+        return [{"encoder_hidden_states": states[row : row + 1]} for row in range(len(images))]
+
+    def _config(self, options: Mapping[str, Any]) -> GenerationConfig:
+        config = self.defaults.updated(**options)
+        if config.decoder_start_token_id is None:
+            raise InputError(f"{self.bundle.folder} does not tell decoder_start_token_id: pass it")
+        return config
+
+    def _defaults(self) -> GenerationConfig:
+        """As the files say; BLIP begins with one token of its text model, and ends with another, whatever they say."""
+        told = defaults(self.bundle)
+        if self.bundle.config.get("model_type") != "blip":
+            return told
+        text = self.bundle.config.get("text_config") or {}
+        return told.updated(
+            decoder_start_token_id=text.get("bos_token_id", 30522), eos_token_ids=(text.get("sep_token_id", 102),)
+        )
+
+
+PIPELINE = ImageToTextPipeline

@@ -1,0 +1,83 @@
+"""What every pipeline of images shares: reading and preparing them, and running them in batches as they come."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from wherry.errors import InputError
+from wherry.pipelines.base import Array, Pipeline
+from wherry.vision import ImageProcessor, read_image
+from wherry.vision.processor import Prepared
+from wherry.vision.read import pillow
+
+
+class ImagePipeline(Pipeline):
+    """A pipeline that looks at images: paths, bytes of files, PIL images, or uint8 arrays (height, width, 3) of RGB.
+
+    One image gives its result, a list of them a list; an iterator gives an iterator, which reads as it is asked.
+
+    Attributes:
+        processor: images to pixel values.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        pillow()
+        super().__init__(*arguments, **options)
+        self.processor = ImageProcessor.load(self.bundle.folder)
+
+    def mapped(self, inputs: Any, batch_size: int, run: Callable[[Sequence[Prepared]], Iterable[Any]]) -> Any:
+        """Run over an image, a list or an iterator.
+
+        Args:
+            inputs: as the class takes them.
+            batch_size: how many images run together, where neighbours are prepared to one size. So none is padded, and
+                a result never depends on what else is in a batch.
+            run: gives a result for each of some images of one size.
+
+        Raises:
+            InputError: no image, one that cannot be read, or of a size that the graph does not take.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        if not isinstance(inputs, list | tuple | Iterator):
+            return next(iter(run([self._prepared(inputs, "image")])))
+        results = self._results(inputs, batch_size, run)
+        return results if isinstance(inputs, Iterator) else list(results)
+
+    def _results(
+        self, inputs: Iterable[Any], batch_size: int, run: Callable[[Sequence[Prepared]], Iterable[Any]]
+    ) -> Iterator[Any]:
+        batch: list[Prepared] = []
+        for number, given in enumerate(inputs):
+            image = self._prepared(given, f"image {number}")
+            if batch and (len(batch) == batch_size or batch[0].pixels.shape != image.pixels.shape):
+                yield from run(batch)
+                batch = []
+            batch.append(image)
+        if batch:
+            yield from run(batch)
+
+    def _prepared(self, given: Any, name: str) -> Prepared:
+        name = given if isinstance(given, str) else name
+        image = self.processor(read_image(given, name=name), name=name)
+        wanted, found = self.session.inputs["pixel_values"].shape[-2:], image.pixels.shape[1:]
+        if any(isinstance(edge, int) and edge != size for edge, size in zip(wanted, found, strict=True)):
+            raise InputError(
+                f"{name} is {_size(image.size)} and becomes {_size(found)}, but this model's graph takes "
+                f"{_size(wanted)} alone: cut the image to that ratio first"
+            )
+        return image
+
+
+def pixels(images: Sequence[Prepared]) -> dict[str, Array]:
+    """Images of one size under the names that graphs have for them."""
+    return {
+        "pixel_values": np.stack([image.pixels for image in images]),
+        "pixel_mask": np.stack([image.mask for image in images]),
+    }
+
+
+def _size(edges: Sequence[Any]) -> str:
+    height, width = edges
+    return f"{width}x{height}"

@@ -1,0 +1,71 @@
+"""zero-shot-image-classification: an image and labels in, a score for each label out."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from wherry.errors import InputError
+from wherry.pipelines.base import TextPipeline, as_texts, feeds, sigmoid, softmax
+from wherry.pipelines.images import ImagePipeline, pixels
+from wherry.vision.processor import Prepared
+
+
+class ZeroShotImageClassificationPipeline(ImagePipeline, TextPipeline):
+    """`pipe(image, candidate_labels=["cat", "dog"])` is `[{"score", "label"}]`, best first."""
+
+    task = "zero-shot-image-classification"
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        candidate_labels: Sequence[str],
+        hypothesis_template: str = "This is a photo of {}.",
+        batch_size: int = 1,
+    ) -> Any:
+        """Compare an image, each of a list, or an iterator's images with labels.
+
+        Args:
+            candidate_labels: what may be seen. CLIP's scores say which of them fits best and add up to one; SigLIP's
+                say of each by itself whether it fits.
+            hypothesis_template: the sentence that a label is put into, at `{}`.
+            batch_size: how many images run together.
+
+        Raises:
+            InputError: no image that can be read, no labels, or a template without a place for one.
+            TokenizerError: a sentence longer than the model takes.
+        """
+        names = checked_labels(candidate_labels)
+        if "{}" not in hypothesis_template:
+            raise InputError(f"hypothesis_template has no {{}} where the label goes: {hypothesis_template!r}")
+        sentences = [hypothesis_template.replace("{}", name) for name in names]
+        alone = "siglip" in str(self.bundle.config.get("model_type"))
+        limit = 64 if alone else self.max_length
+        encoding = self.tokenizer.encode(
+            sentences, max_length=limit, truncation=alone, padding="max_length" if alone else True, padding_side="right"
+        )
+        texts, apply = feeds(encoding), sigmoid if alone else softmax
+
+        def run(images: Sequence[Prepared]) -> Iterator[list[dict[str, Any]]]:
+            logits = self.session.run({**texts, **pixels(images)}, ["logits_per_image"])["logits_per_image"]
+            for scores in apply(logits):
+                ranked = sorted(zip(scores, names, strict=True), key=lambda pair: -pair[0])
+                yield [{"score": float(score), "label": name} for score, name in ranked]
+
+        return self.mapped(inputs, batch_size, run)
+
+
+def checked_labels(candidate_labels: Any) -> list[str]:
+    """Labels as a list; a str holds several between commas.
+
+    Raises:
+        InputError: there are none, or others than str.
+    """
+    if isinstance(candidate_labels, str):
+        candidate_labels = [name.strip() for name in candidate_labels.split(",")]
+    names, _ = as_texts(candidate_labels, what="candidate label")
+    if not names or not all(names):
+        raise InputError("candidate_labels must name at least one label, and none may be empty")
+    return names
+
+
+PIPELINE = ZeroShotImageClassificationPipeline

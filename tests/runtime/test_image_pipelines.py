@@ -1,0 +1,256 @@
+"""Pipelines of images give what transformers.pipeline gives, on the same weights and images.
+
+Some tiny models are exported, one for each way that images go through a graph. For the others, whose graphs the
+exporter's own tests compare with torch, the model itself stands in for its graph, and what is compared is all the rest.
+"""
+
+import inspect
+from functools import cache
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from tiny_images import make
+from wherry import pipeline
+from wherry.bundle import Bundle, Variant
+from wherry.files import read_json
+from wherry.pipelines import TASKS
+from wherry.session import Port
+from wherry_exporter import export
+from wherry_exporter.load import without_losses
+from wherry_exporter.samples import sample
+from wherry_exporter.tasks import TASKS as EXPORTED
+
+LABELS = ["cat", "a small boat", "house"]
+TORCH = {
+    "siglip": "zero-shot-image-classification",
+    "yolos": "object-detection",
+    "rt-detr": "object-detection",
+    "deformable-detr": "object-detection",
+    "detr-panoptic": "image-segmentation",
+    "maskformer": "image-segmentation",
+    "mask2former": "image-segmentation",
+    "dinov2": "image-feature-extraction",
+}
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Two of unlike shape, smooth and with edges, so that models see different things in them."""
+    random = np.random.default_rng(0)
+    found = []
+    for height, width in ((90, 130), (120, 80)):
+        blocks = random.integers(0, 256, (height // 10, width // 10, 3), dtype=np.uint8)
+        found.append(Image.fromarray(blocks).resize((width, height), Image.Resampling.BICUBIC))
+    return found
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return cache(lambda name: make(name, tmp_path_factory.mktemp(name)))
+
+
+@pytest.fixture(scope="module")
+def exported(folders, tmp_path_factory):
+    """Our pipeline on a tiny model's bundle."""
+
+    @cache
+    def opened(name):
+        folder = tmp_path_factory.mktemp("bundles") / name
+        export(folders(name), folder, precision=["fp32"])
+        return pipeline(model=folder, device="cpu")
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def theirs(folders):
+    """transformers' pipeline on it."""
+
+    @cache
+    def opened(name, task):
+        with without_losses():
+            return transformers.pipeline(task, model=str(folders(name)), device="cpu")
+
+    return opened
+
+
+@pytest.fixture
+def by_torch(theirs, folders, monkeypatch):
+    """Our pipeline with a torch model in the place of its graph."""
+
+    def opened(name):
+        folder, task = folders(name), TORCH[name]
+        model = theirs(name, task).model
+        monkeypatch.setattr("wherry.pipelines.base.Session", lambda *_, **__: ByTorch(model, task))
+        config = read_json(folder / "config.json")
+        bundle = Bundle(folder, task, config, {"fp32": Variant("fp32", {"model": ""}, {})}, {}, {})
+        return import_module(f"wherry.pipelines.{TASKS[task].module}").PIPELINE(bundle)
+
+    return opened
+
+
+class ByTorch:
+    """A session that is a torch model, with the inputs and outputs that its graph would have."""
+
+    def __init__(self, model, task):
+        self.model, self.takes = model, inspect.signature(model.forward).parameters
+        self.inputs = {"pixel_values": Port("pixel_values", np.dtype(np.float32), ("batch", 3, "height", "width"))}
+        texts = {"input_ids": np.array([[1, 2]])}
+        found = self.run({**texts, "pixel_values": np.zeros((1, 3, *self.model_size()), np.float32)})
+        self.outputs = {name: found[name] for name in EXPORTED[task].outputs if name in found}
+
+    def model_size(self):
+        size = getattr(getattr(self.model.config, "vision_config", self.model.config), "image_size", 64)
+        return size if isinstance(size, list) else (size, size)
+
+    def run(self, feeds, outputs=None):
+        given = {name: torch.from_numpy(array) for name, array in feeds.items() if name in self.takes}
+        with torch.no_grad():
+            found = self.model(**given)
+        return {name: found[name].numpy() for name in outputs or found if isinstance(found[name], torch.Tensor)}
+
+
+def same(found, expected):
+    """Whole results: labels and texts equal, scores near, boxes to the pixel, masks but for a pixel in a thousand."""
+    assert type(found) is type(expected)
+    if isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            same(one, other)
+    elif isinstance(expected, dict):
+        assert set(found) == set(expected)
+        for name in expected:
+            same(found[name], expected[name])
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, abs=1e-3)
+    elif isinstance(expected, int):
+        assert abs(found - expected) <= 1
+    elif isinstance(expected, Image.Image):
+        one, other = np.asarray(found) > 0, np.asarray(expected) > 0
+        assert (found.mode, one.shape) == (expected.mode, other.shape)
+        assert (one & other).sum() >= 0.999 * (one | other).sum()
+    else:
+        assert found == expected
+
+
+def in_order(boxes):
+    """Boxes of like scores may change places."""
+    return sorted(boxes, key=lambda each: (round(-each["score"], 4), each["label"], *each["box"].values()))
+
+
+def test_image_classification(bundle, images):
+    """Real weights."""
+    ours = pipeline(model=bundle("efficientnet").folder, device="cpu")
+    reference = transformers.pipeline("image-classification", model=str(sample("efficientnet")), device="cpu")
+    same(ours(images), reference(images))
+    same(ours(images[0], top_k=3, function_to_apply="none"), reference(images[0], top_k=3, function_to_apply="none"))
+
+
+def test_object_detection(exported, theirs, images):
+    ours, reference = exported("detr"), theirs("detr", "object-detection")
+    for threshold in (0.1, 0.25):
+        same(ours(images, threshold=threshold), reference(images, threshold=threshold))
+    assert len(ours(images[0], threshold=0.1)) > 2
+
+
+@pytest.mark.parametrize("name", ["yolos", "rt-detr", "deformable-detr"])
+def test_how_detectors_score(by_torch, theirs, images, name):
+    ours, reference = by_torch(name), theirs(name, "object-detection")
+    for threshold in (0.2, 0.5):
+        found, expected = ours(images, threshold=threshold), reference(images, threshold=threshold)
+        same([in_order(each) for each in found], [in_order(each) for each in expected])
+    assert len(ours(images[0], threshold=0.2)) > 2
+
+
+def test_semantic_segmentation(exported, theirs, images):
+    found = exported("segformer")(images)
+    same(found, theirs("segformer", "image-segmentation")(images))
+    assert max(map(len, found)) > 1
+
+
+@pytest.mark.parametrize("subtask", ["panoptic", "instance", "semantic"])
+@pytest.mark.parametrize("name", ["detr-panoptic", "maskformer", "mask2former"])
+def test_segmentation_by_queries(by_torch, theirs, images, name, subtask):
+    options = {"subtask": subtask, "threshold": 0.2, "mask_threshold": 0.1, "overlap_mask_area_threshold": 0.1}
+    found = by_torch(name)(images, **options)
+    expected = theirs(name, "image-segmentation")(images, **options)
+    same([in_order_of_area(each) for each in found], [in_order_of_area(each) for each in expected])
+    assert any(found)
+
+
+def in_order_of_area(segments):
+    return sorted(segments, key=lambda each: (each["label"], np.asarray(each["mask"]).sum()))
+
+
+def test_depth_estimation(exported, theirs, images):
+    for found, expected in zip(exported("dpt")(images), theirs("dpt", "depth-estimation")(images), strict=True):
+        np.testing.assert_allclose(found["predicted_depth"], expected["predicted_depth"].numpy(), atol=1e-3)
+        levels = [np.asarray(each["depth"]).astype(int) for each in (found, expected)]
+        assert found["depth"].mode == expected["depth"].mode == "L"
+        assert abs(levels[0] - levels[1]).max() <= 1
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_image_feature_extraction(by_torch, theirs, images, pool):
+    found = by_torch("dinov2")(images, pool=pool)
+    expected = theirs("dinov2", "image-feature-extraction")(images, pool=pool)
+    assert len(found) == len(expected) == 2
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, np.array(other), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_zero_shot_image_classification(exported, by_torch, theirs, images, name):
+    ours = exported(name) if name == "clip" else by_torch(name)
+    reference = theirs(name, "zero-shot-image-classification")
+    same(ours(images, candidate_labels=LABELS), reference(images, candidate_labels=LABELS))
+    options = {"candidate_labels": LABELS[:2], "hypothesis_template": "A {} here"}
+    same(ours(images[0], **options), reference(images[0], **options))
+
+
+def test_zero_shot_object_detection(exported, theirs, images):
+    ours, reference = exported("owlvit"), theirs("owlvit", "zero-shot-object-detection")
+    for image in images:
+        found = ours(image, candidate_labels=LABELS, threshold=0.1)
+        same(in_order(found), in_order(reference(image, candidate_labels=LABELS, threshold=0.1)))
+        assert len(found) > 2
+        assert ours(image, candidate_labels=LABELS, threshold=0.1, top_k=2) == found[:2]
+
+
+def test_image_to_text(exported, theirs, folders, images):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders("trocr"))
+    model = transformers.VisionEncoderDecoderModel.from_pretrained(folders("trocr"))
+    processor = transformers.ViTImageProcessorPil.from_pretrained(folders("trocr"))
+    ours = exported("trocr")
+    for options in ({}, {"num_beams": 3}):
+        ids = model.generate(**processor(images, return_tensors="pt"), max_new_tokens=12, do_sample=False, **options)
+        expected = [[{"generated_text": text}] for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        assert ours(images, max_new_tokens=12, **options) == expected
+    assert "".join(ours.stream(images[0], max_new_tokens=12)) == ours(images, max_new_tokens=12)[0][0]["generated_text"]
+
+
+def test_a_batch_gives_what_its_images_give_alone(exported, images):
+    many = [*images, images[0], images[0], images[1]]
+    ours = exported("detr")
+    alone = [ours(image, threshold=0.1) for image in many]
+    same(ours(many, threshold=0.1, batch_size=4), alone)
+
+
+def test_an_iterator_is_read_as_results_are_asked_for(exported, images):
+    taken = []
+
+    def given():
+        for image in images * 3:
+            taken.append(image)
+            yield image
+
+    results = exported("dpt")(given())
+    assert not taken
+    next(results)
+    assert len(taken) == 2  # the second may have gone with the first
+    assert len(list(results)) == 5

@@ -1,0 +1,278 @@
+"""Tiny random models of images, as folders with their processors' files and, where they read text, a tokenizer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from wherry_exporter.load import without_losses
+
+TEXT = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+VISION = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 8,
+}
+RESNET = transformers.ResNetConfig(
+    embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], out_features=["stage4"]
+)
+STAGES = transformers.ResNetConfig(
+    embedding_size=8,
+    hidden_sizes=[8, 8, 16, 16],
+    depths=[1, 1, 1, 1],
+    out_features=["stage1", "stage2", "stage3", "stage4"],
+)
+QUERIES = {
+    "use_timm_backbone": False,
+    "use_pretrained_backbone": False,
+    "backbone": None,
+    "backbone_config": RESNET,
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "num_queries": 6,
+}
+SMALL = {"size": {"height": 32, "width": 32}}
+LIMITED = {"size": {"shortest_edge": 64, "longest_edge": 100}}
+FIVE = {"id2label": dict(enumerate(["boat", "cat", "dog", "house", "tree"]))}
+
+TINY: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
+    "dinov2": ("Dinov2Model", VISION, "Bit", {"size": {"shortest_edge": 32}, "crop_size": SMALL["size"]}),
+    "detr": ("DetrForObjectDetection", {**QUERIES, **FIVE}, "Detr", LIMITED),
+    "detr-panoptic": (
+        "DetrForSegmentation",
+        {
+            **QUERIES,
+            **FIVE,
+            "backbone_config": STAGES,
+            "encoder_attention_heads": 8,
+            "decoder_attention_heads": 8,
+        },
+        "Detr",
+        LIMITED,
+    ),
+    "deformable-detr": (
+        "DeformableDetrForObjectDetection",
+        {
+            **QUERIES,
+            **FIVE,
+            "backbone_config": transformers.ResNetConfig(
+                embedding_size=8, hidden_sizes=[8, 8, 16], depths=[1, 1, 1], out_features=["stage2", "stage3"]
+            ),
+            "decoder_layers": 2,
+            "num_queries": 30,
+            "num_feature_levels": 2,
+            "encoder_n_points": 2,
+            "decoder_n_points": 2,
+        },
+        "DeformableDetr",
+        LIMITED,
+    ),
+    "rt-detr": (
+        "RTDetrForObjectDetection",
+        {
+            **FIVE,
+            "backbone_config": transformers.RTDetrResNetConfig(
+                embedding_size=8,
+                hidden_sizes=[8, 8, 16, 16],
+                depths=[1, 1, 1, 1],
+                layer_type="basic",
+                out_features=["stage2", "stage3", "stage4"],
+            ),
+            "encoder_hidden_dim": 32,
+            "encoder_in_channels": [8, 16, 16],
+            "encoder_ffn_dim": 32,
+            "encoder_attention_heads": 2,
+            "d_model": 32,
+            "num_queries": 6,
+            "decoder_in_channels": [32, 32, 32],
+            "decoder_ffn_dim": 32,
+            "decoder_layers": 1,
+            "decoder_attention_heads": 2,
+            "decoder_n_points": 2,
+            "num_denoising": 0,
+        },
+        "RTDetr",
+        {"size": {"height": 64, "width": 64}},
+    ),
+    "yolos": (
+        "YolosForObjectDetection",
+        {**VISION, **FIVE, "image_size": [64, 64], "num_detection_tokens": 6},
+        "Yolos",
+        LIMITED,
+    ),
+    "segformer": (
+        "SegformerForSemanticSegmentation",
+        {
+            **FIVE,
+            "hidden_sizes": [8, 8, 16, 16],
+            "depths": [1, 1, 1, 1],
+            "num_attention_heads": [1, 1, 2, 2],
+            "decoder_hidden_size": 16,
+        },
+        "Segformer",
+        {"size": {"height": 64, "width": 64}},
+    ),
+    "maskformer": (
+        "MaskFormerForInstanceSegmentation",
+        {
+            **FIVE,
+            "backbone_config": transformers.ResNetConfig(
+                embedding_size=8,
+                hidden_sizes=[8, 8, 16, 16],
+                depths=[1, 1, 1, 1],
+                out_features=["stage1", "stage2", "stage3", "stage4"],
+            ),
+            "decoder_config": transformers.DetrConfig(
+                d_model=32,
+                encoder_layers=1,
+                decoder_layers=1,
+                encoder_attention_heads=4,
+                decoder_attention_heads=4,
+                encoder_ffn_dim=32,
+                decoder_ffn_dim=32,
+                num_queries=6,
+            ),
+            "fpn_feature_size": 32,
+            "mask_feature_size": 32,
+        },
+        "MaskFormer",
+        LIMITED,
+    ),
+    "mask2former": (
+        "Mask2FormerForUniversalSegmentation",
+        {
+            **FIVE,
+            "backbone_config": transformers.SwinConfig(
+                image_size=64,
+                embed_dim=8,
+                depths=[1, 1, 1, 1],
+                num_heads=[1, 1, 2, 2],
+                window_size=2,
+                out_features=["stage1", "stage2", "stage3", "stage4"],
+            ),
+            "feature_size": 32,
+            "mask_feature_size": 32,
+            "hidden_dim": 32,
+            "encoder_feedforward_dim": 16,
+            "encoder_layers": 1,
+            "decoder_layers": 2,
+            "num_attention_heads": 2,
+            "dim_feedforward": 16,
+            "num_queries": 6,
+        },
+        "Mask2Former",
+        LIMITED,
+    ),
+    "dpt": (
+        "DPTForDepthEstimation",
+        {
+            **VISION,
+            "num_hidden_layers": 4,
+            "backbone_out_indices": [0, 1, 2, 3],
+            "neck_hidden_sizes": [8, 8, 8, 8],
+            "fusion_hidden_size": 16,
+        },
+        "DPT",
+        SMALL,
+    ),
+    "clip": (
+        "CLIPModel",
+        {"text_config": TEXT, "vision_config": VISION, "projection_dim": 16},
+        "CLIP",
+        {"size": {"shortest_edge": 32}, "crop_size": SMALL["size"]},
+    ),
+    "siglip": (
+        "SiglipModel",
+        {"text_config": {**TEXT, "max_position_embeddings": 64}, "vision_config": VISION},
+        "Siglip",
+        SMALL,
+    ),
+    "owlvit": (
+        "OwlViTForObjectDetection",
+        {"text_config": TEXT, "vision_config": VISION, "projection_dim": 32},
+        "OwlViT",
+        SMALL,
+    ),
+    "trocr": (
+        "VisionEncoderDecoderModel",
+        {
+            "encoder": {**VISION, "model_type": "vit"},
+            "decoder": {
+                "model_type": "trocr",
+                "vocab_size": 60,
+                "d_model": 32,
+                "decoder_layers": 1,
+                "decoder_attention_heads": 4,
+                "decoder_ffn_dim": 48,
+                "max_position_embeddings": 40,
+                "cross_attention_hidden_size": 32,
+                "pad_token_id": 0,
+                "bos_token_id": 1,
+                "eos_token_id": 2,
+            },
+            "decoder_start_token_id": 2,
+            "pad_token_id": 0,
+            "eos_token_id": 2,
+        },
+        "ViT",
+        SMALL,
+    ),
+    "blip": (
+        "BlipForConditionalGeneration",
+        {"text_config": {**TEXT, "encoder_hidden_size": 32, "sep_token_id": 3}, "vision_config": VISION},
+        "Blip",
+        SMALL,
+    ),
+}
+READS = ("clip", "siglip", "owlvit", "trocr", "blip")
+
+
+def make(name: str, folder: Path) -> Path:
+    """Save a model, its processor's settings, and a tokenizer of single characters where it reads or writes text."""
+    model_class, settings, kind, processing = TINY[name]
+    torch.manual_seed(1)
+    own: Any = getattr(transformers, model_class)
+    with without_losses():
+        model = own(own.config_class(**settings)).eval()
+    for parameter in model.parameters():  # so that classes, boxes and words differ from image to image
+        torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.15)
+    model.save_pretrained(folder)
+    getattr(transformers, f"{kind}ImageProcessorPil")(**processing).save_pretrained(folder)
+    if name in READS:
+        _save_tokenizer(folder)
+    return folder
+
+
+def _save_tokenizer(folder: Path) -> None:
+    characters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .?"
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<sep>": 3, "<unk>": 4}
+    vocabulary |= {letter: number + 5 for number, letter in enumerate(characters)}
+    rust = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    rust.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    rust.add_special_tokens(["<pad>", "<s>", "</s>", "<sep>", "<unk>"])
+    rust.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    rust.save(str(folder / "tokenizer.json"))
+    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 40, **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
