@@ -10,6 +10,9 @@ from wherry.commands.common import table
 BAR = 20
 """Characters of a bar for a score of one."""
 
+SHOWN = 10
+"""Labels that people are shown of one input."""
+
 
 def plain(value: Any) -> Any:
     """A result as JSON has it: arrays become lists, masks and other images COCO's run lengths of what is not black."""
@@ -44,11 +47,14 @@ def _vectors(given: str, result: Any) -> str:
 
 
 def _scores(given: str, result: Any) -> str:
-    ranked = [result] if isinstance(result, dict) else result
+    told = [result] if isinstance(result, dict) else result
+    ranked = told[:SHOWN]
     width = max(20, *(len(each["label"]) for each in ranked))
     lines = [
         f"  {each['label']:<{width}} {each['score']:.4f} {'#' * round(each['score'] * BAR)}".rstrip() for each in ranked
     ]
+    if len(told) > SHOWN:
+        lines.append(f"  and {len(told) - SHOWN} more, which --json tells")
     return "\n".join([given, *lines])
 
 

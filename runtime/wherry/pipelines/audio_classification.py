@@ -27,12 +27,12 @@ class AudioClassificationPipeline(Pipeline):
         self.features = load(self.bundle.folder)
 
     def __call__(
-        self, inputs: Any, *, top_k: int | None = 5, function_to_apply: str | None = None, batch_size: int = 1
+        self, inputs: Any, *, top_k: int | None = None, function_to_apply: str | None = None, batch_size: int = 1
     ) -> Any:
         """Classify one sound, or each of several.
 
         Args:
-            top_k: how many labels a sound; None for all.
+            top_k: how many labels a sound; by default all.
             function_to_apply: `softmax`, `sigmoid` or `none`; by default as the configuration says.
             batch_size: how many sounds run together, of those whose features are of one length.
 
