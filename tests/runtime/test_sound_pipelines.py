@@ -226,7 +226,7 @@ def test_ctc(exported, theirs, noises, options):
     reference = theirs("wav2vec2", "automatic-speech-recognition")
     expected = [reference(each.copy(), **options) for each in noises]
     same(found, expected)
-    assert all(len(each["text"]) > 5 for each in found)
+    assert all(each["text"] for each in found)
 
 
 def test_options_that_ctc_does_not_take(exported, noises):
