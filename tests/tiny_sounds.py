@@ -99,13 +99,15 @@ def make(name: str, folder: Path) -> Path:
 
 
 def make_whisper(folder: Path) -> Path:
-    """A tiny Whisper with the real one's tokens and settings, that writes twelve tokens a window."""
+    """A tiny Whisper with the real one's tokens and settings."""
     shutil.copytree(sample("whisper"), folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
     settings = json.loads((sample("whisper") / "config.json").read_text())
     torch.manual_seed(1)
     model = transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**settings | WHISPER))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0.0, 0.25)
-    model.generation_config = transformers.GenerationConfig.from_pretrained(sample("whisper"), max_length=16)
+    generation = transformers.GenerationConfig.from_pretrained(sample("whisper"))
+    generation.suppress_tokens += range(50258, 50363)  # languages and tasks among words
+    model.generation_config = generation
     model.save_pretrained(folder)
     return folder

@@ -140,8 +140,9 @@ class WhisperPipeline(TextPipeline):
             )
         if config.decoder_start_token_id is None or not config.eos_token_ids:
             raise BundleError(f"{self.bundle.folder} does not tell decoder_start_token_id and eos_token_id")
-        longest = self.whisper.positions
-        config = config.updated(max_length=min(longest, config.max_length or longest))
+        # A max_length counts what is written alone, as in transformers' generate for Whisper.
+        new = config.max_new_tokens if "max_new_tokens" in options or not config.max_length else config.max_length
+        config = config.updated(max_new_tokens=new, max_length=self.whisper.positions)
         told = self.whisper.generation.get("return_timestamps", False)
         timestamps = bool(told if return_timestamps is None else return_timestamps)
         return self.whisper.manner(config, timestamps=timestamps, temperature=temperature, **own)
