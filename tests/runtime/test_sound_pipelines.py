@@ -160,8 +160,8 @@ WAYS = {
     "translate": {"generate_kwargs": {"language": "fr", "task": "translate"}, "return_timestamps": True},
     "beams": {"generate_kwargs": {"num_beams": 3}, "return_timestamps": True},
     "thresholds": {"generate_kwargs": GUESSED, "return_timestamps": True},
-    "parts": {"chunk_length_s": 12},
-    "parts with timestamps": {"chunk_length_s": 12, "stride_length_s": (3, 1), "return_timestamps": True},
+    "parts": {"chunk_length_s": 20},
+    "parts with timestamps": {"chunk_length_s": 20, "stride_length_s": (3, 1), "return_timestamps": True},
     "penalties": {"generate_kwargs": {"no_repeat_ngram_size": 2}},
 }
 
