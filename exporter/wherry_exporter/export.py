@@ -158,8 +158,9 @@ def _write_bundle(
         (folder / name).write_bytes(content)
     config: Any = checkpoint.model.config
     config.save_pretrained(folder)
-    if TASKS[checkpoint.task].generates and checkpoint.model.generation_config is not None:
-        checkpoint.model.generation_config.save_pretrained(folder)
+    generation = getattr(checkpoint.model, "generation_config", None)  # models that label frames (CTC) have none
+    if TASKS[checkpoint.task].generates and generation is not None:
+        generation.save_pretrained(folder)
     (folder / "onnx").mkdir()
     entries = Entries(checkpoint, folder, plan)
     tell(f"tracing {type(checkpoint.model).__name__}")

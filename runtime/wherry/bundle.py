@@ -102,6 +102,8 @@ class Bundle:
             BundleError: not a folder, no graphs in it, or a manifest or configuration that is broken.
         """
         folder = Path(folder)
+        if folder.suffix == ".onnx" and folder.is_file() and (kind := _kind_of(folder)):
+            return _alone(folder, *kind)
         if not folder.exists():
             raise BundleError(f"no such folder: {folder}")
         if not folder.is_dir():
@@ -223,6 +225,10 @@ def _by_convention(folder: Path) -> Bundle:
         found = {"default": {"model": graph}} if (folder / graph).is_file() else {}
     elif found:
         config = read_json(folder / "config.json")
+    elif alone := [(path, kind) for path in sorted(folder.glob("*.onnx")) if (kind := _kind_of(path))]:
+        if len(alone) > 1:
+            raise BundleError(f"{folder} holds {len(alone)} models: give one of them, such as {alone[0][0]}")
+        return _alone(alone[0][0], *alone[0][1])
     if not found:
         weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.gguf"))
         raise BundleError(
@@ -242,3 +248,16 @@ def _with_data(folder: Path, graphs: Iterable[str]) -> Iterator[str]:
     for name in graphs:
         data = sorted(folder.glob(f"{name}_data*")) + sorted(folder.glob(f"{name}.data"))
         yield from (name, *(path.relative_to(folder).as_posix() for path in data))
+
+
+def _kind_of(path: Path) -> tuple[str, Path | None] | None:
+    """The task and the configuration of a graph that its makers give out as a file by itself."""
+    voice = path.with_name(f"{path.name}.json")
+    if voice.is_file():  # Piper's
+        return "text-to-audio", voice
+    return ("voice-activity-detection", None) if path.name.startswith("silero_vad") else None
+
+
+def _alone(path: Path, task: str, config: Path | None) -> Bundle:
+    told = {} if config is None else read_json(config)
+    return Bundle(path.parent, task, told, {"fp32": Variant("fp32", {"model": path.name}, {path.name: None})}, {}, {})

@@ -10,6 +10,9 @@ from wherry.commands.common import table
 BAR = 20
 """Characters of a bar for a score of one."""
 
+SHOWN = 10
+"""Labels that people are shown of one input."""
+
 
 def plain(value: Any) -> Any:
     """A result as JSON has it: arrays become lists, masks and other images COCO's run lengths of what is not black."""
@@ -44,11 +47,14 @@ def _vectors(given: str, result: Any) -> str:
 
 
 def _scores(given: str, result: Any) -> str:
-    ranked = [result] if isinstance(result, dict) else result
+    told = [result] if isinstance(result, dict) else result
+    ranked = told[:SHOWN]
     width = max(20, *(len(each["label"]) for each in ranked))
     lines = [
         f"  {each['label']:<{width}} {each['score']:.4f} {'#' * round(each['score'] * BAR)}".rstrip() for each in ranked
     ]
+    if len(told) > SHOWN:
+        lines.append(f"  and {len(told) - SHOWN} more, which --json tells")
     return "\n".join([given, *lines])
 
 
@@ -97,6 +103,29 @@ def _captions(given: str, result: Any) -> str:
     return "\n".join([given, *(f"  {each['generated_text']}" for each in result)])
 
 
+def _transcript(_given: str, result: Any) -> str:
+    if "chunks" not in result:
+        return str(result["text"]).strip()
+    times = [["from", "to"], *(list(map(_seconds, chunk["timestamp"])) for chunk in result["chunks"])]
+    texts = ["text", "----", *(chunk["text"].strip() for chunk in result["chunks"])]
+    return "\n".join(f"{row}  {text}" for row, text in zip(table(times).split("\n"), texts, strict=True))
+
+
+def _stretches(given: str, result: Any) -> str:
+    if not result:
+        return f"{given}\n  no speech"
+    rows = [["from", "to"], *([_seconds(each["start"]), _seconds(each["end"])] for each in result)]
+    return f"{given}\n{table(rows)}"
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _speech(given: str, result: Any) -> str:
+    return f"{given}\n  {result['output']}: {result['seconds']} seconds, {result['sampling_rate']} Hz"
+
+
 READERS: Mapping[str, Callable[[str, Any], str]] = {
     "feature-extraction": _vectors,
     "sentence-embeddings": _vectors,
@@ -114,4 +143,8 @@ READERS: Mapping[str, Callable[[str, Any], str]] = {
     "zero-shot-image-classification": _scores,
     "zero-shot-object-detection": _boxes,
     "image-to-text": _captions,
+    "automatic-speech-recognition": _transcript,
+    "audio-classification": _scores,
+    "text-to-audio": _speech,
+    "voice-activity-detection": _stretches,
 }

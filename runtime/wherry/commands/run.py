@@ -1,4 +1,4 @@
-"""`wherry run`: a model on texts or images, from the command line or standard input."""
+"""`wherry run`: a model on texts, images or sounds, from the command line or standard input."""
 
 import argparse
 import inspect
@@ -17,17 +17,23 @@ from wherry.commands.common import (
 )
 from wherry.commands.draw import DRAWERS, draw
 from wherry.commands.readable import plain, readable
+from wherry.commands.speak import save
 from wherry.errors import InputError
 from wherry.pipelines import TASKS, pipeline
-from wherry.pipelines.base import Pipeline
 from wherry.vision import read_image
 
-IMAGE_OPTIONS = {
+OPTIONS = {
     "candidate_labels": ("labels", "cat,dog"),
     "threshold": ("threshold", "0.5"),
     "subtask": ("subtask", "semantic"),
+    "language": ("language", "en"),
+    "task": ("translate", ""),
+    "chunk_length_s": ("chunk-length", "30"),
+    "return_timestamps": ("timestamps", "word"),
 }
 """A pipeline's argument to the option for it, and an example of one."""
+
+SPEECH = "text-to-audio"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="INPUT",
         nargs="*",
         default=[],
-        help="texts, or files where the model takes images (default: lines of standard input)",
+        help="texts, or files where the model takes images or sounds (default: lines of standard input)",
     )
     parser.add_argument("--task", help=f"one of {', '.join(TASKS)} (default: what the bundle is for)")
     parser.add_argument("--json", action="store_true", help="one JSON value a line, one line an input")
@@ -49,11 +55,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--labels", metavar="A,B", help="what to look for, for zero-shot tasks")
     group.add_argument("--threshold", type=float, metavar="S", help="tell what scores more than S")
     group.add_argument("--subtask", help="of image-segmentation: panoptic, instance or semantic")
-    group.add_argument("--output", metavar="FILE", help="draw what was found over the image, as a .png, .jpg or .webp")
+    group.add_argument(
+        "--output", metavar="FILE", help="what was found, over the image (.png, .jpg, .webp), or what was said (.wav)"
+    )
+    group = parser.add_argument_group("sounds")
+    group.add_argument("--language", metavar="L", help="of speech: en, german (default: found out)")
+    group.add_argument(
+        "--translate", action="store_const", const="translate", help="write speech of any language down in English"
+    )
+    group.add_argument("--timestamps", choices=["segment", "word", "char"], help="tell when each part was said")
+    group.add_argument("--chunk-length", type=float, metavar="S", help="cut speech into parts of so many seconds")
     parser.epilog = (
         'examples:\n  wherry run gpt2-bundle "The river" --max-new-tokens 40 --stream\n'
         "  wherry run minilm-bundle --json < sentences.txt > vectors.jsonl\n"
-        "  wherry run detr-bundle street.jpg --output found.png"
+        "  wherry run detr-bundle street.jpg --output found.png\n"
+        "  wherry run whisper-bundle speech.wav --timestamps segment"
     )
 
 
@@ -71,34 +87,34 @@ def run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
     )
     options = _fitting(pipe, arguments)
-    if arguments.output:
-        _check_output(pipe.task, inputs, arguments.output)
+    _check_output(pipe.task, inputs, arguments.output)
     if arguments.stream:
         for given in inputs:
             _stream(pipe, given, options)
         return 0
     for given, result in zip(inputs, _results(pipe, inputs, options), strict=True):
-        print(json.dumps(plain(result), ensure_ascii=False) if arguments.json else readable(pipe.task, given, result))
-        if arguments.output:
+        shown = save(result, Path(arguments.output)) if pipe.task == SPEECH else result
+        print(json.dumps(plain(shown), ensure_ascii=False) if arguments.json else readable(pipe.task, given, shown))
+        if arguments.output and pipe.task in DRAWERS:
             draw(pipe.task, read_image(given), result).save(arguments.output)
     return 0
 
 
-def _fitting(pipe: Pipeline, arguments: argparse.Namespace) -> dict[str, Any]:
+def _fitting(pipe: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, all of which the pipeline takes."""
-    taken = inspect.signature(pipe.__call__).parameters
-    generates = "options" in taken
-    options = generation_options(arguments)
-    for name, (option, example) in IMAGE_OPTIONS.items():
-        value = getattr(arguments, option)
-        if value is not None and name not in taken:
-            raise InputError(f"--{option} is not for {pipe.task}")
-        if value is not None:
-            options[name] = value
-        elif name in taken and taken[name].default is inspect.Parameter.empty:
-            raise InputError(f"{pipe.task} needs --{option}, such as --{option} '{example}'")
     if arguments.stream and not hasattr(pipe, "stream"):
         raise InputError(f"--stream is for text-generation and other tasks that write, not for {pipe.task}")
+    taken = inspect.signature(pipe.stream if arguments.stream else pipe.__call__).parameters
+    generates = "options" in taken
+    options = generation_options(arguments)
+    for name, (option, example) in OPTIONS.items():
+        value = getattr(arguments, option.replace("-", "_"))
+        if value is not None and name not in taken:
+            raise InputError(f"--{option} is not for this model's {pipe.task}{' with --stream' * arguments.stream}")
+        if value is not None:
+            options[name] = True if value == "segment" else value
+        elif name in taken and taken[name].default is inspect.Parameter.empty:
+            raise InputError(f"{pipe.task} needs --{option}, such as --{option} '{example}'")
     for name in options:
         if not (generates or name in taken):
             option = name.removesuffix("_strings").replace("_", "-")
@@ -110,13 +126,18 @@ def _fitting(pipe: Pipeline, arguments: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def _check_output(task: str, inputs: Sequence[str], path: str) -> None:
-    if task not in DRAWERS:
-        raise InputError(f"--output is for {', '.join(DRAWERS)}, not for {task}")
+def _check_output(task: str, inputs: Sequence[str], path: str | None) -> None:
+    if path is None:
+        if task == SPEECH:
+            raise InputError("speech goes to a file: pass --output speech.wav")
+        return
+    if task not in (*DRAWERS, SPEECH):
+        raise InputError(f"--output is for {', '.join((*DRAWERS, SPEECH))}, not for {task}")
     if len(inputs) > 1:
-        raise InputError(f"--output is one picture: give one image, not {len(inputs)}")
-    if Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise InputError(f"--output must end in .png, .jpg or .webp, not be {path}")
+        raise InputError(f"--output is one file: give one input, not {len(inputs)}")
+    endings = (".wav",) if task == SPEECH else (".png", ".jpg", ".jpeg", ".webp")
+    if Path(path).suffix.lower() not in endings:
+        raise InputError(f"--output must end in {', '.join(endings)}, not be {path}")
 
 
 def _results(pipe: Any, inputs: list[str], options: Mapping[str, Any]) -> Iterable[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from wherry.generation.config import GenerationConfig
-from wherry.generation.processors import log_softmax, processors
+from wherry.generation.processors import Processor, log_softmax, processors
 
 Array = np.ndarray[Any, Any]
 
@@ -38,15 +38,23 @@ class Beams:
         done: whether no beam can become better than the hypotheses there are.
     """
 
-    def __init__(self, config: GenerationConfig, prompt: Sequence[int], vocabulary: int, limit: int) -> None:
+    def __init__(
+        self,
+        config: GenerationConfig,
+        prompt: Sequence[int],
+        vocabulary: int,
+        limit: int,
+        further: Sequence[Processor] = (),
+    ) -> None:
         """Begin.
 
         Args:
             limit: tokens that may follow the prompt.
+            further: see `processors`.
         """
         self.config, self.limit, self.done = config, limit, False
         count = config.num_beams
-        self.processors = processors(config, len(prompt), vocabulary)
+        self.processors = processors(config, len(prompt), vocabulary, further)
         self.random = np.random.default_rng(config.seed)
         self.ends = np.array(config.eos_token_ids, np.int64)
         self.ids = np.tile(np.asarray(prompt, np.int64), (count, 1))

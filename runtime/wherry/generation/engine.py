@@ -21,6 +21,7 @@ from wherry.generation.decoder import Decoder
 from wherry.generation.grammar import Grammar
 from wherry.generation.growing import together
 from wherry.generation.prefix import PrefixCache
+from wherry.generation.processors import Processor
 from wherry.generation.sampling import Chooser
 from wherry.generation.speculation import Assistant, lookup
 
@@ -41,6 +42,7 @@ class Request:
         limit: tokens that may follow.
         given: what else the graph takes, a row each, such as `encoder_hidden_states` (1, length, size).
         grammar: the form that its texts must have.
+        further: processors of a caller; see `processors`.
         deadline: by `time.monotonic()`; it ends with the step in which that is past.
         cancelled: sequences that end before their next step; see `cancel`.
         choosers: one for each sequence, with its ids and log-probabilities, once the prompt is read.
@@ -52,6 +54,7 @@ class Request:
     given: Given
     grammar: Grammar | None = None
     deadline: float | None = None
+    further: Sequence[Processor] = ()
     cancelled: set[int] = field(default_factory=set)
     choosers: list[Chooser] = field(default_factory=list)
 
@@ -138,19 +141,20 @@ class Engine:
         config: GenerationConfig,
         given: Given | None = None,
         grammar: Grammar | None = None,
+        further: Sequence[Processor] = (),
     ) -> Request:
         """Add a request; its prompt is read in one of the next steps.
 
         Args:
             prompt: token ids, at least one; those that the decoder begins with where there is an encoder.
-            given, grammar: see `Request`.
+            given, grammar, further: see `Request`.
 
         Raises:
             InputError: it can never fit into what this engine may hold.
         """
         deadline = None if config.max_time is None else time.monotonic() + config.max_time
         request = Request(
-            np.asarray(prompt, np.int64), config, limit_of(config, prompt), given or {}, grammar, deadline
+            np.asarray(prompt, np.int64), config, limit_of(config, prompt), given or {}, grammar, deadline, further
         )
         rows = config.num_return_sequences
         if rows > self.max_rows:
@@ -310,7 +314,9 @@ class Engine:
 
     def _first(self, request: Request, index: int, logits: Array) -> tuple[_Row, Event]:
         constraint = None if request.grammar is None else request.grammar.start()
-        request.choosers.append(Chooser(request.config, request.prompt.tolist(), len(logits), index, constraint))
+        request.choosers.append(
+            Chooser(request.config, request.prompt.tolist(), len(logits), index, constraint, request.further)
+        )
         row = _Row(request, index, 0, frozenset(request.config.eos_token_ids))
         return row, self._choose(row, logits)
 
@@ -400,16 +406,20 @@ def generate(decoder: Decoder, prompts: Sequence[Sequence[int]], config: Generat
 
 
 def search(
-    decoder: Decoder, prompt: Sequence[int], config: GenerationConfig, given: Given | None = None
+    decoder: Decoder,
+    prompt: Sequence[int],
+    config: GenerationConfig,
+    given: Given | None = None,
+    further: Sequence[Processor] = (),
 ) -> list[Hypothesis]:
-    """Continue a prompt by beam search; gives its hypotheses, the best first."""
+    """Continue a prompt by beam search; gives its hypotheses, the best first. For `further` see `processors`."""
     width, limit = config.num_beams, limit_of(config, prompt)
     batch = decoder.batch(width, len(prompt) + limit)
     first = batch.add(np.array([prompt], np.int64), given)
     assert first is not None
     logits = np.repeat(first, width, 0)
     batch.keep(np.zeros(width, np.int64))
-    beams = Beams(config, prompt, logits.shape[1], limit)
+    beams = Beams(config, prompt, logits.shape[1], limit, further)
     while True:
         order, tokens = beams.advance(logits)
         if beams.done:

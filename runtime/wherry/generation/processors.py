@@ -21,12 +21,15 @@ _NEVER = np.float32(-np.inf)
 _MOST = float(np.finfo(np.float32).max)
 
 
-def processors(config: GenerationConfig, prompt_length: int, vocabulary: int) -> tuple[Processor, ...]:
+def processors(
+    config: GenerationConfig, prompt_length: int, vocabulary: int, further: Sequence[Processor] = ()
+) -> tuple[Processor, ...]:
     """Those that a configuration needs, in the order of transformers' generate.
 
     Args:
         prompt_length: how many ids a row has before its first new token.
         vocabulary: how many logits a row has.
+        further: those of a caller; they come before those of drawing.
 
     Raises:
         InputError: a token to be favored or forced that the model does not have.
@@ -69,6 +72,7 @@ def processors(config: GenerationConfig, prompt_length: int, vocabulary: int) ->
     if config.begin_suppress_tokens:
         begin = prompt_length if prompt_length > 1 or config.forced_bos_token_id is None else prompt_length + 1
         found.append(SuppressAtBegin(begin, _places(config.begin_suppress_tokens, vocabulary)))
+    found += further
     if config.do_sample:
         found += _warpers(config)
     if config.renormalize_logits:

@@ -9,7 +9,7 @@ import numpy as np
 from wherry.errors import InputError, SessionError
 from wherry.generation.config import GenerationConfig
 from wherry.generation.grammar import Constraint
-from wherry.generation.processors import TopK, largest, log_softmax, processors
+from wherry.generation.processors import Processor, TopK, largest, log_softmax, processors
 
 Array = np.ndarray[Any, Any]
 
@@ -39,6 +39,7 @@ class Chooser:
         vocabulary: int,
         index: int = 0,
         constraint: Constraint | None = None,
+        further: Sequence[Processor] = (),
     ) -> None:
         """Begin a row.
 
@@ -47,12 +48,13 @@ class Chooser:
             vocabulary: how many logits a row has.
             constraint: rules out tokens that would break a form.
             index: which of the `num_return_sequences` of this prompt it is; each draws differently.
+            further: see `processors`.
 
         Raises:
             InputError: a token to be favored or forced that the model does not have.
         """
         self.config, self.constraint = config, constraint
-        self.processors = processors(config, len(prompt), vocabulary)
+        self.processors = processors(config, len(prompt), vocabulary, further)
         # The seed that SeedSequence(seed).spawn gives the index-th.
         self.random = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(index,)))
         self.logprobs: list[TokenLogprob] = []

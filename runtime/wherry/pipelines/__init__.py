@@ -21,14 +21,14 @@ class Task:
         serves: tasks of bundles that this pipeline can run; the first is its own.
         aliases: other names for it.
         about: what it does, for people.
-        takes: what it runs on: `text`, or `image`, whose inputs the command line names as files.
+        takes: what it runs on: `text`, or `image` or `sound`, whose inputs the command line names as files.
     """
 
     module: str
     serves: tuple[str, ...]
     about: str
     aliases: tuple[str, ...] = ()
-    takes: Literal["text", "image"] = "text"
+    takes: Literal["text", "image", "sound"] = "text"
 
 
 TASKS: Mapping[str, Task] = {
@@ -93,6 +93,19 @@ TASKS: Mapping[str, Task] = {
         takes="image",
     ),
     "image-to-text": Task("image_to_text", ("image-to-text",), "what an image shows or says, in words", takes="image"),
+    "automatic-speech-recognition": Task(
+        "automatic_speech_recognition", ("automatic-speech-recognition",), "the text of speech", takes="sound"
+    ),
+    "audio-classification": Task(
+        "audio_classification", ("audio-classification",), "labels and scores for a sound", takes="sound"
+    ),
+    "text-to-audio": Task("text_to_audio", ("text-to-audio",), "speech for a text", ("text-to-speech",)),
+    "voice-activity-detection": Task(
+        "voice_activity_detection",
+        ("voice-activity-detection",),
+        "where somebody speaks in a sound",
+        takes="sound",
+    ),
 }
 
 ALIASES = {alias: name for name, task in TASKS.items() for alias in task.aliases}

@@ -1,0 +1,164 @@
+"""What a model takes of a sound, as its preprocessor_config.json says: the feature extractors of transformers in numpy.
+
+Samples of one channel at the model's rate go in, float32 arrays under the names of the graph's inputs come out.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from wherry.audio.spectrum import Fbank, LogMel, kaldi_filters, slaney_filters
+from wherry.errors import BundleError
+from wherry.files import read_json
+
+Array = np.ndarray[Any, Any]
+
+
+class FeatureExtractor(Protocol):
+    """Makes a batch of sounds.
+
+    Attributes:
+        rate: samples a second that it takes.
+        length: samples that every sound is cut and padded to; None where it goes through whole.
+    """
+
+    rate: int
+    length: int | None
+
+    def __call__(self, sounds: Sequence[Array]) -> dict[str, Array]:
+        """The graph's inputs for sounds, each float32 (samples,), a row for each."""
+
+
+class WhisperFeatures:
+    """Log-mel spectrograms (mels, frames) of 30 seconds."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.rate, self.hop = _whole(settings, "sampling_rate", 16000), _whole(settings, "hop_length", 160)
+        size, mels = _whole(settings, "n_fft", 400), _whole(settings, "feature_size", 80)
+        self.length = _whole(settings, "chunk_length", 30) * self.rate
+        self.frames = self.length // self.hop
+        self.log_mel = LogMel(size, self.hop, slaney_filters(1 + size // 2, mels, self.rate, 8000.0))
+        self.normalized = bool(settings.get("do_normalize", False))
+
+    def __call__(self, sounds: Sequence[Array]) -> dict[str, Array]:
+        return {"input_features": np.stack([self._one(samples) for samples in sounds])}
+
+    def _one(self, samples: Array) -> Array:
+        samples = samples[: self.length]
+        found = self.log_mel(np.pad(samples, (0, self.length - len(samples))))
+        return scaled(found, found.max())
+
+    def loudest(self, blocks: Iterable[Array]) -> np.float32:
+        """The greatest log-mel value of a long sound, which scales all of it."""
+        return np.float32(max(part.max() for part in self.log_mel.stream(blocks)))
+
+    def windows(self, blocks: Iterable[Array], loudest: np.float32) -> "Windows":
+        """A long sound's features, window by window."""
+        return Windows(self.log_mel.stream(blocks), self.frames, loudest)
+
+
+def scaled(frames: Array, loudest: np.float32) -> Array:
+    """(mels, frames) of Whisper's scale, from (frames, mels) of log-mel."""
+    return np.ascontiguousarray((np.maximum(frames, loudest - np.float32(8)) + np.float32(4)) / np.float32(4)).T
+
+
+class Windows:
+    """Windows of a spectrogram that is made as it is asked for; each begins where the one before did, or behind it."""
+
+    def __init__(self, parts: Iterator[Array], width: int, loudest: np.float32) -> None:
+        self.parts, self.width, self.loudest = parts, width, loudest
+        self.held: Array | None = None
+        self.first = 0
+
+    def at(self, place: int) -> Array:
+        """(mels, frames) float32 from the frame `place` on: as many frames as there are, none behind the end."""
+        while self.held is None or place + self.width > self.first + len(self.held):
+            part = next(self.parts, None)
+            if part is None:
+                break
+            if self.held is not None:
+                past = min(place - self.first, len(self.held))
+                part, self.first = np.concatenate([self.held[past:], part]), self.first + past
+            self.held = part
+        assert self.held is not None
+        return scaled(self.held[place - self.first :][: self.width], self.loudest)
+
+
+class WaveFeatures:
+    """The samples themselves, of zero mean and unit variance where the model wants that: wav2vec2 and its kin."""
+
+    length = None
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.rate = _whole(settings, "sampling_rate", 16000)
+        self.normalized = bool(settings.get("do_normalize", True))
+        self.padding = np.float32(settings.get("padding_value", 0.0))
+
+    def __call__(self, sounds: Sequence[Array]) -> dict[str, Array]:
+        longest = max(map(len, sounds))
+        values = np.full((len(sounds), longest), self.padding, np.float32)
+        mask = np.zeros((len(sounds), longest), np.int64)
+        for row, samples in enumerate(sounds):
+            if self.normalized:
+                samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+            values[row, : len(samples)], mask[row, : len(samples)] = samples, 1
+        return {"input_values": values, "attention_mask": mask}
+
+
+class SpectrogramFeatures:
+    """Filter banks (frames, mels) of one length: the audio spectrogram transformer's."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.rate, mels = _whole(settings, "sampling_rate", 16000), _whole(settings, "num_mel_bins", 128)
+        self.frames = _whole(settings, "max_length", 1024)
+        self.normalized = bool(settings.get("do_normalize", True))
+        self.mean, self.deviation = settings.get("mean", -4.2677393), settings.get("std", 4.5689974)
+        self.fbank = Fbank(kaldi_filters(257, mels, self.rate, 20, self.rate // 2))
+        self.length = self.fbank.size + self.fbank.hop * (self.frames - 1)
+
+    def __call__(self, sounds: Sequence[Array]) -> dict[str, Array]:
+        return {"input_values": np.stack([self._one(samples) for samples in sounds])}
+
+    def _one(self, samples: Array) -> Array:
+        found = self.fbank(samples[: self.length])
+        found = np.pad(found, ((0, self.frames - len(found)), (0, 0)))
+        return (found - np.float32(self.mean)) / np.float32(self.deviation * 2) if self.normalized else found
+
+
+EXTRACTORS: Mapping[str, type[WhisperFeatures | WaveFeatures | SpectrogramFeatures]] = {
+    "WhisperFeatureExtractor": WhisperFeatures,
+    "Wav2Vec2FeatureExtractor": WaveFeatures,
+    "ASTFeatureExtractor": SpectrogramFeatures,
+}
+
+
+def load(folder: Path) -> WhisperFeatures | WaveFeatures | SpectrogramFeatures:
+    """The feature extractor of a model folder.
+
+    Raises:
+        BundleError: there is no preprocessor_config.json, or one that tells of no feature extractor known here.
+    """
+    path = folder / "preprocessor_config.json"
+    if path.exists():
+        settings = read_json(path)
+    else:
+        path = folder / "processor_config.json"
+        settings = read_json(path).get("feature_extractor") or {} if path.exists() else {}
+    name = str(settings.get("feature_extractor_type"))
+    if not settings:
+        raise BundleError(f"{folder} has no preprocessor_config.json, which says what the model takes of a sound")
+    if name not in EXTRACTORS:
+        raise BundleError(f"{path}: the feature extractor is {name}, and wherry knows {', '.join(EXTRACTORS)}")
+    try:
+        return EXTRACTORS[name](settings)
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"{path}: {error}") from error
+
+
+def _whole(settings: Mapping[str, Any], name: str, default: int) -> int:
+    value = settings.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number from 1 on, not {value!r:.80}")
+    return value

@@ -1,0 +1,102 @@
+"""Speech to text by models that label every frame with a character (CTC): wav2vec2, HuBERT and their kin."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from wherry.audio import Sound, load
+from wherry.errors import BundleError, InputError
+from wherry.pipelines.base import Pipeline
+from wherry.pipelines.sounds import batches, over, parts
+from wherry_tokenization.ctc import CTCLabels
+
+Array = np.ndarray[Any, Any]
+
+LONGEST = 300
+"""Seconds of a sound that goes through the model whole: its memory grows with their square."""
+
+Part = tuple[Array, int, int]
+
+
+class CTCPipeline(Pipeline):
+    """`pipe("speech.wav")` is `{"text"}`; a list of sounds gives a list, an iterator of sounds an iterator.
+
+    A sound is a file, its bytes, a float array (samples,) at the model's rate or `{"array", "sampling_rate"}`.
+    """
+
+    task = "automatic-speech-recognition"
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.features = load(self.bundle.folder)
+        self.labels = CTCLabels.load(self.bundle.folder)
+        strides = self.bundle.config.get("conv_stride")
+        if not isinstance(strides, list) or not all(type(each) is int and each > 0 for each in strides):
+            raise BundleError(
+                f"{self.bundle.folder}/config.json has no conv_stride, so frames have no length known here"
+            )
+        self.hop = math.prod(strides)
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        return_timestamps: str | None = None,
+        chunk_length_s: float | None = None,
+        stride_length_s: float | Sequence[float] | None = None,
+        batch_size: int = 1,
+    ) -> Any:
+        """Write down one sound, or each of several.
+
+        Args:
+            return_timestamps: `char` or `word`: also give `chunks`, a list of `{"text", "timestamp": (start, end)}`, in
+                seconds.
+            chunk_length_s: cut a sound into overlapping parts of so many seconds; needed for sounds of more than
+                `LONGEST` seconds.
+            stride_length_s: seconds that neighbouring parts share, or a pair; a sixth of the part by default.
+            batch_size: how many sounds or parts run together, of those that are of one length.
+
+        Raises:
+            InputError: no sound, one that cannot be read or is too long, or an option out of range.
+        """
+        if return_timestamps not in ("char", "word", None, False):
+            raise InputError(f"return_timestamps must be char or word for CTC, not {return_timestamps!r:.80}")
+        cut = parts(chunk_length_s, stride_length_s, self.features.rate, self.hop)
+
+        def process(sounds: list[Sound]) -> list[dict[str, Any]]:
+            if cut is None:
+                hint = ": pass chunk_length_s=30"
+                whole = [(sound.samples(LONGEST, hint), 0, 0) for sound in sounds]
+                return [self._result(ids, return_timestamps) for ids in self._heard(whole)]
+            found = []
+            for sound in sounds:
+                heard = [ids for batch in batches(sound.windows(*cut), batch_size) for ids in self._heard(batch)]
+                found.append(self._result(np.concatenate(heard), return_timestamps))
+            return found
+
+        return over(inputs, self.features.rate, batch_size, process)
+
+    def _heard(self, several: Sequence[Part]) -> Iterator[Array]:
+        """The likeliest label of each frame, for each part: int64 (frames,), without what its neighbours have."""
+        for _, same in groupby(several, lambda part: len(part[0])):
+            group = list(same)
+            feeds = self.features([samples for samples, _, _ in group])
+            labels = self.session.run(feeds, ["logits"])["logits"].argmax(-1)
+            for ids, (samples, left, right) in zip(labels, group, strict=True):
+                if left or right:
+                    count = round(len(samples) / self.hop)
+                    before, behind = (round(shared / len(samples) * count) for shared in (left, right))
+                    ids = ids[before : count - behind]
+                yield ids
+
+    def _result(self, ids: Array, kind: str | None) -> dict[str, Any]:
+        characters = self.labels.characters(ids)
+        found: dict[str, Any] = {"text": self.labels.text(characters)}
+        if kind:
+            step = self.hop / self.features.rate
+            heard = self.labels.words(characters) if kind == "word" else characters
+            found["chunks"] = [{"text": each.text, "timestamp": (each.start * step, each.end * step)} for each in heard]
+        return found

@@ -1,0 +1,407 @@
+"""Pipelines of sounds give what transformers.pipeline gives, on the same weights and sounds.
+
+Voices and voice activity, which transformers does not have, are compared with what their authors' files say and do.
+"""
+
+import importlib.util
+import json
+from functools import cache
+
+import numpy as np
+import onnxruntime
+import pytest
+import soundfile
+import soxr
+import torch
+import transformers
+
+from tiny_sounds import make, make_whisper
+from wherry import pipeline
+from wherry.audio.phonemes import phonemes
+from wherry.cli import main
+from wherry.errors import InputError
+from wherry_exporter import export
+from wherry_exporter.samples import sample
+
+SAID = {
+    "The ferryman waits at the landing until the tide has turned.": (
+        "ðə fˈɛɹɪmən wˈeɪts æt ðə lˈændɪŋ ʌntˈɪl ðə tˈaɪd hɐz tˈɜːnd."
+    ),
+    "In the morning we walked along the quay and counted forty two barges.": (
+        "ɪnðə mˈɔːɹnɪŋ wiː wˈɔːkt ɐlˈɔŋ ðə kˈiː ænd kˈaʊntᵻd fˈɔːɹɾi tˈuː bˈɑːɹdʒᵻz."
+    ),
+    "She asked for two loaves of bread, a bottle of milk and the evening paper.": (
+        "ʃiː ˈæskt fɔːɹ tˈuː lˈoʊvz ʌv bɹˈɛd, ɐ bˈɑːɾəl ʌv mˈɪlk ænd ðɪ ˈiːvnɪŋ pˈeɪpɚ."
+    ),
+}
+"""Sentences, and what espeak-ng makes of them."""
+
+QUIET = {"noise_scale": 0, "noise_w": 0}
+
+
+@pytest.fixture(scope="module")
+def voice():
+    return pipeline(model=sample("piper"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def speech(voice):
+    """Real speech at 16 kHz: the sentences of SAID, and all of them twice with pauses, some half a minute and more."""
+    said = [voice({"phonemes": each}, **QUIET) for each in SAID.values()]
+    sounds = [soxr.resample(each["audio"], each["sampling_rate"], 16000) for each in said]
+    pause = np.zeros(20000, np.float32)
+    return [*sounds, np.concatenate([part for sound in sounds * 3 for part in (sound, pause)])]
+
+
+@pytest.fixture(scope="module")
+def noises():
+    random = np.random.default_rng(0)
+    return [np.cumsum(random.normal(size=size)).astype(np.float32) / 200 for size in (16000, 23456, 16000)]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return cache(lambda name: make(name, tmp_path_factory.mktemp(name)))
+
+
+@pytest.fixture(scope="module")
+def exported(folders, tmp_path_factory):
+    """Our pipeline on a tiny model's bundle."""
+
+    @cache
+    def opened(name):
+        folder = tmp_path_factory.mktemp("bundles") / name
+        export(folders(name), folder, precision=["fp32"])
+        return pipeline(model=folder, device="cpu")
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def theirs(folders):
+    return cache(lambda name, task: transformers.pipeline(task, model=str(folders(name)), device="cpu"))
+
+
+def same(found, expected):
+    """Whole results: texts, labels and times equal, scores near."""
+    if isinstance(expected, list | tuple):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            same(one, other)
+    elif isinstance(expected, dict):
+        assert set(found) == set(expected)
+        for name in expected:
+            same(found[name], expected[name])
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, abs=1e-3)
+    else:
+        assert found == expected
+
+
+# -------------------------------------------------------------------------------------------------------- Whisper
+
+
+@pytest.fixture(scope="module")
+def whisper(bundle):
+    return pipeline(model=bundle("whisper").folder, precision="fp32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def their_whisper():
+    return transformers.pipeline(
+        "automatic-speech-recognition", model=str(sample("whisper")), dtype=torch.float32, device="cpu"
+    )
+
+
+def of(reference, sounds, generate_kwargs=None, **options):
+    """Theirs of a copy, for it changes what it is given; with what Whisper is told by default."""
+    told = {"num_beams": 1, "task": "transcribe"} | (generate_kwargs or {})
+    copies = [each.copy() for each in sounds] if isinstance(sounds, list) else sounds.copy()
+    return reference(copies, generate_kwargs=told, **options)
+
+
+def test_whisper(whisper, their_whisper, speech):
+    """Real speech and weights: a list of sentences with timestamps, and a language that is told."""
+    found = whisper(speech[:2], return_timestamps=True)
+    same(found, of(their_whisper, speech[:2], return_timestamps=True))
+    assert "waits at the landing until the tide has turned" in found[0]["text"]
+    assert whisper(speech[0], return_language=True)["chunks"][0]["language"] == "english"
+    assert "".join(whisper.stream(speech[0])) == whisper(speech[0])["text"]
+
+
+def test_whisper_of_more_than_a_window(whisper, their_whisper, speech):
+    same(whisper(speech[3], return_timestamps=True), of(their_whisper, speech[3], return_timestamps=True))
+    assert "".join(whisper.stream(speech[3])) == whisper(speech[3])["text"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A tiny Whisper: ours and theirs."""
+    folder = tmp_path_factory.mktemp("tiny")
+    source = make_whisper(folder / "whisper")
+    export(source, folder / "bundle", precision=["fp32"])
+    return (
+        pipeline(model=folder / "bundle", device="cpu"),
+        transformers.pipeline("automatic-speech-recognition", model=str(source), dtype=torch.float32, device="cpu"),
+    )
+
+
+GUESSED = {
+    "condition_on_prev_tokens": True,
+    "compression_ratio_threshold": 1.35,
+    "logprob_threshold": -20.0,
+    "no_speech_threshold": 0.6,
+    "temperature": (0.0,),
+}
+WAYS = {
+    "plain": {},
+    "timestamps": {"return_timestamps": True},
+    "language": {"generate_kwargs": {"language": "german"}},
+    "translate": {"generate_kwargs": {"language": "fr", "task": "translate"}, "return_timestamps": True},
+    "beams": {"generate_kwargs": {"num_beams": 3}, "return_timestamps": True},
+    "thresholds": {"generate_kwargs": GUESSED, "return_timestamps": True},
+    "parts": {"chunk_length_s": 20},
+    "parts with timestamps": {"chunk_length_s": 20, "stride_length_s": (3, 1), "return_timestamps": True},
+    "penalties": {"generate_kwargs": {"no_repeat_ngram_size": 2}},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_ways_of_whisper(tiny, speech, way):
+    """Of a short sound and, where theirs takes it, of a long one. A tiny random model writes the same nonsense."""
+    ours, reference = tiny
+    options = dict(WAYS[way])
+    told = {**options.pop("generate_kwargs", {}), "max_new_tokens": 12}
+    for sound in (speech[0], speech[3]) if {"return_timestamps", "chunk_length_s"} & set(options) else (speech[0],):
+        found = ours(sound, generate_kwargs=told, **options)
+        assert found["text"].strip()
+        same(found, of(reference, sound, told, **options))
+
+
+def test_sounds_of_any_kind_for_whisper(tiny, speech, tmp_path):
+    ours, _ = tiny
+    expected = ours(speech[:2], batch_size=2, max_new_tokens=12)
+    soundfile.write(tmp_path / "speech.wav", speech[0], 16000, subtype="FLOAT")
+    same(ours(str(tmp_path / "speech.wav"), max_new_tokens=12), expected[0])
+    same(ours({"raw": speech[1], "sampling_rate": 16000}, max_new_tokens=12), expected[1])
+    same(list(ours(iter(speech[:2]), max_new_tokens=12)), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"return_timestamps": "word"}, "need the decoder's cross-attention, which the graphs do not give"),
+        ({"return_timestamps": "char"}, "must be true or false for Whisper, not 'char'"),
+        ({"language": "klingon"}, "this model has no language 'klingon': it has af, am,"),
+        ({"task": "sing"}, "task must be transcribe or translate, not 'sing'"),
+        ({"temperature": -1}, "temperature must be 0 or more"),
+        ({"logprob_threshold": "low"}, "logprob_threshold must be a number, not 'low'"),
+        ({"no_speech_threshold": 0.6}, "no_speech_threshold needs logprob_threshold too"),
+        ({"num_return_sequences": 2, "num_beams": 2}, "speech has one text"),
+        ({"chunk_length_s": -1}, "chunk_length_s must be seconds"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_options_that_whisper_does_not_take(tiny, speech, options, message):
+    with pytest.raises(InputError, match=message):
+        tiny[0](speech[0], **options)
+
+
+# ---------------------------------------------------------------------------------------- CTC and classification
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"return_timestamps": "char"},
+        {"return_timestamps": "word"},
+        {"chunk_length_s": 0.5},
+        {"chunk_length_s": 0.6, "stride_length_s": (0.2, 0.1), "return_timestamps": "word", "batch_size": 2},
+    ],
+)
+def test_ctc(exported, theirs, noises, options):
+    found = exported("wav2vec2")(noises, **options)
+    reference = theirs("wav2vec2", "automatic-speech-recognition")
+    expected = [reference(each.copy(), **options) for each in noises]
+    same(found, expected)
+    assert all(each["text"] for each in found)
+
+
+def test_options_that_ctc_does_not_take(exported, noises):
+    ours = exported("wav2vec2")
+    with pytest.raises(InputError, match="return_timestamps must be char or word for CTC, not True"):
+        ours(noises[0], return_timestamps=True)
+    with pytest.raises(InputError, match=r"longer than the 300 seconds that are taken at once: pass chunk_length_s=30"):
+        ours(np.zeros(16000 * 301, np.float32))
+
+
+@pytest.mark.parametrize("name", ["hubert", "ast"])
+def test_audio_classification(exported, theirs, noises, name):
+    ours, reference = exported(name), theirs(name, "audio-classification")
+    expected = [reference(each.copy()) for each in noises]
+    same(ours(noises, batch_size=2), expected)
+    assert len({each[0]["score"] for each in expected}) > 1
+    options = {"top_k": 2, "function_to_apply": "sigmoid"}
+    same(ours(noises[0], **options), reference(noises[0].copy(), **options))
+
+
+# ------------------------------------------------------------------------------------------------- voice activity
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"threshold": 0.9, "min_silence_duration_ms": 30, "speech_pad_ms": 100},
+        {"max_speech_duration_s": 2.0},
+        {"max_speech_duration_s": 1.0, "min_speech_duration_ms": 10},
+    ],
+)
+def test_voice_activity(silero, speech, options):
+    """What the authors' own loop over the graph finds."""
+    ours, authors = silero
+    model = authors.OnnxWrapper(str(sample("silero") / "silero_vad.onnx"))
+    expected = authors.get_speech_timestamps(torch.from_numpy(speech[3].copy()), model, **options)
+    assert ours(speech[3], **options) == [{name: at / 16000 for name, at in each.items()} for each in expected]
+    assert len(expected) > 5
+
+
+@pytest.fixture(scope="module")
+def silero():
+    spec = importlib.util.spec_from_file_location("utils_vad", sample("silero") / "utils_vad.py")
+    authors = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(authors)
+    return pipeline(model=sample("silero"), device="cpu"), authors
+
+
+def test_silence_has_no_speech(silero):
+    ours, _ = silero
+    assert ours([np.zeros(16000, np.float32), np.zeros(3, np.float32)]) == [[], []]
+    with pytest.raises(InputError, match="threshold must be a number from 0 to 1, not 2"):
+        ours(np.zeros(16000, np.float32), threshold=2)
+
+
+# --------------------------------------------------------------------------------------------------------- voices
+
+
+def test_vits(exported, theirs):
+    texts = ["A wherry is a light boat.", "it's 5 o'clock"]
+    found = exported("vits")(texts)
+    for one, text in zip(found, texts, strict=True):
+        expected = theirs("vits", "text-to-audio")(text)
+        assert one["sampling_rate"] == expected["sampling_rate"]
+        assert one["audio"].shape == expected["audio"].shape
+        np.testing.assert_allclose(one["audio"], expected["audio"], atol=1e-4)
+    with pytest.raises(InputError, match="the text has nothing to say"):
+        exported("vits")("1234")
+
+
+def test_piper(voice):
+    """The ids that the voice's JSON gives for phonemes, through its graph."""
+    config = json.loads((sample("piper") / "en_US-joe-medium.onnx.json").read_text())
+    ids, spoken = config["phoneme_id_map"], "həlˈoʊ."
+    given = [ids["^"], ids["_"], *(part for mark in spoken for part in (ids[mark], ids["_"])), ids["$"]]
+    given = np.array([[number for part in given for number in part]])
+    session = onnxruntime.InferenceSession(sample("piper") / "en_US-joe-medium.onnx")
+    scales = np.array([0, 1.5, 0], np.float32)
+    feeds = {"input": given, "input_lengths": np.array([given.size]), "scales": scales}
+    expected = session.run(None, feeds)[0].reshape(-1)
+    found = voice({"phonemes": spoken}, length_scale=1.5, **QUIET)
+    assert found["sampling_rate"] == config["audio"]["sample_rate"]
+    np.testing.assert_allclose(found["audio"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ({"phonemes": "həlˈoʊ"}, {"speaker": 3}, "the voice has no speaker 3"),
+        ({"phonemes": "həlˈoʊ"}, {"length_scale": -1}, "length_scale must be a number from 0 to 100, not -1"),
+        ({"phonemes": "həlˈoʊ"}, {"pitch": 2}, "unknown option pitch: there are speaker, noise_scale"),
+        ({"phonemes": "我"}, {}, "the text has nothing to say"),
+        ({"text": "hello"}, {}, "a mapping must have 'phonemes', a str, it has text"),
+        ([3], {}, "text 0 is a int, not a str"),
+    ],
+)
+def test_what_piper_does_not_take(voice, given, options, message):
+    with pytest.raises(InputError, match=message):
+        voice(given, **options)
+
+
+def test_phonemes():
+    """By espeak-ng: punctuation stays, and a voice that is not there is told."""
+    pytest.importorskip("espeakng_loader")
+    for text, expected in SAID.items():
+        assert phonemes(text, "en-us") == expected
+    with pytest.raises(InputError, match="espeak-ng has no voice 'xx-nowhere'"):
+        phonemes("text", "xx-nowhere")
+
+
+# ----------------------------------------------------------------------------------------------- the command line
+
+
+@pytest.fixture
+def wav(speech, tmp_path):
+    path = tmp_path / "speech.wav"
+    soundfile.write(path, np.stack([speech[0], speech[0]], 1), 16000)
+    return str(path)
+
+
+def test_speech_on_the_command_line(tiny, wav, capsys):
+    (ours, _), short = tiny, {"max_new_tokens": 12}
+    folder, result = (
+        str(ours.bundle.folder),
+        ours(wav, return_timestamps=True, language="de", task="translate", **short),
+    )
+    words = ["--timestamps", "segment", "--language", "de", "--translate", "--max-new-tokens", "12"]
+    assert main(["run", folder, wav, "--json", *words]) == 0
+    same(json.loads(capsys.readouterr().out), json.loads(json.dumps(result)))
+    assert main(["run", folder, wav, *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["from", "to", "text"]
+    assert lines[2].endswith(result["chunks"][0]["text"].strip())
+    assert main(["run", folder, wav, "--stream", *words[-2:]]) == 0
+    assert capsys.readouterr().out.strip() == ours(wav, **short)["text"].strip()
+
+
+def test_other_sounds_on_the_command_line(exported, silero, wav, capsys):
+    assert main(["run", str(sample("silero")), wav, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == silero[0](wav)
+    assert main(["run", str(sample("silero")), wav]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["from", "to"]
+    assert main(["run", str(exported("ast").bundle.folder), wav]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[0] in [each["label"] for each in exported("ast")(wav)]
+
+
+def test_speech_into_a_file(exported, tmp_path, capsys):
+    folder, path = str(exported("vits").bundle.folder), tmp_path / "speech.wav"
+    expected = exported("vits")("a light boat")
+    assert main(["run", folder, "a light boat", "--output", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"output": str(path), "seconds": round(len(expected["audio"]) / 16000, 2), "sampling_rate": 16000}
+    found, rate = soundfile.read(path, dtype="float32")
+    assert rate == 16000
+    np.testing.assert_allclose(found, np.clip(expected["audio"], -1, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "message"),
+    [
+        ("vits", ["text"], "speech goes to a file: pass --output speech.wav"),
+        ("vits", ["text", "--output", "x.mp3"], "--output must end in .wav, not be x.mp3"),
+        ("vits", ["text", "--output", "/nowhere/x.wav"], "cannot write /nowhere/x.wav: No such file or directory"),
+        ("vits", ["one", "two", "--output", "x.wav"], "--output is one file: give one input, not 2"),
+        ("vits", ["text", "--output", "x.wav", "--top-k", "3"], "--top-k is for text-generation"),
+        ("ast", ["nowhere.wav"], "no such sound file: 'nowhere.wav'"),
+        ("ast", ["nowhere.wav", "--stream"], "--stream is for text-generation"),
+        ("wav2vec2", ["x.wav", "--language", "de"], "--language is not for this model's automatic-speech-recognition"),
+        ("wav2vec2", ["x.wav", "--output", "x.txt"], "--output is for object-detection"),
+    ],
+)
+def test_misuse_is_one_line(exported, model, words, message, capsys):
+    folder = str(exported(model).bundle.folder)
+    capsys.readouterr()  # what an export told
+    assert main(["run", folder, *words]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1

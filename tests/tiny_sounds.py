@@ -1,0 +1,113 @@
+"""Tiny random models of sounds, as folders with their feature extractors' files and their vocabularies."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from wherry_exporter.samples import sample
+
+SOUND = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "conv_dim": [8] * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}
+SEVEN = {"id2label": dict(enumerate(["bark", "bell", "horn", "rain", "song", "speech", "wind"]))}
+WHISPER = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+}
+VITS = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "ffn_dim": 48,
+    "flow_size": 16,
+    "spectrogram_bins": 9,
+    "duration_predictor_num_flows": 2,
+    "duration_predictor_filter_channels": 32,
+    "depth_separable_num_layers": 1,
+    "prior_encoder_num_flows": 1,
+    "prior_encoder_num_wavenet_layers": 1,
+    "posterior_encoder_num_wavenet_layers": 1,
+    "wavenet_dilation_rate": 1,
+    "upsample_initial_channel": 16,
+    "upsample_rates": [2, 2],
+    "upsample_kernel_sizes": [4, 4],
+    "resblock_kernel_sizes": [3, 5],
+    "resblock_dilation_sizes": [[1, 3], [1, 3]],
+    "noise_scale": 0.0,  # so that it says the same twice
+    "noise_scale_duration": 0.0,
+}
+AST = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_length": 64,
+    "num_mel_bins": 16,
+}
+
+TINY: dict[str, tuple[str, dict[str, Any]]] = {
+    "wav2vec2": ("Wav2Vec2ForCTC", SOUND),
+    "hubert": ("HubertForSequenceClassification", SOUND | SEVEN),
+    "ast": ("ASTForAudioClassification", AST | SEVEN),
+    "vits": ("VitsModel", VITS),
+}
+LETTERS = "|abcdefghijklmnopqrstuvwxyz'"
+
+
+def make(name: str, folder: Path) -> Path:
+    """Save a model and what it needs beside it."""
+    model_class, settings = TINY[name]
+    own: Any = getattr(transformers, model_class)
+    torch.manual_seed(1)
+    model = own(own.config_class(**settings)).eval()
+    for parameter in model.parameters():  # so that letters and classes differ from sound to sound
+        if name != "vits":
+            torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.25)
+    model.save_pretrained(folder)
+    if name == "ast":
+        transformers.ASTFeatureExtractor(num_mel_bins=16, max_length=64).save_pretrained(folder)
+    elif name != "vits":
+        transformers.Wav2Vec2FeatureExtractor(return_attention_mask=False).save_pretrained(folder)
+    if name == "wav2vec2":
+        vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3} | {c: n + 4 for n, c in enumerate(LETTERS)}
+        (folder / "vocab.json").write_text(json.dumps(vocabulary))
+        transformers.Wav2Vec2CTCTokenizer(folder / "vocab.json").save_pretrained(folder)
+    if name == "vits":
+        vocabulary = {letter: number for number, letter in enumerate("_ abcdefghijklmnopqrstuvwxyz'-–")}
+        (folder / "vocab.json").write_text(json.dumps(vocabulary))
+        transformers.VitsTokenizer(
+            folder / "vocab.json", language="eng", phonemize=False, pad_token="_", unk_token=None
+        ).save_pretrained(folder)
+    return folder
+
+
+def make_whisper(folder: Path) -> Path:
+    """A tiny Whisper with the real one's tokens and settings."""
+    shutil.copytree(sample("whisper"), folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    settings = json.loads((sample("whisper") / "config.json").read_text())
+    torch.manual_seed(1)
+    model = transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**settings | WHISPER))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.25)
+    generation = transformers.GenerationConfig.from_pretrained(sample("whisper"))
+    generation.suppress_tokens += range(50258, 50363)  # languages and tasks among words
+    model.generation_config = generation
+    model.save_pretrained(folder)
+    return folder
