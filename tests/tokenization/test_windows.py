@@ -53,13 +53,16 @@ def test_windows(variant, load_reference, name, truncation_side, max_length, str
             (LONG, QUESTION, "only_first", "pair", 0),
         ):
             expected = reference(text, pair, truncation=strategy, **settings)
-            assert_windows(ours.windows(text, pair, max_length=max_length, stride=stride, whole=whole), expected, sequence)
+            windows = ours.windows(text, pair, max_length=max_length, stride=stride, whole=whole)
+            assert_windows(windows, expected, sequence)
     finally:
         reference.truncation_side = before
 
 
 def test_no_room_for_a_window(load):
-    with pytest.raises(TokenizerError, match="max_length=12 leaves 2 tokens for a window, which must be more than stride"):
+    with pytest.raises(
+        TokenizerError, match="max_length=12 leaves 2 tokens for a window, which must be more than stride"
+    ):
         load("minilm").windows(QUESTION, LONG, max_length=12, stride=4, whole="text")
 
 
@@ -76,5 +79,5 @@ def test_which_text_is_cut(ours, reference, strategy):
 
 
 def test_a_text_that_must_stay_whole_and_is_too_long(load):
-    with pytest.raises(TokenizerError, match="row 1 has .* truncation='only_first' cannot bring it down to 16"):
+    with pytest.raises(TokenizerError, match=r"row 1 has .* truncation='only_first' cannot bring it down to 16"):
         load("minilm").encode(["a", "b"], ["c", LONG], max_length=16, truncation="only_first")

@@ -51,8 +51,9 @@ def cut_into_windows(encoding: Any, sequence: int, max_length: int, stride: int,
             f"max_length={max_length} leaves {max(room, 0)} tokens for a window, which must be more than "
             f"stride={stride}: raise max_length, or shorten what is in every window"
         )
+    before, after = np.arange(first), np.arange(first + count, len(belongs))
     places = [
-        np.concatenate([np.arange(first), np.arange(first + start, first + end), np.arange(first + count, len(belongs))])
+        np.concatenate([before, np.arange(first + start, first + end), after])
         for start, end in _spans(count, room, stride, side)
     ]
     lengths = np.array([len(row) for row in places])

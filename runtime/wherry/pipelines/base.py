@@ -12,7 +12,7 @@ import numpy as np
 from wherry.bundle import Bundle, Variant
 from wherry.errors import BundleError, InputError
 from wherry.session import Session
-from wherry_tokenization import Encoding, Tokenizer
+from wherry_tokenization import Encoding, Tokenizer, Windows
 
 Array = np.ndarray[Any, Any]
 
@@ -191,6 +191,16 @@ def _fill(order: Array, lengths: Array, most: int | None) -> Iterator[Array]:
         if full or (end + 1 - start) * int(lengths[order[end]]) > TOKEN_BUDGET:
             yield order[start:end]
             start = end
+
+
+def window_batches(windows: Windows, batch_size: int | None) -> Iterator[Encoding]:
+    """The windows over a text in order, in batches of some thousand tokens and no more than `batch_size` windows."""
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, not {batch_size}")
+    width = max(1, windows.encoding.input_ids.shape[1])
+    size = max(1, min(batch_size or TOKEN_BUDGET, TOKEN_BUDGET // width))
+    for start in range(0, len(windows), size):
+        yield windows.encoding.take(np.arange(start, min(start + size, len(windows))), width)
 
 
 def feeds(encoding: Encoding) -> dict[str, Array]:

@@ -64,7 +64,7 @@ class FillMaskPipeline(TextPipeline):
                 likely = softmax(scores[masks])
                 filled = [
                     self._filled(ids[:length], place, of_place, top_k, chosen, alone=len(masks) == 1)
-                    for place, of_place in zip(masks, likely, strict=True)
+                    for place, of_place in zip(masks.tolist(), likely, strict=True)
                 ]
                 results[row] = filled[0] if len(masks) == 1 else filled
         unpacked = single or (isinstance(inputs, list) and len(inputs) == 1)  # as transformers does

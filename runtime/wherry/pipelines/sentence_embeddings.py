@@ -34,7 +34,9 @@ class SentenceEmbeddingsPipeline(TextPipeline):
             output = "sentence_embedding"
         size = self.session.outputs[output].shape[-1]
         results = np.empty((len(texts), size if isinstance(size, int) else 0), np.float32)
-        for rows, encoding in encode_batches(self, texts, max_length=max_length or self.limit, truncation=truncation, batch_size=batch_size):
+        for rows, encoding in encode_batches(
+            self, texts, max_length=max_length or self.limit, truncation=truncation, batch_size=batch_size
+        ):
             states = self.session.run(feeds(encoding), [output])[output]
             vectors = states if pooled_already else self.pooling.apply(states, encoding.attention_mask)
             if results.shape[1] != vectors.shape[1]:

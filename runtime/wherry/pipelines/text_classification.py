@@ -39,7 +39,9 @@ class TextClassificationPipeline(TextPipeline):
         count = checked_count(1 if isinstance(top_k, EllipsisType) else top_k)
         apply = function(self.bundle, function_to_apply)
         results: list[list[dict[str, Any]]] = [[] for _ in texts]
-        for rows, encoding in encode_batches(self, texts, pairs=pairs, truncation=truncation, max_length=max_length, batch_size=batch_size):
+        for rows, encoding in encode_batches(
+            self, texts, pairs=pairs, truncation=truncation, max_length=max_length, batch_size=batch_size
+        ):
             logits = self.session.run(feeds(encoding), ["logits"])["logits"]
             for row, scores in zip(rows, apply(logits), strict=True):
                 results[row] = ranked(self.bundle, scores, count)

@@ -27,7 +27,7 @@ class TextRankingPipeline(TextPipeline):
         labels = self.session.outputs["logits"].shape[-1]
         if labels != 1:
             raise TaskError(
-                f"task text-ranking does not fit: {bundle.folder} gives {labels} labels, a cross-encoder for ranking one"
+                f"task text-ranking does not fit: {bundle.folder} gives {labels} labels, a cross-encoder that ranks one"
             )
         self.activation = _activation(bundle)
 
@@ -83,16 +83,14 @@ class TextRankingPipeline(TextPipeline):
 
 
 def _activation(bundle: Bundle) -> Callable[[Array], Array]:
-    """What makes scores of logits: as sentence-transformers wrote it down, else the sigmoid, its default for one label."""
+    """What makes scores of logits: as sentence-transformers wrote it down, else its default for one label."""
     config = bundle.config
     told = config.get("sbert_ce_default_activation_function")
     if isinstance(newer := config.get("sentence_transformers"), Mapping):
         told = newer.get("activation_fn", told)
     name = "Sigmoid" if told is None else str(told).rpartition(".")[2]
     if name not in ACTIVATIONS:
-        raise TaskError(
-            f"{bundle.folder}/config.json names the activation {told}: {', '.join(ACTIVATIONS)} are known"
-        )
+        raise TaskError(f"{bundle.folder}/config.json names the activation {told}: {', '.join(ACTIVATIONS)} are known")
     return ACTIVATIONS[name]
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from wherry.bundle import Bundle
-from wherry.errors import InputError, TaskError
-from wherry.pipelines.base import TextPipeline, as_texts, checked_labels, encode_batches, feeds, hypotheses, softmax
+from wherry.errors import TaskError
+from wherry.pipelines.base import TextPipeline, as_texts, encode_batches, feeds, softmax
+from wherry.pipelines.candidates import checked_labels, hypotheses
 
 
 class ZeroShotClassificationPipeline(TextPipeline):
@@ -70,9 +71,7 @@ class ZeroShotClassificationPipeline(TextPipeline):
         results = []
         for text, of_text in zip(texts, scores, strict=True):
             order = of_text.argsort()[::-1]
-            results.append(
-                {"sequence": text, "labels": [names[at] for at in order], "scores": of_text[order].tolist()}
-            )
+            results.append({"sequence": text, "labels": [names[at] for at in order], "scores": of_text[order].tolist()})
         return results[0] if single else results
 
 
