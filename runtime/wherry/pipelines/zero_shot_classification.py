@@ -22,8 +22,9 @@ class ZeroShotClassificationPipeline(TextPipeline):
 
     def __init__(self, bundle: Bundle, **options: Any) -> None:
         super().__init__(bundle, **options)
-        names = {str(name).lower(): int(at) for at, name in (bundle.config.get("id2label") or {}).items()}
-        found = [at for name, at in names.items() if name.startswith("entail")]
+        numbers = {name: at for at, name in (bundle.config.get("id2label") or {}).items()}
+        numbers |= bundle.config.get("label2id") or {}
+        found = [int(at) for name, at in numbers.items() if str(name).lower().startswith("entail")]
         if not found:
             raise TaskError(
                 f"task zero-shot-classification does not fit: none of the labels of {bundle.folder} is entailment"
