@@ -14,6 +14,7 @@ import transformers
 from runtime.test_pipelines import PERSONAL, assert_entities, their_tagger
 from tokenization.corpus import real_lines
 from wherry import pipeline
+from wherry.cli import main
 from wherry.errors import BundleError, InputError, TaskError, TokenizerError
 from wherry.pipelines import TASKS
 from wherry_exporter import export
@@ -401,3 +402,30 @@ def test_the_page_has_the_table_of_tasks():
         if name in TASKS:
             told[name] = tuple(aliases)
     assert told == {name: task.aliases for name, task in TASKS.items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "printed"),
+    [
+        ("mask", ["The [MASK] is calm."], "The [MASK] is calm.\n  "),
+        ("judge", ["ok", "--task", "zero-shot-classification", "--labels", "sea,law"], "ok\n  "),
+        ("ranker", ["ok", "no", "--task", "rerank", "--query", "What?"], ""),
+        ("reader", ["The sea is calm.", "--question", "What is calm?"], "The sea is calm.\n  "),
+    ],
+)
+def test_the_command_line(request, capsys, kind, words, printed):
+    given = request.getfixturevalue(kind)
+    folder = given[-1] if kind == "ranker" else given[-1].bundle.folder
+    assert main(["run", str(folder), *words]) == 0
+    assert capsys.readouterr().out.startswith(printed)
+    assert main(["run", str(folder), *words, "--json"]) == 0
+    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    if kind == "ranker":
+        assert results == pipeline("rerank", folder)("What?", ["ok", "no"])
+    elif kind == "reader":
+        assert results == [given[-1](question="What is calm?", context="The sea is calm.")]
+        assert main(["run", str(folder), words[0]]) == 2
+        assert "question-answering needs --question, such as" in capsys.readouterr().err
+    else:
+        extra = {"candidate_labels": ["sea", "law"]} if kind == "judge" else {}
+        assert results == [given[-1](words[0], **extra)]
