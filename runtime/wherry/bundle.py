@@ -5,14 +5,14 @@ Folders without that manifest (onnx-community, Xenova, optimum, sentence-transfo
 Nothing here opens a graph or needs onnxruntime.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wherry.errors import BundleError, DamagedBundleError
 from wherry.files import read_json, sha256
-from wherry.layouts import GENAI, genai_config, graphs_in, task_in
+from wherry.layouts import GENAI, alone, genai_config, graphs_in, task_in, with_data
 
 MANIFEST = "wherry.json"
 SCHEMA = 1
@@ -102,7 +102,7 @@ class Bundle:
             BundleError: not a folder, no graphs in it, or a manifest or configuration that is broken.
         """
         folder = Path(folder)
-        if folder.suffix == ".onnx" and folder.is_file() and (kind := _kind_of(folder)):
+        if folder.suffix == ".onnx" and folder.is_file() and (kind := alone(folder)):
             return _alone(folder, *kind)
         if not folder.exists():
             raise BundleError(f"no such folder: {folder}")
@@ -225,10 +225,10 @@ def _by_convention(folder: Path) -> Bundle:
         found = {"default": {"model": graph}} if (folder / graph).is_file() else {}
     elif found:
         config = read_json(folder / "config.json")
-    elif alone := [(path, kind) for path in sorted(folder.glob("*.onnx")) if (kind := _kind_of(path))]:
-        if len(alone) > 1:
-            raise BundleError(f"{folder} holds {len(alone)} models: give one of them, such as {alone[0][0]}")
-        return _alone(alone[0][0], *alone[0][1])
+    elif lonely := [(path, kind) for path in sorted(folder.glob("*.onnx")) if (kind := alone(path))]:
+        if len(lonely) > 1:
+            raise BundleError(f"{folder} holds {len(lonely)} models: give one of them, such as {lonely[0][0]}")
+        return _alone(lonely[0][0], *lonely[0][1])
     if not found:
         weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.gguf"))
         raise BundleError(
@@ -236,26 +236,11 @@ def _by_convention(folder: Path) -> Bundle:
             + (f": convert it first with `wherry export {folder} -o NEW_FOLDER`" if weights else "")
         )
     variants = {
-        precision: Variant(precision, graphs, dict.fromkeys(_with_data(folder, graphs.values())))
+        precision: Variant(precision, graphs, dict.fromkeys(with_data(folder, graphs.values())))
         for precision, graphs in found.items()
     }
     roles = next(iter(found.values()))
     return Bundle(folder, task_in(folder, config, roles), config, variants, {}, {})
-
-
-def _with_data(folder: Path, graphs: Iterable[str]) -> Iterator[str]:
-    """The files of graphs, and those of their weights."""
-    for name in graphs:
-        data = sorted(folder.glob(f"{name}_data*")) + sorted(folder.glob(f"{name}.data"))
-        yield from (name, *(path.relative_to(folder).as_posix() for path in data))
-
-
-def _kind_of(path: Path) -> tuple[str, Path | None] | None:
-    """The task and the configuration of a graph that its makers give out as a file by itself."""
-    voice = path.with_name(f"{path.name}.json")
-    if voice.is_file():  # Piper's
-        return "text-to-audio", voice
-    return ("voice-activity-detection", None) if path.name.startswith("silero_vad") else None
 
 
 def _alone(path: Path, task: str, config: Path | None) -> Bundle:

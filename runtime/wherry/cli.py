@@ -27,6 +27,7 @@ VERBS = {
     "export": Verb("wherry_exporter.cli", "convert, quantize and verify a model", "export"),
     "quantize": Verb("wherry_exporter.quantize_cli", "quantize graphs that are there already", "export"),
     "run": Verb("wherry.commands.run", "run a model on texts"),
+    "tasks": Verb("wherry.commands.tasks", "list what models can be run for"),
     "chat": Verb("wherry.commands.chat", "talk to a model"),
     "inspect": Verb("wherry.commands.inspect", "show what is in a bundle"),
     "verify": Verb("wherry.commands.verify", "check a bundle against its manifest, or against the original", "export"),

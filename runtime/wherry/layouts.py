@@ -3,7 +3,7 @@
 They are transformers.js's and optimum's, sentence-transformers' and onnxruntime-genai's. Opens no graph.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,21 @@ def graphs_in(folder: Path, suffixes: Mapping[str, str]) -> dict[str, dict[str, 
         for precision, graphs in found.items()
         if every & set(graphs)
     }
+
+
+def with_data(folder: Path, graphs: Iterable[str]) -> Iterator[str]:
+    """The files of graphs, and those of their weights."""
+    for name in graphs:
+        data = sorted(folder.glob(f"{name}_data*")) + sorted(folder.glob(f"{name}.data"))
+        yield from (name, *(path.relative_to(folder).as_posix() for path in data))
+
+
+def alone(path: Path) -> tuple[str, Path | None] | None:
+    """The task and the configuration of a graph that its makers give out as a file by itself."""
+    voice = path.with_name(f"{path.name}.json")
+    if voice.is_file():  # Piper's
+        return "text-to-audio", voice
+    return ("voice-activity-detection", None) if path.name.startswith("silero_vad") else None
 
 
 def genai_config(folder: Path) -> tuple[str, dict[str, Any]]:

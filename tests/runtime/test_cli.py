@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 from transformers import pipeline as reference
 
 from wherry.cli import VERBS, main
+from wherry.pipelines import TASKS
 from wherry.session import onnxruntime
 from wherry_exporter.samples import sample
 
@@ -96,6 +97,19 @@ def test_help_lists_every_command(wherry):
         assert f"  {name}" in done.out
         assert verb.about in done.out
     assert wherry("-h").out == done.out
+
+
+def test_tasks(wherry):
+    lines = wherry("tasks").out.splitlines()
+    told = json.loads(wherry("tasks", "--json").out)
+    assert list(told) == list(TASKS)
+    assert lines[::2] == [
+        f"{name}{' (' + ', '.join(task.aliases) + ')' if task.aliases else ''}: {task.about}"
+        for name, task in TASKS.items()
+    ]
+    for line, task in zip(lines[1::2], told.values(), strict=True):
+        assert line.strip() == task["example"]
+        compile(task["example"], "example", "eval")
 
 
 def test_no_arguments_are_misuse_and_print_the_help(wherry):

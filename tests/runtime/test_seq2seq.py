@@ -126,7 +126,10 @@ def t5(tmp_path_factory):
         "eos_token_id": 1,
         "decoder_start_token_id": 0,
         "tie_word_embeddings": False,
-        "task_specific_params": {"summarization": {"prefix": "summer ", "num_beams": 3, "max_length": 9}},
+        "task_specific_params": {
+            "summarization": {"prefix": "summer ", "num_beams": 3, "max_length": 9},
+            "translation_en_to_fr": {"prefix": "cold ", "max_length": 11},
+        },
     }
     model, tokenizer = checkpoint(folder / "model", "T5ForConditionalGeneration", settings, ("<pad>", "</s>", "<unk>"))
     return model, tokenizer, export(folder / "model", folder / "bundle", precision=["fp32"]).folder
@@ -152,6 +155,12 @@ def test_a_summary_is_made_as_the_model_says(t5):
     model, tokenizer, folder = t5
     expected = written_by_torch(model, tokenizer, "summer " + TEXTS[0], num_beams=3, max_length=9)
     assert pipeline("summarization", folder)(TEXTS[0]) == [{"summary_text": expected[0]}]
+
+
+def test_a_task_that_names_languages(t5):
+    model, tokenizer, folder = t5
+    expected = written_by_torch(model, tokenizer, "cold " + TEXTS[0], max_length=11)
+    assert pipeline("translation_en_to_fr", folder)(TEXTS[0]) == [{"translation_text": expected[0]}]
 
 
 def test_texts_that_are_refused(t5):
@@ -185,7 +194,8 @@ def test_translation_into_a_language(tmp_path):
     }
     special = ("<pad>", "</s>", "<unk>", "<s>", "__en__", "__fr__", "__de__")
     model, tokenizer = checkpoint(tmp_path / "model", "M2M100ForConditionalGeneration", settings, special)
-    translate = pipeline("translation", export(tmp_path / "model", tmp_path / "bundle", precision=["fp32"]).folder)
+    folder = export(tmp_path / "model", tmp_path / "bundle", precision=["fp32"]).folder
+    translate = pipeline("translation", folder)
     options = {"max_new_tokens": 10, "num_beams": 1}
     for language, token in (("fr", 5), ("__de__", 6)):
         expected = written_by_torch(model, tokenizer, TEXTS[0], forced_bos_token_id=token, **options)
@@ -195,3 +205,4 @@ def test_translation_into_a_language(tmp_path):
     expected = model.generate(input_ids=ids, forced_bos_token_id=5, **options)
     text = tokenizer.decode(expected[0], skip_special_tokens=True)
     assert translate(TEXTS[0], src_lang="de", tgt_lang="fr", **options) == [{"translation_text": text}]
+    assert pipeline("translation_de_to_fr", folder, **options)(TEXTS[0]) == [{"translation_text": text}]

@@ -58,6 +58,7 @@ def test_exported_names():
         "Tokenizer",
         "TokenizerError",
         "WherryError",
+        "Windows",
     ]
     for name in wherry_tokenization.__all__:
         assert getattr(wherry_tokenization, name).__name__ == name
@@ -71,7 +72,12 @@ def test_one_error_tree():
 
 
 def test_every_public_method_is_described():
-    for kind in (wherry_tokenization.Tokenizer, wherry_tokenization.TokenStream, wherry_tokenization.Encoding):
+    for kind in (
+        wherry_tokenization.Tokenizer,
+        wherry_tokenization.TokenStream,
+        wherry_tokenization.Encoding,
+        wherry_tokenization.Windows,
+    ):
         for name, member in vars(kind).items():
             if not name.startswith("_") and callable(member):
                 assert member.__doc__, f"{kind.__name__}.{name}"

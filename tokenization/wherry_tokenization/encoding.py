@@ -103,8 +103,8 @@ def assemble(
     )
 
 
-def kept_tokens(encoding: Any, limit: int, side: str) -> list[int] | None:
-    """The positions that stay when a row is cut to `limit` tokens, longest text first; None where all stay.
+def kept_tokens(encoding: Any, limit: int, side: str, strategy: str, row: int) -> list[int] | None:
+    """The positions that stay when a row is cut to `limit` tokens by a strategy; None where all stay.
 
     Special tokens stay, so `limit` must leave room for them.
     """
@@ -114,7 +114,18 @@ def kept_tokens(encoding: Any, limit: int, side: str) -> list[int] | None:
     first = [i for i, sequence in enumerate(sequence_of) if sequence == 0]
     second = [i for i, sequence in enumerate(sequence_of) if sequence == 1]
     special = [i for i, sequence in enumerate(sequence_of) if sequence is None]
-    keep_first, keep_second = _longest_first(len(first), len(second), limit - len(special))
+    keep_first, keep_second = len(first), len(second)
+    if strategy == "longest_first":
+        keep_first, keep_second = _longest_first(len(first), len(second), limit - len(special))
+    elif strategy == "only_first":
+        keep_first = limit - len(special) - len(second)
+    else:
+        keep_second = limit - len(special) - len(first)
+    if min(keep_first, keep_second) < 0:
+        raise TokenizerError(
+            f"row {row} has {len(encoding)} tokens, and truncation={strategy!r} cannot bring it down to {limit}; "
+            "shorten the text that stays whole"
+        )
     if side == "left":
         return sorted(special + first[len(first) - keep_first :] + second[len(second) - keep_second :])
     return sorted(special + first[:keep_first] + second[:keep_second])

@@ -22,6 +22,7 @@ from wherry_tokenization.errors import TokenizerError
 from wherry_tokenization.inputs import TokenIds, checked_id, checked_ids, refuse_invalid_unicode, text_columns
 from wherry_tokenization.prefix import deciding_prefix
 from wherry_tokenization.stream import TokenStream, clean_up, pieces_for
+from wherry_tokenization.windows import Windows, cut_into_windows
 
 
 class Tokenizer:
@@ -60,6 +61,7 @@ class Tokenizer:
         self.pad_token, self.pad_token_id = self._special("pad_token")
         self.cls_token, self.cls_token_id = self._special("cls_token")
         self.mask_token, self.mask_token_id = self._special("mask_token")
+        self._padding_id = self.pad_token_id if self.pad_token_id is not None else self.eos_token_id or 0
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
@@ -94,7 +96,7 @@ class Tokenizer:
         pairs: str | Sequence[str] | None = None,
         *,
         max_length: int | None = None,
-        truncation: bool = True,
+        truncation: bool | Literal["longest_first", "only_first", "only_second"] = True,
         padding: bool | Literal["longest", "max_length"] = True,
         padding_side: Literal["left", "right"] | None = None,
         pad_to_multiple_of: int | None = None,
@@ -103,8 +105,9 @@ class Tokenizer:
     ) -> Encoding:
         """Encode a text, or a batch of texts, each with its pair where `pairs` is given.
 
-        `max_length` defaults to the model's own limit. A longer row is cut, and marked in `truncated`; with
-        `truncation=False` it is refused. `padding=False` refuses rows of unequal length.
+        `max_length` defaults to the model's own limit. A longer row is cut, and marked in `truncated`; of a pair the
+        longer text is cut first, or the one that `truncation` names. With `truncation=False` a longer row is refused.
+        `padding=False` refuses rows of unequal length.
         """
         columns = text_columns(texts, pairs)
         limit = self.model_max_length if max_length is None else max_length
@@ -115,7 +118,11 @@ class Tokenizer:
         rows, encodings = self._tokenize(columns, room, add_special_tokens, offsets)
         kept: list[list[int] | None] = [None] * len(rows)
         if limit is not None and truncation:
-            kept = [kept_tokens(encoding, limit, self.truncation_side) for encoding in encodings]
+            strategy = "longest_first" if truncation is True else truncation
+            kept = [
+                kept_tokens(encoding, limit, self.truncation_side, strategy, row)
+                for row, encoding in enumerate(encodings)
+            ]
         elif limit is not None:
             refuse_longer(encodings, limit)
         whole_rows = zip(*columns, strict=True)
@@ -125,7 +132,7 @@ class Tokenizer:
             [keep is not None or row != whole for keep, row, whole in zip(kept, rows, whole_rows, strict=True)],
             Padding(
                 side=padding_side or self.padding_side,
-                token_id=self.pad_token_id if self.pad_token_id is not None else self.eos_token_id or 0,
+                token_id=self._padding_id,
                 width=limit if padding == "max_length" else None,
                 multiple_of=pad_to_multiple_of,
             ),
@@ -134,6 +141,25 @@ class Tokenizer:
         if padding is False:
             refuse_padded(encoding)
         return encoding
+
+    def windows(
+        self,
+        text: str,
+        pair: str | None = None,
+        *,
+        max_length: int,
+        stride: int,
+        whole: Literal["text", "pair"] | None = None,
+    ) -> Windows:
+        """Encode a text, or a pair, as overlapping windows of up to `max_length` tokens, padded on the right.
+
+        Neighbouring windows share `stride` tokens. Of a pair, `whole` names the one that is in every window.
+        """
+        columns = text_columns(text, pair)
+        _, (encoding,) = self._tokenize(columns, None, add_special_tokens=True, offsets=True)
+        return cut_into_windows(
+            encoding, 1 if whole == "text" else 0, max_length, stride, self.truncation_side, self._padding_id
+        )
 
     def decode(self, ids: TokenIds, *, skip_special_tokens: bool = True) -> str:
         """The text of one row of token ids."""

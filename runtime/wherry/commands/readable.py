@@ -58,6 +58,26 @@ def _scores(given: str, result: Any) -> str:
     return "\n".join([given, *lines])
 
 
+def _answers(given: str, result: Any) -> str:
+    ranked = [result] if isinstance(result, dict) else result
+    return "\n".join([given, *(f"  {each['answer'] or '(no answer)'}  {each['score']:.4f}" for each in ranked)])
+
+
+def _words(given: str, result: Any) -> str:
+    masks = result if result and isinstance(result[0], list) else [result]
+    lines = [f"  {each['token_str']:<20} {each['score']:.4f}  {each['sequence']}" for mask in masks for each in mask]
+    return "\n".join([given, *lines])
+
+
+def _labels(given: str, result: Any) -> str:
+    pairs = zip(result["labels"], result["scores"], strict=True)
+    return _scores(given, [{"label": label, "score": score} for label, score in pairs])
+
+
+def _ranks(given: str, result: Any) -> str:
+    return f"{result['score']:8.4f}  {given}"
+
+
 def _texts(_given: str, result: Any) -> str:
     return "\n".join(str(next(iter(each.values()))) for each in result)
 
@@ -131,6 +151,10 @@ READERS: Mapping[str, Callable[[str, Any], str]] = {
     "sentence-embeddings": _vectors,
     "text-classification": _scores,
     "token-classification": _entities,
+    "fill-mask": _words,
+    "question-answering": _answers,
+    "zero-shot-classification": _labels,
+    "text-ranking": _ranks,
     "text-generation": _texts,
     "text2text-generation": _texts,
     "summarization": _texts,

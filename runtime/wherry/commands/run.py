@@ -30,6 +30,8 @@ OPTIONS = {
     "task": ("translate", ""),
     "chunk_length_s": ("chunk-length", "30"),
     "return_timestamps": ("timestamps", "word"),
+    "query": ("query", "How do I cross the river?"),
+    "question": ("question", "What is a wherry?"),
 }
 """A pipeline's argument to the option for it, and an example of one."""
 
@@ -51,8 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream", action="store_true", help="print generated text as it comes")
     parser.add_argument("--no-truncation", action="store_true", help="refuse texts longer than the model takes")
     add_generation_arguments(parser)
+    group = parser.add_argument_group("texts that are asked for something")
+    group.add_argument("--labels", metavar="A,B", help="what to look for, in images too, for zero-shot tasks")
+    group.add_argument("--question", metavar="TEXT", help="what a text shall answer, for question-answering")
+    group.add_argument("--query", metavar="TEXT", help="what texts are ordered for, for text-ranking")
     group = parser.add_argument_group("images")
-    group.add_argument("--labels", metavar="A,B", help="what to look for, for zero-shot tasks")
     group.add_argument("--threshold", type=float, metavar="S", help="tell what scores more than S")
     group.add_argument("--subtask", help="of image-segmentation: panoptic, instance or semantic")
     group.add_argument(
@@ -92,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         for given in inputs:
             _stream(pipe, given, options)
         return 0
-    for given, result in zip(inputs, _results(pipe, inputs, options), strict=True):
+    for given, result in _results(pipe, inputs, options):
         shown = save(result, Path(arguments.output)) if pipe.task == SPEECH else result
         print(json.dumps(plain(shown), ensure_ascii=False) if arguments.json else readable(pipe.task, given, shown))
         if arguments.output and pipe.task in DRAWERS:
@@ -113,7 +118,7 @@ def _fitting(pipe: Any, arguments: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"--{option} is not for this model's {pipe.task}{' with --stream' * arguments.stream}")
         if value is not None:
             options[name] = True if value == "segment" else value
-        elif name in taken and taken[name].default is inspect.Parameter.empty:
+        elif name in taken and (taken[name].default is inspect.Parameter.empty or name == "question"):
             raise InputError(f"{pipe.task} needs --{option}, such as --{option} '{example}'")
     for name in options:
         if not (generates or name in taken):
@@ -140,11 +145,16 @@ def _check_output(task: str, inputs: Sequence[str], path: str | None) -> None:
         raise InputError(f"--output must end in {', '.join(endings)}, not be {path}")
 
 
-def _results(pipe: Any, inputs: list[str], options: Mapping[str, Any]) -> Iterable[Any]:
-    """A result for each input; those of files as they come, those of texts together, for they are sorted by length."""
-    given = inputs if TASKS[pipe.task].takes == "text" else iter(inputs)
-    found: Iterable[Any] = pipe(given, **options)
-    return found
+def _results(pipe: Any, inputs: list[str], options: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Each input and its result: of files as they come, of texts all at once, for they are sorted by length."""
+    if pipe.task == "text-ranking":
+        return [(inputs[found["corpus_id"]], found) for found in pipe(documents=inputs, **options)]
+    given: Any = tuple(inputs) if TASKS[pipe.task].takes == "text" else iter(inputs)
+    if pipe.task == "question-answering":
+        question = options["question"]
+        given = tuple({"question": question, "context": text} for text in inputs)
+        options = {name: value for name, value in options.items() if name != "question"}
+    return zip(inputs, pipe(given, **options), strict=True)
 
 
 def _stream(pipe: Any, given: str, options: Mapping[str, Any]) -> None:

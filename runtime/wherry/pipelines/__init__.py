@@ -1,15 +1,20 @@
 """One task, one file, one row in this table; `pipeline` opens the one that fits. Imports a task only when used."""
 
+import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from wherry.errors import TaskError
+from wherry.errors import InputError, TaskError
 
 if TYPE_CHECKING:
     from wherry.pipelines.base import Pipeline
+
+TRANSLATION = re.compile(r"translation_(.+)_to_(.+)")
+"""`translation_en_to_fr` names a task and its languages."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +23,11 @@ class Task:
 
     Attributes:
         module: of `wherry.pipelines`.
-        serves: tasks of bundles that this pipeline can run; the first is its own.
+        serves: tasks of bundles that this pipeline can run; a checkpoint is exported for the first.
         aliases: other names for it.
         about: what it does, for people.
         takes: what it runs on: `text`, or `image` or `sound`, whose inputs the command line names as files.
+        call: how it is called, where that takes more than one input.
     """
 
     module: str
@@ -29,6 +35,19 @@ class Task:
     about: str
     aliases: tuple[str, ...] = ()
     takes: Literal["text", "image", "sound"] = "text"
+    call: str | None = None
+
+    @property
+    def example(self) -> str:
+        """One call of the pipeline."""
+        return (
+            self.call
+            or {
+                "text": 'pipe("A wherry is a light boat.")',
+                "image": 'pipe("boat.jpg")',
+                "sound": 'pipe("speech.wav")',
+            }[self.takes]
+        )
 
 
 TASKS: Mapping[str, Task] = {
@@ -54,6 +73,28 @@ TASKS: Mapping[str, Task] = {
         ("token-classification",),
         "labelled words: names, places, personal data",
         ("ner",),
+    ),
+    "fill-mask": Task(
+        "fill_mask", ("fill-mask",), "the words that are missing in a text", call='pipe("A [MASK] is a light boat.")'
+    ),
+    "question-answering": Task(
+        "question_answering",
+        ("question-answering",),
+        "the part of a text that answers a question",
+        call='pipe(question="What is a wherry?", context="A wherry is a light boat.")',
+    ),
+    "zero-shot-classification": Task(
+        "zero_shot_classification",
+        ("text-classification",),
+        "which of your labels fits a text",
+        call='pipe("A wherry is a light boat.", candidate_labels=["sea", "law"])',
+    ),
+    "text-ranking": Task(
+        "text_ranking",
+        ("text-classification",),
+        "texts ordered by how well they answer a query",
+        ("rerank", "reranking"),
+        call='pipe("What is a wherry?", ["Knead the dough.", "A wherry is a light boat."])',
     ),
     "text-generation": Task("text_generation", ("text-generation",), "text that goes on, and chat"),
     "text2text-generation": Task(
@@ -85,12 +126,14 @@ TASKS: Mapping[str, Task] = {
         ("zero-shot-image-classification",),
         "which of your labels fits an image",
         takes="image",
+        call='pipe("boat.jpg", candidate_labels=["boat", "house"])',
     ),
     "zero-shot-object-detection": Task(
         "zero_shot_object_detection",
         ("zero-shot-object-detection",),
         "boxes around what your labels name",
         takes="image",
+        call='pipe("boat.jpg", candidate_labels=["boat", "house"])',
     ),
     "image-to-text": Task("image_to_text", ("image-to-text",), "what an image shows or says, in words", takes="image"),
     "automatic-speech-recognition": Task(
@@ -119,33 +162,38 @@ def pipeline(
     precision: str | None = None,
     revision: str | None = None,
     threads: int | None = None,
+    **options: Any,
 ) -> "Pipeline":
     """Open a model for a task.
 
     Args:
         task: what to do; by default what the model is for.
-        model: a bundle, another folder with ONNX graphs and their configuration, or a hub repository id.
+        model: a bundle, another folder with ONNX graphs and their configuration, one of its ONNX files, a hub
+            repository id, or a checkpoint, which is exported once where the extra `export` is installed.
         device: `auto`, `cpu`, `cuda`, `cuda:N`, `tensorrt` or `tensorrt:N`.
         precision: which variant; by default the bundle's first.
         revision: of a hub repository.
         threads: by default every core this process may use.
+        options: of every call, unless a call gives them itself.
 
     Returns:
         a callable; see the module of the task for what it takes and gives.
 
     Raises:
         TaskError: an unknown task, or one that does not fit the model.
+        InputError: an option that the task does not have.
         HubError, BundleError, DamagedBundleError, DeviceError, SessionError, TokenizerError: the model does not open.
     """
-    from wherry.bundle import Bundle
-    from wherry.hub import resolve
+    from wherry.models import open_model
 
-    wanted = ALIASES.get(task, task) if task is not None else None
+    languages = TRANSLATION.fullmatch(task) if task is not None else None
+    wanted = "translation" if languages else ALIASES.get(task, task) if task is not None else None
     if wanted is not None and wanted not in TASKS:
         raise TaskError(f"unknown task '{task}': choose one of {', '.join(TASKS)}")
     if model is None:
         raise TaskError("no model given: pass model=, a bundle's folder or a hub repository id")
-    bundle = Bundle.load(resolve(model, revision=revision))
+    made_for = TASKS[wanted].serves[0] if wanted is not None else None
+    bundle = open_model(model, task=made_for, precision=precision, revision=revision)
     wanted = wanted or bundle.task
     if wanted is None:
         raise TaskError(f"{bundle.folder} does not tell its task: pass task=, one of {', '.join(TASKS)}")
@@ -155,4 +203,11 @@ def pipeline(
         raise TaskError(f"task {wanted} does not fit: {bundle.folder} is for {bundle.task}")
     module = import_module(f"wherry.pipelines.{TASKS[wanted].module}")
     opened: Pipeline = module.PIPELINE(bundle, device=device, precision=precision, threads=threads)
+    if languages:
+        opened.options = module.between(opened, *languages.groups())
+    taken = inspect.signature(opened.__call__).parameters
+    for name in options:
+        if name not in taken and "options" not in taken:
+            raise InputError(f"{wanted} has no option '{name}': it has {', '.join(taken)}")
+    opened.options = {**opened.options, **options}
     return opened

@@ -1,16 +1,18 @@
 """What every pipeline shares: opening a bundle, and running an encoder over many texts in well-filled batches."""
 
+import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from wherry.bundle import Bundle, Variant
 from wherry.errors import BundleError, InputError
 from wherry.session import Session
-from wherry_tokenization import Encoding, Tokenizer
+from wherry_tokenization import Encoding, Tokenizer, Windows
 
 Array = np.ndarray[Any, Any]
 
@@ -20,11 +22,38 @@ TOKEN_BUDGET = 1024
 WINDOW = 1024
 """Texts that are tokenized, and sorted by length, together."""
 
+READ_AHEAD = 32
+"""Inputs that are taken from an iterator at a time, where a pipeline has no batch size of its own."""
+
+
+def _as_asked(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A pipeline's call with the options given to `pipeline`, and an iterator's results for an iterator."""
+    parameter = inspect.signature(call).parameters.get("batch_size")
+    usual = 1 if parameter is None else parameter.default or READ_AHEAD
+
+    @wraps(call)
+    def called(self: "Pipeline", *inputs: Any, **options: Any) -> Any:
+        options = {**self.options, **options}
+        if not (inputs and isinstance(inputs[0], Iterator)):
+            return call(self, *inputs, **options)
+        size = options.get("batch_size") or usual
+        return (
+            result
+            for part in iter(lambda: tuple(islice(inputs[0], size)), ())
+            for result in call(self, part, *inputs[1:], **options)
+        )
+
+    return called
+
 
 class Pipeline:
     """A bundle's variant, checked and loaded.
 
+    Every pipeline's call takes an iterator too, and then gives one: it reads `batch_size` inputs at a time, when it is
+    asked for the first of their results.
+
     Attributes:
+        options: of every call that does not give them itself.
         bundle: the model folder.
         variant: the precision that runs.
         sessions: its graphs, by role.
@@ -58,6 +87,11 @@ class Pipeline:
             role: Session(bundle.folder / self.variant.graphs[role], device=device, threads=threads) for role in roles
         }
         self.session = self.sessions[roles[0]]
+        self.options: Mapping[str, Any] = {}
+
+    def __init_subclass__(cls) -> None:
+        if "__call__" in vars(cls):
+            cls.__call__ = _as_asked(cls.__call__)  # type: ignore[method-assign]
 
     def needed(self) -> Sequence[str]:
         """The graphs to run of those that the variant has."""
@@ -118,13 +152,17 @@ def encode_batches(
     *,
     pairs: Sequence[str] | None = None,
     max_length: int | None = None,
-    truncation: bool = True,
+    truncation: bool | Literal["only_first"] = True,
     offsets: bool = False,
+    batch_size: int | None = None,
 ) -> Iterator[tuple[Array, Encoding]]:
     """Batches of texts of like length: (positions in `texts`, encoding padded to the longest of the batch).
 
-    A text longer than `max_length` is cut with a warning, or refused with `truncation=False`.
+    A text longer than `max_length` is cut with a warning, or refused with `truncation=False`. A batch has some thousand
+    tokens, and no more than `batch_size` texts where that is given.
     """
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, not {batch_size}")
     limit = max_length or pipeline.max_length
     rows = iter(range(len(texts)))
     while window := list(islice(rows, WINDOW)):
@@ -144,18 +182,29 @@ def encode_batches(
                 stacklevel=4,
             )
         order = np.argsort(encoding.lengths, kind="stable")
-        for chosen in _fill(order, encoding.lengths):
+        for chosen in _fill(order, encoding.lengths, batch_size):
             longest = max(1, int(encoding.lengths[chosen].max()))
             yield np.asarray(window)[chosen], encoding.take(chosen, longest)
 
 
-def _fill(order: Array, lengths: Array) -> Iterator[Array]:
+def _fill(order: Array, lengths: Array, most: int | None) -> Iterator[Array]:
     """Split rows, sorted by length, so that rows times longest stays within the budget."""
     start = 0
     for end in range(1, len(order) + 1):
-        if end == len(order) or (end + 1 - start) * int(lengths[order[end]]) > TOKEN_BUDGET:
+        full = end == len(order) or end - start == most
+        if full or (end + 1 - start) * int(lengths[order[end]]) > TOKEN_BUDGET:
             yield order[start:end]
             start = end
+
+
+def window_batches(windows: Windows, batch_size: int | None) -> Iterator[Encoding]:
+    """The windows over a text in order, in batches of some thousand tokens and no more than `batch_size` windows."""
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, not {batch_size}")
+    width = max(1, windows.encoding.input_ids.shape[1])
+    size = max(1, min(batch_size or TOKEN_BUDGET, TOKEN_BUDGET // width))
+    for start in range(0, len(windows), size):
+        yield windows.encoding.take(np.arange(start, min(start + size, len(windows))), width)
 
 
 def feeds(encoding: Encoding) -> dict[str, Array]:

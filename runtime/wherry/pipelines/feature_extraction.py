@@ -12,7 +12,9 @@ class FeatureExtractionPipeline(TextPipeline):
 
     task = "feature-extraction"
 
-    def __call__(self, inputs: Any, *, truncation: bool = True, max_length: int | None = None) -> Any:
+    def __call__(
+        self, inputs: Any, *, truncation: bool = True, max_length: int | None = None, batch_size: int | None = None
+    ) -> Any:
         """Vectors of each token, special tokens included, of one text or of each text of a list.
 
         Raises:
@@ -24,7 +26,9 @@ class FeatureExtractionPipeline(TextPipeline):
             "last_hidden_state" if "last_hidden_state" in self.session.outputs else next(iter(self.session.outputs))
         )
         results: list[Array] = [np.empty(0)] * len(texts)
-        for rows, encoding in encode_batches(self, texts, truncation=truncation, max_length=max_length):
+        for rows, encoding in encode_batches(
+            self, texts, truncation=truncation, max_length=max_length, batch_size=batch_size
+        ):
             states = self.session.run(feeds(encoding), [output])[output]
             for row, vectors, length in zip(rows, states, encoding.lengths, strict=True):
                 results[row] = vectors[None, :length].copy()

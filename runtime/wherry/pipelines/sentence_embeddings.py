@@ -18,7 +18,9 @@ class SentenceEmbeddingsPipeline(TextPipeline):
         self.pooling = Pooling.load(self.bundle.folder)
         self.limit = self.pooling.max_length or self.max_length
 
-    def __call__(self, inputs: Any, *, truncation: bool = True, max_length: int | None = None) -> Array:
+    def __call__(
+        self, inputs: Any, *, truncation: bool = True, max_length: int | None = None, batch_size: int | None = None
+    ) -> Array:
         """Vectors of one text or of each text of a list.
 
         Raises:
@@ -32,7 +34,9 @@ class SentenceEmbeddingsPipeline(TextPipeline):
             output = "sentence_embedding"
         size = self.session.outputs[output].shape[-1]
         results = np.empty((len(texts), size if isinstance(size, int) else 0), np.float32)
-        for rows, encoding in encode_batches(self, texts, max_length=max_length or self.limit, truncation=truncation):
+        for rows, encoding in encode_batches(
+            self, texts, max_length=max_length or self.limit, truncation=truncation, batch_size=batch_size
+        ):
             states = self.session.run(feeds(encoding), [output])[output]
             vectors = states if pooled_already else self.pooling.apply(states, encoding.attention_mask)
             if results.shape[1] != vectors.shape[1]:

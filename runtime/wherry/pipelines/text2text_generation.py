@@ -27,7 +27,7 @@ class Text2TextGenerationPipeline(TextPipeline):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.decoder = open_decoder(self.sessions, "left", self.bundle.config)
-        self.prefix, self.defaults = self._settings()
+        self.prefix, self.defaults = self.settings(self.task)
 
     def needed(self) -> Sequence[str]:
         """An encoder and a decoder, in one graph or in two."""
@@ -88,10 +88,10 @@ class Text2TextGenerationPipeline(TextPipeline):
             engine.submit([int(config.decoder_start_token_id or 0)], config, _given(states[:1], masks[:1]))
         return (piece for _, _, piece in pieces(self.tokenizer, engine, config))
 
-    def _settings(self) -> tuple[str, GenerationConfig]:
+    def settings(self, name: str) -> tuple[str, GenerationConfig]:
         """What goes before a text, and the options; T5 has them for each task in config.json."""
         config = self.bundle.config
-        told = (config.get("task_specific_params") or {}).get(self.task)
+        told = (config.get("task_specific_params") or {}).get(name)
         own: dict[str, Any] = dict(told) if isinstance(told, Mapping) else {}
         prefix = str(own.pop("prefix", config.get("prefix") or ""))
         known = GenerationConfig.__dataclass_fields__
@@ -119,12 +119,18 @@ class Text2TextGenerationPipeline(TextPipeline):
             states = self.session.run(given, ["last_hidden_state"])["last_hidden_state"]
             yield places, states, encoding.attention_mask
 
+    def language(self, name: str) -> int | None:
+        """The token of a language, where the model has one for it."""
+        found = self.tokenizer.token_to_id(f"__{name}__")
+        return self.tokenizer.token_to_id(name) if found is None else found
+
     def _language(self, name: str) -> int:
-        for token in (name, f"__{name}__"):
-            found = self.tokenizer.token_to_id(token)
-            if found is not None:
-                return found
-        raise InputError(f"the model has no language '{name}': give one of its language tokens, such as eng_Latn or en")
+        found = self.language(name)
+        if found is None:
+            raise InputError(
+                f"the model has no language '{name}': give one of its language tokens, such as eng_Latn or en"
+            )
+        return found
 
     @cached_property
     def _languages(self) -> list[int]:

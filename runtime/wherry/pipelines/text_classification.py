@@ -22,6 +22,7 @@ class TextClassificationPipeline(TextPipeline):
         function_to_apply: str | None = None,
         truncation: bool = True,
         max_length: int | None = None,
+        batch_size: int | None = None,
     ) -> Any:
         """Classify one text, a `{"text", "text_pair"}` dict, or each of a list of either.
 
@@ -38,7 +39,9 @@ class TextClassificationPipeline(TextPipeline):
         count = checked_count(1 if isinstance(top_k, EllipsisType) else top_k)
         apply = function(self.bundle, function_to_apply)
         results: list[list[dict[str, Any]]] = [[] for _ in texts]
-        for rows, encoding in encode_batches(self, texts, pairs=pairs, truncation=truncation, max_length=max_length):
+        for rows, encoding in encode_batches(
+            self, texts, pairs=pairs, truncation=truncation, max_length=max_length, batch_size=batch_size
+        ):
             logits = self.session.run(feeds(encoding), ["logits"])["logits"]
             for row, scores in zip(rows, apply(logits), strict=True):
                 results[row] = ranked(self.bundle, scores, count)

@@ -1,11 +1,14 @@
 """token-classification: text in; labelled tokens, or words and phrases made of them, out."""
 
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from wherry.errors import InputError
-from wherry.pipelines.base import Array, TextPipeline, as_texts, encode_batches, feeds, labels, softmax
+from wherry.pipelines.base import Array, TextPipeline, as_texts, encode_batches, feeds, labels, softmax, window_batches
+from wherry_tokenization import Encoding
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
 
@@ -25,8 +28,10 @@ class TokenClassificationPipeline(TextPipeline):
         *,
         aggregation_strategy: str = "none",
         ignore_labels: tuple[str, ...] = ("O",),
+        stride: int | None = None,
         truncation: bool = True,
         max_length: int | None = None,
+        batch_size: int | None = None,
     ) -> Any:
         """Label the tokens of one text or of each text of a list.
 
@@ -34,18 +39,32 @@ class TokenClassificationPipeline(TextPipeline):
             aggregation_strategy: `none` gives tokens; `simple` joins neighbouring tokens of one label; `first`,
                 `average` and `max` first make the tokens of a word agree.
             ignore_labels: labels that are left out.
+            stride: read a text that is longer than the model takes in windows that share so many tokens, instead of
+                cutting it; of entities that overlap the longest stays. Goes with an aggregation strategy.
+            truncation: cut longer texts, with a warning, instead of refusing them.
+            max_length: the most tokens of a text or window; by default as many as the model takes.
+            batch_size: how many texts or windows run together at most.
 
         Raises:
-            InputError: inputs that are not text, or an unknown strategy.
+            InputError: inputs that are not text, an unknown strategy, or a stride without one.
             TokenizerError: a text longer than the model takes, with `truncation=False`.
         """
         if aggregation_strategy not in STRATEGIES:
             raise InputError(
                 f"unknown aggregation_strategy '{aggregation_strategy}': choose one of {', '.join(STRATEGIES)}"
             )
+        if stride is not None and (stride < 0 or aggregation_strategy == "none"):
+            raise InputError("stride must be at least 0, and needs an aggregation_strategy other than 'none'")
         texts, single = as_texts(inputs)
+        if stride is None:
+            batches = encode_batches(
+                self, texts, max_length=max_length, truncation=truncation, offsets=True, batch_size=batch_size
+            )
+        else:
+            batches = self._windows(texts, max_length or self.max_length, stride, batch_size)
         results: list[list[dict[str, Any]]] = [[] for _ in texts]
-        for rows, encoding in encode_batches(self, texts, max_length=max_length, truncation=truncation, offsets=True):
+        parts = [0] * len(texts)
+        for rows, encoding in batches:
             assert encoding.offsets is not None
             scores = softmax(self.session.run(feeds(encoding), ["logits"])["logits"])
             for index, row in enumerate(rows):
@@ -55,8 +74,19 @@ class TokenClassificationPipeline(TextPipeline):
                 tokens = self._tokens(
                     texts[row], real, encoding.input_ids[index], encoding.offsets[index], scores[index]
                 )
-                results[row] = self._entities(tokens, aggregation_strategy, ignore_labels)
-        return results[0] if single else results
+                results[row] += self._entities(tokens, aggregation_strategy, ignore_labels)
+                parts[row] += 1
+        found = [_apart(of_text) if count > 1 else of_text for of_text, count in zip(results, parts, strict=True)]
+        return found[0] if single else found
+
+    def _windows(
+        self, texts: Sequence[str], limit: int | None, stride: int, batch_size: int | None
+    ) -> Iterator[tuple[Array, Encoding]]:
+        """Batches of the windows over each text: (which text each is of, encoding)."""
+        for row, text in enumerate(texts):
+            windows = self.tokenizer.windows(text, max_length=limit or sys.maxsize, stride=stride)
+            for encoding in window_batches(windows, batch_size):
+                yield np.full(len(encoding), row), encoding
 
     def _tokens(self, text: str, real: Array, ids: Array, offsets: Array, scores: Array) -> list[dict[str, Any]]:
         tokens = []
@@ -151,6 +181,21 @@ def _runs(entities: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
             runs.append([entity])
         last = tag
     return runs
+
+
+def _apart(entities: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Entities of several windows; of those that overlap the longest alone, of equals the likeliest."""
+    kept: list[dict[str, Any]] = []
+    for entity in sorted(entities, key=lambda each: int(each["start"])):
+        if not kept or not kept[-1]["start"] <= entity["start"] < kept[-1]["end"]:
+            kept.append(entity)
+        elif _weight(entity) > _weight(kept[-1]):
+            kept[-1] = entity
+    return kept
+
+
+def _weight(entity: dict[str, Any]) -> tuple[int, float]:
+    return entity["end"] - entity["start"], entity["score"]
 
 
 PIPELINE = TokenClassificationPipeline

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from wherry.errors import InputError
-from wherry.pipelines.base import TextPipeline, as_texts, feeds, sigmoid, softmax
+from wherry.pipelines.base import TextPipeline, feeds, sigmoid, softmax
+from wherry.pipelines.candidates import checked_labels, hypotheses
 from wherry.pipelines.images import ImagePipeline, pixels
 from wherry.vision.processor import Prepared
 
@@ -35,9 +35,7 @@ class ZeroShotImageClassificationPipeline(ImagePipeline, TextPipeline):
             TokenizerError: a sentence longer than the model takes.
         """
         names = checked_labels(candidate_labels)
-        if "{}" not in hypothesis_template:
-            raise InputError(f"hypothesis_template has no {{}} where the label goes: {hypothesis_template!r}")
-        sentences = [hypothesis_template.replace("{}", name) for name in names]
+        sentences = hypotheses(names, hypothesis_template)
         alone = "siglip" in str(self.bundle.config.get("model_type"))
         limit = 64 if alone else self.max_length
         encoding = self.tokenizer.encode(
@@ -52,20 +50,6 @@ class ZeroShotImageClassificationPipeline(ImagePipeline, TextPipeline):
                 yield [{"score": float(score), "label": name} for score, name in ranked]
 
         return self.mapped(inputs, batch_size, run)
-
-
-def checked_labels(candidate_labels: Any) -> list[str]:
-    """Labels as a list; a str holds several between commas.
-
-    Raises:
-        InputError: there are none, or others than str.
-    """
-    if isinstance(candidate_labels, str):
-        candidate_labels = [name.strip() for name in candidate_labels.split(",")]
-    names, _ = as_texts(candidate_labels, what="candidate label")
-    if not names or not all(names):
-        raise InputError("candidate_labels must name at least one label, and none may be empty")
-    return names
 
 
 PIPELINE = ZeroShotImageClassificationPipeline

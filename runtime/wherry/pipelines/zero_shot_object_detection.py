@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from wherry.pipelines.base import TextPipeline, feeds, sigmoid
+from wherry.pipelines.candidates import checked_labels
 from wherry.pipelines.images import ImagePipeline, pixels
 from wherry.pipelines.object_detection import as_box, corners, share
 from wherry.pipelines.scores import checked_count
-from wherry.pipelines.zero_shot_image_classification import checked_labels
 from wherry.vision.processor import Prepared
 
 
