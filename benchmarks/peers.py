@@ -79,7 +79,7 @@ T5 = {
     "eos_token_id": 1,
 }
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "gpt2": ("GPT2LMHeadModel", {"bos_token_id": 0, "eos_token_id": 0, "vocab_size": 50257}),
+    "gpt2": ("GPT2LMHeadModel", {"bos_token_id": 0, "eos_token_id": 0, "vocab_size": 49152}),
     "t5-small": ("T5ForConditionalGeneration", T5),
     "marian": ("MarianMTModel", MARIAN),
     "whisper-base": ("WhisperForConditionalGeneration", {**WHISPER, "vocab_size": 51865}),
@@ -119,26 +119,33 @@ def smollm2(python: Path) -> dict[str, Peer]:
 
 
 def checkpoint(name: str) -> Path:
-    """A model of a usual shape with random weights; its tokens are the words `w0`, `w1` and so on, and `<pad>`."""
+    """A model of a usual shape with random weights."""
     folder = MADE / name
     if not folder.exists():
         torch.manual_seed(0)
         kind, settings = SHAPES[name]
         model_class = getattr(transformers, kind)
         model = model_class(model_class.config_class(**settings))
-        config = model.config
-        words = [f"w{number}" for number in range(config.vocab_size)]
-        words[config.pad_token_id or 0] = "<pad>"
-        numbers = {word: number for number, word in enumerate(words)}
-        tokenizer = Tokenizer(models.WordLevel(numbers, words[3]))
-        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        special = {name: words[getattr(config, f"{name}_id", None) or 2] for name in ("bos_token", "eos_token")}
-        special |= {"pad_token": "<pad>", "unk_token": words[3]}
         making = MADE / f".{name}"
         model.save_pretrained(making)
-        transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(making)
+        if name == "gpt2":
+            for file in ("tokenizer.json", "tokenizer_config.json"):
+                shutil.copy(sample("smollm2") / file, making)
+        else:
+            words(model.config).save_pretrained(making)
         making.rename(folder)
     return folder
+
+
+def words(config: Any) -> Any:
+    """A tokenizer of the words `w0`, `w1` and so on, as many as a model has tokens, and `<pad>` among them."""
+    names = [f"w{number}" for number in range(config.vocab_size)]
+    names[config.pad_token_id or 0] = "<pad>"
+    tokenizer = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, names[3]))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {name: names[getattr(config, f"{name}_id", None) or 2] for name in ("bos_token", "eos_token")}
+    special |= {"pad_token": "<pad>", "unk_token": names[3]}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
 def exported(name: str, precisions: Sequence[str]) -> Path:
