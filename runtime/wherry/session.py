@@ -5,24 +5,20 @@ Knows nothing of tasks or text. A device that is asked for and not there is an e
 
 import math
 import os
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wherry.devices import Device, ProviderOptions, create, full_memory, one_line, resolve
+from wherry.devices import onnxruntime as onnxruntime
 from wherry.errors import DeviceError, SessionError
 
 Array = np.ndarray[Any, Any]
-
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -68,75 +64,36 @@ def thread_count() -> int:
     return cores
 
 
-@cache
-def onnxruntime() -> Any:
-    """The onnxruntime module, or a clear word on which wheel to install.
-
-    Raises:
-        DeviceError: no onnxruntime wheel is installed, or two that break each other.
-    """
-    names = {dist.name for dist in distributions() if (dist.name or "").startswith("onnxruntime")}
-    wheels = sorted(names & {"onnxruntime", "onnxruntime-gpu"})
-    if len(wheels) > 1:
-        raise DeviceError(
-            "onnxruntime and onnxruntime-gpu are both installed and break each other: "
-            "`pip uninstall -y onnxruntime onnxruntime-gpu`, then install 'wherry[cpu]' or 'wherry[gpu]'"
-        )
-    try:
-        import onnxruntime as module
-    except ImportError as error:
-        if wheels:
-            raise DeviceError(f"{wheels[0]} is installed but does not load: {_one_line(error)}") from error
-        raise DeviceError("onnxruntime is not installed: `pip install 'wherry[cpu]'` or 'wherry[gpu]'") from error
-    return module
-
-
-def pick_providers(device: str) -> list[tuple[str, dict[str, Any]]]:
-    """The execution providers to ask for, with options.
-
-    Args:
-        device: `auto`, `cpu`, `cuda`, `cuda:1`, `tensorrt` or `tensorrt:1`; `auto` is CUDA where this
-            onnxruntime has it, else the CPU.
-
-    Raises:
-        DeviceError: an unknown device, or one that this onnxruntime was built without.
-    """
-    available = onnxruntime().get_available_providers()
-    if device == "auto":
-        device = "cuda" if PROVIDERS["cuda"] in available else "cpu"
-    kind, _, index = device.partition(":")
-    if kind not in PROVIDERS or (index and not (index.isdecimal() and kind != "cpu")):
-        raise DeviceError(f"unknown device '{device}': choose auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N")
-    if PROVIDERS[kind] not in available:
-        raise DeviceError(
-            f"device '{device}' is not there: this onnxruntime has {', '.join(available)} only; "
-            "for an NVIDIA GPU `pip uninstall -y onnxruntime` and `pip install 'wherry[gpu]'`"
-        )
-    if kind == "cpu":
-        return [(PROVIDERS["cpu"], {})]
-    options = {"device_id": int(index or 0)}
-    chain = ["tensorrt", "cuda"] if kind == "tensorrt" else ["cuda"]
-    return [*((PROVIDERS[each], options) for each in chain), (PROVIDERS["cpu"], {})]
-
-
 class Session:
     """A loaded graph.
 
     Attributes:
         inputs: ports to feed, by name.
         outputs: ports that come back, by name.
-        device: where the graph runs: `cpu`, `cuda` or `tensorrt`.
+        device: where the graph runs, without a number: a key of `wherry.devices.KINDS`.
+        memory: where its inputs and outputs are kept: `cpu` or `cuda`.
+        index: which of several devices of that kind.
         operators: the kinds of node of the graph as onnxruntime runs it, those inside of If and Loop left out.
         raw: the onnxruntime.InferenceSession, for io binding.
     """
 
-    def __init__(self, path: str | Path, *, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        provider_options: ProviderOptions | None = None,
+        allow_fallback: bool = False,
+    ) -> None:
         """Load a graph.
 
         Args:
             path: the ONNX file; external data is found beside it.
-            device: see `pick_providers`.
+            device: see `wherry.devices.resolve`.
             threads: intra-op threads; by default all that this process may use.
+            provider_options: for onnxruntime's execution provider, such as `gpu_mem_limit` in bytes.
+            allow_fallback: run on the CPU, with a warning, where the device cannot.
 
         Raises:
             DeviceError: the device is not there or cannot take the graph.
@@ -144,29 +101,42 @@ class Session:
         """
         if threads is not None and threads < 1:
             raise SessionError(f"threads must be at least 1, not {threads}")
-        ort = onnxruntime()
-        providers = pick_providers(device)
-        if providers[0][0] != PROVIDERS["cpu"]:
-            ort.preload_dlls()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or thread_count()
+        try:
+            self._load(Path(path), resolve(device), threads or thread_count(), provider_options or {})
+        except DeviceError as error:
+            if not allow_fallback:
+                raise
+            warnings.warn(f"runs on the CPU instead: {error}", stacklevel=2)
+            self._load(Path(path), Device("cpu"), threads or thread_count(), {})
+
+    def _load(self, path: Path, device: Device, threads: int, given: ProviderOptions) -> None:
+        options = onnxruntime().SessionOptions()
+        options.intra_op_num_threads = threads
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         options.log_severity_level = 4  # what fails is raised, and need not be printed as well
         try:
-            self.raw = ort.InferenceSession(str(path), options, providers=providers)
+            self.raw = create(str(path), device, options, given)
+        except DeviceError:
+            raise
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            raise SessionError(f"onnxruntime cannot load {path}: {_one_line(error)}") from error
-        active = self.raw.get_providers()
-        if providers[0][0] not in active:
-            raise DeviceError(
-                f"device '{device}' did not take {path}: {providers[0][0]} could not be loaded "
-                "(CUDA and cuDNN libraries missing or of another version?); use device='cpu' to run on the CPU"
-            )
-        self.device = next(kind for kind, name in PROVIDERS.items() if name == active[0])
+            full = full_memory(error, device)
+            raise SessionError(full or f"onnxruntime cannot load {path}: {one_line(error)}") from error
+        self.place = device
+        self.device, self.memory, self.index = device.kind, device.memory, device.index
         assigned = self.raw.get_provider_graph_assignment_info()
-        self.operators = frozenset(node.op_type for part in assigned for node in part.get_nodes())
+        self._nodes = [(part.ep_name, node.op_type) for part in assigned for node in part.get_nodes()]
+        if device.kind != "cpu" and self._nodes and device.provider not in self.placement():
+            raise DeviceError(
+                f"device '{device}' takes no node of {path}: {device.provider} has none of its operators; "
+                "run another variant, or on device='cpu'"
+            )
+        self.operators = frozenset(operator for _, operator in self._nodes)
         self.inputs = {port.name: port for port in map(_port, self.raw.get_inputs())}
         self.outputs = {port.name: port for port in map(_port, self.raw.get_outputs())}
+
+    def placement(self) -> dict[str, int]:
+        """How many nodes of the graph each of onnxruntime's execution providers runs, the most first."""
+        return dict(Counter(provider for provider, _ in self._nodes).most_common())
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run the graph once.
@@ -189,14 +159,14 @@ class Session:
                 if name in self.inputs
             }
         except (TypeError, ValueError) as error:
-            raise SessionError(f"an input is not of the type that the graph takes: {_one_line(error)}") from error
+            raise SessionError(f"an input is not of the type that the graph takes: {one_line(error)}") from error
         missing = [name for name in self.inputs if name not in given]
         if missing:
             raise SessionError(f"the graph needs input {', '.join(missing)}, which was not given")
         try:
             values = self.raw.run(names, given)
         except Exception as error:  # as above
-            raise SessionError(f"onnxruntime failed: {_one_line(error)}") from error
+            raise self._failed(error) from error
         return dict(zip(names, values, strict=True))
 
     def run_bound(self, binding: Any, *, partly: bool = False) -> None:
@@ -215,12 +185,14 @@ class Session:
         try:
             self.raw.run_with_iobinding(binding, options)
         except Exception as error:  # as above
-            raise SessionError(f"onnxruntime failed: {_one_line(error)}") from error
+            raise self._failed(error) from error
 
     def value(self, array: Array) -> Any:
-        """An array as an OrtValue on the session's device."""
-        kind = "cpu" if self.device == "cpu" else "cuda"
-        return onnxruntime().OrtValue.ortvalue_from_numpy(array, kind, 0)
+        """An array as an OrtValue in the session's memory."""
+        return onnxruntime().OrtValue.ortvalue_from_numpy(array, self.memory, self.index)
+
+    def _failed(self, error: Exception) -> SessionError:
+        return SessionError(full_memory(error, self.place) or f"onnxruntime failed: {one_line(error)}")
 
 
 def _port(argument: Any) -> Port:
@@ -228,8 +200,3 @@ def _port(argument: Any) -> Port:
     if argument.type not in DTYPES:
         raise SessionError(f"the graph's {argument.name} is a {argument.type}, which wherry does not handle")
     return Port(argument.name, DTYPES[argument.type], shape)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text[:300]

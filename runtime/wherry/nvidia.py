@@ -1,0 +1,176 @@
+"""NVIDIA's libraries as onnxruntime needs them: loaded without torch, and named where they are missing.
+
+Knows nothing of graphs. Every function takes a machine without a GPU or a driver.
+"""
+
+import ctypes
+import io
+import re
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+PACKAGES = {
+    "libcudart": "nvidia-cuda-runtime",
+    "libcublas": "nvidia-cublas",
+    "libcublasLt": "nvidia-cublas",
+    "libcurand": "nvidia-curand",
+    "libcufft": "nvidia-cufft",
+    "libnvrtc": "nvidia-cuda-nvrtc",
+    "libnvJitLink": "nvidia-nvjitlink",
+    "libcudnn": "nvidia-cudnn",
+    "libnvinfer": "tensorrt",
+    "libnvonnxparser": "tensorrt",
+}
+"""Library to package, without the CUDA version that some packages have behind their name."""
+
+PROVIDERS = {"cuda": "libonnxruntime_providers_cuda.so", "tensorrt": "libonnxruntime_providers_tensorrt.so"}
+
+
+@dataclass(frozen=True)
+class Card:
+    """One GPU.
+
+    Attributes:
+        name: as NVIDIA calls it.
+        total, free: bytes of its memory.
+    """
+
+    name: str
+    total: int
+    free: int
+
+
+@cache
+def preload(ort: Any) -> str:
+    """Load CUDA's, cuDNN's and TensorRT's libraries out of NVIDIA's wheels, where they are; gives what did not load."""
+    told = io.StringIO()
+    with redirect_stdout(told):
+        ort.preload_dlls()
+    for path in _tensorrt_libraries(_major(ort)):
+        with suppress(OSError):  # what is missing is told when the provider that needs it does not load
+            ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+    return told.getvalue()
+
+
+def _tensorrt_libraries(cuda: str) -> list[Path]:
+    try:
+        files = distribution(f"tensorrt-cu{cuda}-libs").files or []
+    except PackageNotFoundError:
+        return []
+    wanted = ("libnvinfer.so", "libnvinfer_plugin.so", "libnvonnxparser.so")
+    named = [file for name in wanted for file in files if file.name.startswith(name)]
+    return [Path(str(file.locate())) for file in named]
+
+
+def why_not(ort: Any, kind: str) -> str:
+    """Why the execution provider of CUDA or TensorRT does not load, and what to do.
+
+    Args:
+        kind: `cuda` or `tensorrt`.
+    """
+    cuda = f"CUDA {ort.cuda_version}"
+    driver = driver_cuda()
+    if driver is None:
+        return (
+            f"there is no NVIDIA driver (libcuda.so.1 is not found), and onnxruntime-gpu {ort.__version__} needs one "
+            f"for {cuda}: install it from nvidia.com/drivers, and in a container pass the GPU (docker run --gpus all); "
+            "device='cpu' runs on the CPU"
+        )
+    missing = _missing(Path(ort.__file__).parent / "capi" / PROVIDERS[kind])
+    if missing is not None:
+        return _fix(missing, ort)
+    wanted = tuple(map(int, ort.cuda_version.split(".")[:2]))
+    if driver < wanted:
+        return (
+            f"the NVIDIA driver is for CUDA {driver[0]}.{driver[1]}, and onnxruntime-gpu {ort.__version__} needs one "
+            f"for {cuda}: update the driver from nvidia.com/drivers, or install an onnxruntime-gpu for that CUDA"
+        )
+    return "the driver shows no GPU to this process: see nvidia-smi and CUDA_VISIBLE_DEVICES"
+
+
+def _missing(library: Path) -> str | None:
+    """Why a library does not load, in the words of the system; None where it does."""
+    with suppress(OSError):
+        ctypes.CDLL(str(library.with_name("libonnxruntime_providers_shared.so")), ctypes.RTLD_GLOBAL)
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def _fix(missing: str, ort: Any) -> str:
+    """A library that is missing, its version found and needed, and what to install."""
+    named = re.search(r"(lib\w+)\.so\.(\d+)", missing)
+    base = next((name for name in sorted(PACKAGES, key=len, reverse=True) if named and named[1] == name), None)
+    if named is None or base is None:
+        return f"{missing}; `pip install -U 'wherry[gpu]'`"
+    library, needed, package, cuda = named[0], named[2], PACKAGES[base], _major(ort)
+    here = [f"{name} {version}" for name in (package, *(f"{package}-cu{each}" for each in (11, 12, 13)))
+            if (version := _version(name))]
+    if package == "tensorrt":
+        install = f"pip install 'tensorrt-cu{cuda}=={needed}.*'"
+    else:
+        install = "pip install -U 'wherry[gpu]'"
+    return (
+        f"{library} is not found, which onnxruntime-gpu {ort.__version__} for CUDA {ort.cuda_version} needs (found: "
+        f"{', '.join(here) or f'no {package}'}): `{install}`"
+    )
+
+
+def driver_cuda() -> tuple[int, int] | None:
+    """The newest CUDA that the driver takes, (major, minor); None without a driver."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    number = ctypes.c_int()
+    library.cuDriverGetVersion(ctypes.byref(number))
+    return number.value // 1000, number.value % 1000 // 10
+
+
+def driver_version() -> str | None:
+    """The driver's own version, such as 580.159.04, where NVIDIA's management library tells it."""
+    library = _management()
+    return None if library is None else str(library.nvmlSystemGetDriverVersion())
+
+
+def cards() -> list[Card]:
+    """The GPUs of this machine, where NVIDIA's management library tells them."""
+    library = _management()
+    if library is None:
+        return []
+    found = []
+    for index in range(library.nvmlDeviceGetCount()):
+        handle = library.nvmlDeviceGetHandleByIndex(index)
+        memory = library.nvmlDeviceGetMemoryInfo(handle)
+        found.append(Card(str(library.nvmlDeviceGetName(handle)), int(memory.total), int(memory.free)))
+    return found
+
+
+@cache
+def _management() -> Any:
+    try:
+        library = import_module("pynvml")  # of the package nvidia-ml-py
+        library.nvmlInit()
+    except ModuleNotFoundError:
+        return None
+    except library.NVMLError:
+        return None
+    return library
+
+
+def _version(package: str) -> str | None:
+    try:
+        return distribution(package).version
+    except PackageNotFoundError:
+        return None
+
+
+def _major(ort: Any) -> str:
+    return str(ort.cuda_version).split(".", maxsplit=1)[0]
