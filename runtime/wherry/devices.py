@@ -55,9 +55,7 @@ KINDS = {
         "`pip install onnxruntime-ep-nv-tensorrt-rtx`",
         plugin="onnxruntime_ep_nv_tensorrt_rtx",
     ),
-    "webgpu": Kind(
-        "WebGpuExecutionProvider", "`pip install onnxruntime-ep-webgpu`", plugin="onnxruntime_ep_webgpu"
-    ),
+    "webgpu": Kind("WebGpuExecutionProvider", "`pip install onnxruntime-ep-webgpu`", plugin="onnxruntime_ep_webgpu"),
     "coreml": Kind("CoreMLExecutionProvider", "onnxruntime's wheel for macOS has it", numbered=False),
     "directml": Kind("DmlExecutionProvider", "on Windows: `pip install onnxruntime-directml`"),
     "qnn": Kind("QNNExecutionProvider", "for Qualcomm's NPUs: `pip install onnxruntime-qnn`", numbered=False),
@@ -206,13 +204,28 @@ def create(graph: str | bytes, device: Device, options: Any, given: ProviderOpti
             nvidia.preload(ort)
             own = {"device_id": str(device.index), **own}
         rest = [(KINDS[name].provider, {"device_id": str(device.index)}) for name in kind.then]
-        cpu = [] if device.kind == "cpu" else [(KINDS["cpu"].provider, {})]
+        cpu: list[tuple[str, dict[str, str]]] = [] if device.kind == "cpu" else [(KINDS["cpu"].provider, {})]
         providers = [(kind.provider, own), *rest, *cpu]
     with _silent(ort):
-        session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+        try:
+            session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+        except Exception as error:
+            if kind.memory == "cuda" and re.search("TensorRT|CUDA", str(error)):
+                _explain(device, error)
+            raise
     if kind.provider not in session.get_providers():
         raise DeviceError(f"device '{device}' does not work: {_why_not(device)}")
     return session
+
+
+def _explain(device: Device, error: Exception) -> None:
+    """Raise what onnxruntime says of a GPU in clear words, where they are known."""
+    fault = nvidia.fault(onnxruntime(), device.kind)
+    if fault is not None:
+        raise DeviceError(f"device '{device}' does not work: {fault}") from error
+    if "invalid device ordinal" in str(error) or "Invalid device id" in str(error):
+        names = ", ".join(f"cuda:{at} {card.name}" for at, card in enumerate(nvidia.cards()))
+        raise DeviceError(f"device '{device}' is not there: this process sees {names or 'fewer GPUs'}") from error
 
 
 @contextmanager
@@ -227,7 +240,9 @@ def _silent(ort: Any) -> Iterator[None]:
 
 def _why_not(device: Device) -> str:
     if KINDS[device.kind].memory == "cuda":
-        return nvidia.why_not(onnxruntime(), device.kind)
+        return nvidia.fault(onnxruntime(), device.kind) or (
+            "the driver shows no GPU to this process: see nvidia-smi and CUDA_VISIBLE_DEVICES"
+        )
     return f"{device.provider} could not be loaded; {KINDS[device.kind].install}"
 
 

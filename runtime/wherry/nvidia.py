@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from wherry.errors import SessionError
+
 PACKAGES = {
     "libcudart": "nvidia-cuda-runtime",
     "libcublas": "nvidia-cublas",
@@ -67,8 +69,8 @@ def _tensorrt_libraries(cuda: str) -> list[Path]:
     return [Path(str(file.locate())) for file in named]
 
 
-def why_not(ort: Any, kind: str) -> str:
-    """Why the execution provider of CUDA or TensorRT does not load, and what to do.
+def fault(ort: Any, kind: str) -> str | None:
+    """Why the execution provider of CUDA or TensorRT cannot load, and what to do; None where nothing is missing.
 
     Args:
         kind: `cuda` or `tensorrt`.
@@ -90,7 +92,7 @@ def why_not(ort: Any, kind: str) -> str:
             f"the NVIDIA driver is for CUDA {driver[0]}.{driver[1]}, and onnxruntime-gpu {ort.__version__} needs one "
             f"for {cuda}: update the driver from nvidia.com/drivers, or install an onnxruntime-gpu for that CUDA"
         )
-    return "the driver shows no GPU to this process: see nvidia-smi and CUDA_VISIBLE_DEVICES"
+    return None
 
 
 def _missing(library: Path) -> str | None:
@@ -111,8 +113,11 @@ def _fix(missing: str, ort: Any) -> str:
     if named is None or base is None:
         return f"{missing}; `pip install -U 'wherry[gpu]'`"
     library, needed, package, cuda = named[0], named[2], PACKAGES[base], _major(ort)
-    here = [f"{name} {version}" for name in (package, *(f"{package}-cu{each}" for each in (11, 12, 13)))
-            if (version := _version(name))]
+    here = [
+        f"{name} {version}"
+        for name in (package, *(f"{package}-cu{each}" for each in (11, 12, 13)))
+        if (version := _version(name))
+    ]
     if package == "tensorrt":
         install = f"pip install 'tensorrt-cu{cuda}=={needed}.*'"
     else:
@@ -163,6 +168,44 @@ def _management() -> Any:
     except library.NVMLError:
         return None
     return library
+
+
+class Copies:
+    """Copies within a GPU's memory, into it and out of it, by CUDA's own runtime library."""
+
+    def __init__(self, runtime: Any, index: int) -> None:
+        self.runtime, self.index = runtime, index
+
+    @classmethod
+    def on(cls, ort: Any, index: int) -> "Copies":
+        """For the GPU of that number, once `preload` has loaded the library."""
+        return cls(ctypes.CDLL(f"libcudart.so.{_major(ort)}"), index)
+
+    def move(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, height: int) -> None:
+        """Copy `height` pieces of `width` bytes, which begin `pitch` bytes after each other, between any two memories.
+
+        Raises:
+            SessionError: CUDA refused.
+        """
+        if not width or not height:
+            return
+        sizes = [ctypes.c_size_t(size) for size in (target_pitch, source_pitch, width, height)]
+        ends = ctypes.c_void_p(target), ctypes.c_void_p(source)
+        self._call("cudaMemcpy2D", ends[0], sizes[0], ends[1], sizes[1], *sizes[2:], 4)  # 4: see from the addresses
+
+    def clear(self, target: int, size: int) -> None:
+        """Fill with zeros."""
+        self._call("cudaMemset", ctypes.c_void_p(target), 0, ctypes.c_size_t(size))
+
+    def wait(self) -> None:
+        """Until all is copied."""
+        self._call("cudaSetDevice", self.index)
+        self._call("cudaDeviceSynchronize")
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        status = getattr(self.runtime, name)(*arguments)
+        if status:
+            raise SessionError(f"CUDA failed to copy within GPU {self.index}: {name} gave error {status}")
 
 
 def _version(package: str) -> str | None:

@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "tensor(uint8)": np.dtype(np.uint8),
     "tensor(int8)": np.dtype(np.int8),
 }
+
+
+UNCAPTURED = -1
+"""The number by which onnxruntime leaves a run out of CUDA graphs."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Session:
         device: where the graph runs, without a number: a key of `wherry.devices.KINDS`.
         memory: where its inputs and outputs are kept: `cpu` or `cuda`.
         index: which of several devices of that kind.
+        graphs: whether runs may be captured as CUDA graphs: the provider option `enable_cuda_graph`.
         operators: the kinds of node of the graph as onnxruntime runs it, those inside of If and Loop left out.
         raw: the onnxruntime.InferenceSession, for io binding.
     """
@@ -130,6 +136,13 @@ class Session:
                 f"device '{device}' takes no node of {path}: {device.provider} has none of its operators; "
                 "run another variant, or on device='cpu'"
             )
+        self.graphs = device.kind == "cuda" and str(given.get("enable_cuda_graph", 0)) not in ("0", "False")
+        self._plainly = onnxruntime().RunOptions()
+        if self.graphs:
+            self._plainly.add_run_config_entry("gpu_graph_id", str(UNCAPTURED))
+        self._numbers = count(1)
+        infos = zip(self.raw.get_inputs(), self.raw.get_input_memory_infos(), strict=True)
+        self._resident = {port.name for port, info in infos if info.name.lower().startswith(device.memory)}
         self.operators = frozenset(operator for _, operator in self._nodes)
         self.inputs = {port.name: port for port in map(_port, self.raw.get_inputs())}
         self.outputs = {port.name: port for port in map(_port, self.raw.get_outputs())}
@@ -164,32 +177,41 @@ class Session:
         if missing:
             raise SessionError(f"the graph needs input {', '.join(missing)}, which was not given")
         try:
-            values = self.raw.run(names, given)
+            values = self.raw.run(names, given, self._plainly)
         except Exception as error:  # as above
             raise self._failed(error) from error
         return dict(zip(names, values, strict=True))
 
-    def run_bound(self, binding: Any, *, partly: bool = False) -> None:
+    def run_bound(self, binding: Any, *, partly: bool = False, graph: int | None = None) -> None:
         """Run with inputs and outputs bound beforehand (`raw.io_binding()`).
 
         Args:
             partly: whether to leave out what the bound outputs do not need.
+            graph: of `new_graph`, for runs that always have the same things bound.
 
         Raises:
             SessionError: onnxruntime refused what is bound.
         """
         options = None
-        if partly:
+        if partly or self.graphs:
             options = onnxruntime().RunOptions()
-            options.only_execute_path_to_fetches = True
+            options.only_execute_path_to_fetches = partly
+            if self.graphs:
+                options.add_run_config_entry("gpu_graph_id", str(UNCAPTURED if graph is None else graph))
         try:
             self.raw.run_with_iobinding(binding, options)
         except Exception as error:  # as above
             raise self._failed(error) from error
 
-    def value(self, array: Array) -> Any:
-        """An array as an OrtValue in the session's memory."""
-        return onnxruntime().OrtValue.ortvalue_from_numpy(array, self.memory, self.index)
+    def new_graph(self) -> int | None:
+        """A number for runs that are captured as one CUDA graph; None where that is not wanted."""
+        return next(self._numbers) if self.graphs else None
+
+    def value(self, array: Array, name: str | None = None) -> Any:
+        """An array as an OrtValue: in the session's memory, or where the graph reads the input of that name."""
+        host = name is not None and name not in self._resident
+        memory, index = ("cpu", 0) if host else (self.memory, self.index)
+        return onnxruntime().OrtValue.ortvalue_from_numpy(array, memory, index)
 
     def _failed(self, error: Exception) -> SessionError:
         return SessionError(full_memory(error, self.place) or f"onnxruntime failed: {one_line(error)}")

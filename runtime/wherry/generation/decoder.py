@@ -4,15 +4,20 @@ Two kinds: graphs with GroupQueryAttention write new keys and values where they 
 no cache; others give the whole cache anew in each step, which is handed back to them as it is.
 """
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from wherry.devices import Device, create, onnxruntime
 from wherry.errors import SessionError
 from wherry.generation.batch import Batch, Given
+from wherry.generation.cache import Cache, DeviceCache, SharedCache
 from wherry.generation.growing import GrowingBatch
 from wherry.generation.shared import SharedBatch
+from wherry.nvidia import Copies
 from wherry.session import Session
+from wherry.tiny import FLOAT, FLOAT16, INT64, graph
 
 Array = np.ndarray[Any, Any]
 
@@ -67,9 +72,40 @@ class Decoder:
 
     def batch(self, rows: int, capacity: int) -> Batch:
         """An empty batch, with memory for so many rows of so many tokens where that is taken beforehand."""
-        if self.shared and self.session.device == "cpu":
+        if self.shared:
             return SharedBatch(self, rows, capacity)
         return GrowingBatch(self)
+
+    def cache(self, rows: int, capacity: int) -> Cache:
+        """Buffers for keys and values that are written where they are read, in the session's memory."""
+        session = self.session
+        if session.memory == "cpu":
+            return SharedCache(session, self.past, rows, capacity)
+        return DeviceCache(session, self.past, rows, capacity, Copies.on(onnxruntime(), session.index))
+
+    def best(self, logits: Any) -> tuple[Array, Array]:
+        """The likeliest tokens and their logits, chosen where the logits are.
+
+        Args:
+            logits: an OrtValue (rows, 1, vocabulary).
+
+        Returns:
+            (rows,) int64, and as many of the logits' type.
+        """
+        binding = self._chooser.io_binding()
+        binding.bind_ortvalue_input("logits", logits)
+        binding.bind_output("values")
+        binding.bind_output("tokens")
+        self._chooser.run_with_iobinding(binding)
+        values, tokens = (value.numpy().reshape(-1) for value in binding.get_outputs())
+        return tokens, values
+
+    @cached_property
+    def _chooser(self) -> Any:
+        kind = FLOAT16 if self.session.outputs["logits"].dtype == np.float16 else FLOAT
+        outputs = {"values": (kind, 3), "tokens": (INT64, 3)}
+        content = graph("TopK", {"logits": (kind, 3)}, outputs, initializers={"k": [1]})
+        return create(content, Device(self.session.device, self.session.index), onnxruntime().SessionOptions())
 
     def feeds(self, ids: Array, positions: Array, mask: Array, given: Given) -> dict[str, Array]:
         """The inputs that tell of new tokens.

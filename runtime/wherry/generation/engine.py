@@ -309,8 +309,13 @@ class Engine:
     def _decode(self) -> list[Event]:
         if len(self.rows) == 1 and self.reading is None and self.rows[0].request.config.prompt_lookup_num_tokens:
             return self._speculate(self.rows[0])
-        logits = self._batch.step(np.array([row.last for row in self.rows]))
-        events = [self._choose(row, each) for row, each in zip(self.rows, logits, strict=True)]
+        last = np.array([row.last for row in self.rows])
+        best = self._batch.best(last) if all(row.chooser.greedy for row in self.rows) else None
+        if best is not None:
+            chosen = zip(self.rows, best[0].tolist(), best[1].tolist(), strict=True)
+            events = [self._event(row, row.chooser.take(token, logit)) for row, token, logit in chosen]
+        else:
+            events = [self._choose(row, each) for row, each in zip(self.rows, self._batch.step(last), strict=True)]
         self._drop({at for at, event in enumerate(events) if event.finish})
         return events
 
@@ -338,7 +343,10 @@ class Engine:
         return events
 
     def _choose(self, row: _Row, logits: Array) -> Event:
-        row.last = row.chooser.choose(logits)
+        return self._event(row, row.chooser.choose(logits))
+
+    def _event(self, row: _Row, token: int) -> Event:
+        row.last = token
         finish: Finish | None = "stop" if row.last in row.ends else "length" if row.made >= row.request.limit else None
         return Event(row.request, row.index, row.last, finish)
 

@@ -1,4 +1,4 @@
-"""Rows of a graph with GroupQueryAttention on the CPU: new keys and values go where the past ones are read."""
+"""Rows of a graph with GroupQueryAttention: new keys and values go where the past ones are read."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wherry.generation.batch import Given, bind
-from wherry.generation.cache import SharedCache
+from wherry.generation.cache import Cache
+from wherry.session import Session
 
 if TYPE_CHECKING:
     from wherry.generation.decoder import Decoder
@@ -27,7 +28,7 @@ class SharedBatch:
 
     def __init__(self, decoder: "Decoder", rows: int, capacity: int) -> None:
         self.decoder, self.rows = decoder, 0
-        self.cache = SharedCache(decoder.past, rows, capacity)
+        self.cache = decoder.cache(rows, capacity)
         self.offsets = np.zeros(rows, np.int64)  # from what is counted to positions: images may take fewer
         self._steps: _Steps | None = None
         self._moved = False  # whether rows have changed otherwise than by a step
@@ -52,18 +53,31 @@ class SharedBatch:
         return self._read(last, ids, logits=logits)
 
     def step(self, tokens: Array) -> Array:
+        self._step(tokens)
+        assert self._steps is not None
+        return self._steps.logits()
+
+    def best(self, tokens: Array) -> tuple[Array, Array] | None:
+        if self.decoder.session.memory == "cpu":
+            return None
+        self._step(tokens)
+        assert self._steps is not None
+        return self._steps.best()
+
+    def _step(self, tokens: Array) -> None:
         rows, lengths = len(tokens), self.cache.lengths
         longest = int(lengths[:rows].max())
         self._fit(self.rows, longest + 1)
         if self._steps is None or self._steps.rows != rows or self._steps.width <= longest:
             width = min(-(-(longest + 1) // WIDTH) * WIDTH, self.cache.capacity)
+            if self.decoder.session.graphs:
+                width = self.cache.capacity  # what is captured once is replayed to the end
             self._steps = _Steps(self.decoder, self.cache, rows, width)
         elif self._moved:
             self._steps.look(lengths[:rows])
         self._moved = False
-        logits = self._steps.run(tokens, lengths[:rows], self.offsets[:rows])
+        self._steps.run(tokens, lengths[:rows], self.offsets[:rows])
         lengths[:rows] += 1
-        return logits
 
     def verify(self, tokens: Array) -> Array:
         self._fit(1, int(self.cache.lengths[0]) + len(tokens))
@@ -120,10 +134,7 @@ class SharedBatch:
         binding = session.raw.io_binding()
         positions = np.arange(before, total) + self.offsets[first : first + rows, None]
         bind(binding, session, self.decoder.feeds(ids, positions, np.ones((rows, total), np.int64), given))
-        for port, name, array in zip(self.decoder.past, self.decoder.present, cache.arrays, strict=True):
-            value = session.value(array[first : first + rows])
-            binding.bind_ortvalue_input(port.name, value)
-            binding.bind_ortvalue_output(name, value)
+        cache.bind(binding, self.decoder.present, first, rows)
         if logits:
             binding.bind_output("logits", "cpu")
         session.run_bound(binding, partly=not logits)
@@ -136,9 +147,11 @@ class SharedBatch:
 class _Steps:
     """Everything of a step bound once, for so many rows and a mask so wide: a step only writes numbers into arrays."""
 
-    def __init__(self, decoder: "Decoder", cache: SharedCache, rows: int, width: int) -> None:
+    def __init__(self, decoder: "Decoder", cache: Cache, rows: int, width: int) -> None:
         session, embed = decoder.session, decoder.embed
-        self.session, self.embed, self.rows, self.width = session, embed, rows, width
+        self.decoder, self.session, self.embed, self.rows, self.width = decoder, session, embed, rows, width
+        self.graph = session.new_graph()
+        self.copies: list[tuple[Any, Array]] = []  # what is read in the device's memory, and where it is written
         self.columns = np.arange(rows)
         self.ids = np.zeros((rows, 1), np.int64)
         self.positions = np.array(decoder.positions(np.zeros((rows, 1), np.int64)))
@@ -150,31 +163,48 @@ class _Steps:
             feeds["input_ids"] = self.ids
         else:
             port = embed.outputs["inputs_embeds"]
-            feeds["inputs_embeds"] = np.empty((rows, 1, _size(port.shape[-1])), port.dtype)
+            embeds = embed.value(np.empty((rows, 1, _size(port.shape[-1])), port.dtype))
             self.embedding = embed.raw.io_binding()
-            bind(self.embedding, embed, {"input_ids": self.ids})
-            self.embedding.bind_ortvalue_output("inputs_embeds", embed.value(feeds["inputs_embeds"]))
-        bind(self.binding, session, feeds)
+            self._bind(self.embedding, embed, {"input_ids": self.ids})
+            self.embedding.bind_ortvalue_output("inputs_embeds", embeds)
+            self.binding.bind_ortvalue_input("inputs_embeds", embeds)
+        self._bind(self.binding, session, feeds)
+        cache.bind(self.binding, decoder.present, 0, rows)
         port = session.outputs["logits"]
-        self.logits = np.empty((rows, 1, _size(port.shape[-1])), port.dtype)
-        for past, name, array in zip(decoder.past, decoder.present, cache.arrays, strict=True):
-            value = session.value(array[:rows])
-            self.binding.bind_ortvalue_input(past.name, value)
-            self.binding.bind_ortvalue_output(name, value)
-        self.binding.bind_ortvalue_output("logits", session.value(self.logits))
+        self.array = np.empty((rows, 1, _size(port.shape[-1])), port.dtype)
+        self.scores = session.value(self.array)
+        self.binding.bind_ortvalue_output("logits", self.scores)
+
+    def _bind(self, binding: Any, session: Session, feeds: Given) -> None:
+        for name, array in feeds.items():
+            if name in session.inputs:
+                value = session.value(array, name)
+                binding.bind_ortvalue_input(name, value)
+                if session.memory != "cpu":
+                    self.copies.append((value, array))
 
     def look(self, lengths: Array) -> None:
         """See how long the rows are."""
         self.mask[:] = np.arange(self.width) < lengths[:, None]
 
-    def run(self, tokens: Array, lengths: Array, offsets: Array) -> Array:
+    def run(self, tokens: Array, lengths: Array, offsets: Array) -> None:
         self.ids[:, 0] = tokens
         self.positions[..., 0] = lengths + offsets
         self.mask[self.columns, lengths] = 1
+        for value, array in self.copies:
+            value.update_inplace(array)
         if self.embed is not None:
             self.embed.run_bound(self.embedding)
-        self.session.run_bound(self.binding)
-        return self.logits[:, 0]
+        self.session.run_bound(self.binding, graph=self.graph)
+
+    def logits(self) -> Array:
+        """What the last step gave: (rows, vocabulary), overwritten by the next one."""
+        scores: Array = self.array if self.session.memory == "cpu" else self.scores.numpy()
+        return scores[:, 0]
+
+    def best(self) -> tuple[Array, Array]:
+        """The likeliest tokens of the last step and their logits, (rows,) each."""
+        return self.decoder.best(self.scores)
 
 
 def _size(size: int | str) -> int:
