@@ -113,11 +113,7 @@ def _fix(missing: str, ort: Any) -> str:
     if named is None or base is None:
         return f"{missing}; `pip install -U 'wherry[gpu]'`"
     library, needed, package, cuda = named[0], named[2], PACKAGES[base], _major(ort)
-    here = [
-        f"{name} {version}"
-        for name in (package, *(f"{package}-cu{each}" for each in (11, 12, 13)))
-        if (version := _version(name))
-    ]
+    here = [f"{name} {version}" for name, version in _found(package)]
     if package == "tensorrt":
         install = f"pip install 'tensorrt-cu{cuda}=={needed}.*'"
     else:
@@ -156,6 +152,16 @@ def cards() -> list[Card]:
         memory = library.nvmlDeviceGetMemoryInfo(handle)
         found.append(Card(str(library.nvmlDeviceGetName(handle)), int(memory.total), int(memory.free)))
     return found
+
+
+def found_packages() -> list[tuple[str, str]]:
+    """NVIDIA's wheels that hold what onnxruntime loads, and their versions."""
+    return [each for package in dict.fromkeys(PACKAGES.values()) for each in _found(package)]
+
+
+def _found(package: str) -> list[tuple[str, str]]:
+    names = (package, *(f"{package}-cu{cuda}" for cuda in (11, 12, 13)))
+    return [(name, version) for name in names if (version := _version(name))]
 
 
 @cache
