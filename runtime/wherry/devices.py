@@ -211,19 +211,22 @@ def create(graph: str | bytes, device: Device, options: Any, given: ProviderOpti
             session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
         except Exception as error:
             if kind.memory == "cuda" and re.search("TensorRT|CUDA", str(error)):
-                _explain(device, error)
+                _explain(device, own, error)
             raise
     if kind.provider not in session.get_providers():
         raise DeviceError(f"device '{device}' does not work: {_why_not(device)}")
     return session
 
 
-def _explain(device: Device, error: Exception) -> None:
+def _explain(device: Device, own: Mapping[str, str], error: Exception) -> None:
     """Raise what onnxruntime says of a GPU in clear words, where they are known."""
     fault = nvidia.fault(onnxruntime(), device.kind)
     if fault is not None:
         raise DeviceError(f"device '{device}' does not work: {fault}") from error
-    if "invalid device ordinal" in str(error) or "Invalid device id" in str(error):
+    if "provider_options_utils" in str(error) and "device_id" not in str(error):
+        given = ", ".join(f"{name}={value}" for name, value in own.items() if name != "device_id")
+        raise DeviceError(f"device '{device}' does not take the options {given}: {one_line(error)}") from error
+    if re.search("invalid device (id|ordinal)|device_id", str(error), re.IGNORECASE):
         names = ", ".join(f"cuda:{at} {card.name}" for at, card in enumerate(nvidia.cards()))
         raise DeviceError(f"device '{device}' is not there: this process sees {names or 'fewer GPUs'}") from error
 
@@ -275,19 +278,25 @@ def _register(module: str, provider: str, install: str) -> None:
         ) from error
 
 
-def full_memory(error: Exception, device: Device) -> str | None:
+def full_memory(error: Exception, device: Device, given: ProviderOptions) -> str | None:
     """What to do where onnxruntime failed because a GPU's memory is full; None where it failed for another reason."""
     told = str(error)
     if device.memory == "cpu" or not re.search("out of memory|Failed to allocate memory|Available memory of", told):
         return None
+    if "Available memory of" in told:
+        limit = int(given.get("gpu_mem_limit", 0)) / 1e6
+        return (
+            f"the limit of {limit:.0f} MB of the memory of {device} is reached: use a smaller batch or a smaller "
+            "precision, or raise the provider option gpu_mem_limit"
+        )
     cards = nvidia.cards()
     free = ""
     if device.index < len(cards):
         card = cards[device.index]
         free = f" ({card.free / 1e9:.1f} of {card.total / 1e9:.1f} GB of the {card.name} are free)"
     return (
-        f"the memory of {device} is full{free}: use a smaller batch or a smaller precision, close other models, "
-        f"or raise the provider option gpu_mem_limit; onnxruntime says: {one_line(error)}"
+        f"the memory of {device} is full{free}: use a smaller batch or a smaller precision, or close other models; "
+        f"onnxruntime says: {one_line(error)}"
     )
 
 
@@ -320,5 +329,6 @@ def installed(package: str) -> str | None:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300]
+    """What an error says, in one line: its beginning and its end where it is longer than 300 characters."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:140]} ... {text[-155:]}"

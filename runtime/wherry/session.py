@@ -125,9 +125,9 @@ class Session:
         except DeviceError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            full = full_memory(error, device)
+            full = full_memory(error, device, given)
             raise SessionError(full or f"onnxruntime cannot load {path}: {one_line(error)}") from error
-        self.place = device
+        self.place, self.given = device, given
         self.device, self.memory, self.index = device.kind, device.memory, device.index
         assigned = self.raw.get_provider_graph_assignment_info()
         self._nodes = [(part.ep_name, node.op_type) for part in assigned for node in part.get_nodes()]
@@ -214,7 +214,7 @@ class Session:
         return onnxruntime().OrtValue.ortvalue_from_numpy(array, memory, index)
 
     def _failed(self, error: Exception) -> SessionError:
-        return SessionError(full_memory(error, self.place) or f"onnxruntime failed: {one_line(error)}")
+        return SessionError(full_memory(error, self.place, self.given) or f"onnxruntime failed: {one_line(error)}")
 
 
 def _port(argument: Any) -> Port:

@@ -5,15 +5,18 @@ A process of its own, in which nothing but the runtime is imported.
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wherry.errors import WherryError
 from wherry.generation import Decoder, Engine, GenerationConfig, PrefixCache, generate, search
 from wherry.session import Session
 
 PRECISIONS = {"fp32": "", "fp16": "_fp16"}
+GRAPHS = {"enable_cuda_graph": True}
 PROMPTS = [np.random.default_rng(at).integers(0, 59, size).tolist() for at, size in enumerate((5, 40, 17, 17, 3))]
 
 
@@ -72,30 +75,34 @@ def heard(encoder: Session, decoder: Session) -> list[list[int]]:
     return [each.choosers[0].ids.tolist() for each in requests]
 
 
+def tried(run: Callable[..., Any], *arguments: Any) -> Any:
+    """What it gives, or what it says is wrong, which a test then shows."""
+    try:
+        return run(*arguments)
+    except WherryError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def spoken(path: Path, device: str, options: dict[str, Any]) -> dict[str, Any]:
+    return texts(Decoder(opened(path, device, **options)))
+
+
 def main(folder: Path, device: str) -> None:
     found: dict[str, Any] = {"differences": {}, "placement": {}, "cpu": {}, "device": {}, "graphs": {}}
     for precision, suffix in PRECISIONS.items():
-        for name, role in (
-            ("encoder", "model"),
-            ("vision", "model"),
-            ("decoder", "model"),
-            ("whisper", "encoder_model"),
-        ):
-            path = folder / name / "onnx" / f"{role}{suffix}.onnx"
+        paths = {name: folder / name / f"onnx/model{suffix}.onnx" for name in ("encoder", "vision", "decoder")}
+        paths["whisper"] = folder / "whisper" / f"onnx/encoder_model{suffix}.onnx"
+        for name, path in paths.items():
             sessions = [opened(path, each) for each in ("cpu", device)]
-            found["differences"][f"{name} {precision}"] = difference(*sessions)
+            found["differences"][f"{name} {precision}"] = tried(difference, *sessions)
             found["placement"][f"{name} {precision}"] = sessions[1].placement()
-        path = folder / "decoder" / "onnx" / f"model{suffix}.onnx"
-        for key, where, options in (
-            ("cpu", "cpu", {}),
-            ("device", device, {}),
-            ("graphs", device, {"enable_cuda_graph": True}),
-        ):
-            found[key][f"decoder {precision}"] = texts(Decoder(opened(path, where, **options)))
+        for key, where, options in (("cpu", "cpu", {}), ("device", device, {}), ("graphs", device, GRAPHS)):
+            found[key][f"decoder {precision}"] = tried(spoken, paths["decoder"], where, options)
         for key, where in (("cpu", "cpu"), ("device", device)):
-            roles = ("encoder_model", "decoder_model_merged")
-            graphs = [opened(folder / "whisper" / "onnx" / f"{role}{suffix}.onnx", where) for role in roles]
-            found[key][f"whisper {precision}"] = heard(*graphs)
+            merged = paths["whisper"].with_name(f"decoder_model_merged{suffix}.onnx")
+            found[key][f"whisper {precision}"] = tried(
+                heard, *(opened(path, where) for path in (paths["whisper"], merged))
+            )
     found["modules"] = [name for name in ("torch", "transformers", "onnx") if name in sys.modules]
     print(json.dumps(found))
 

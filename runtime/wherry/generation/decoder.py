@@ -81,7 +81,33 @@ class Decoder:
         session = self.session
         if session.memory == "cpu":
             return SharedCache(session, self.past, rows, capacity)
-        return DeviceCache(session, self.past, rows, capacity, Copies.on(onnxruntime(), session.index))
+        return DeviceCache(session, self.past, rows, capacity, self.copies)
+
+    def last(self, logits: Any, count: int) -> Array:
+        """The logits of the last tokens, brought from where they are.
+
+        Args:
+            logits: an OrtValue (rows, tokens, vocabulary).
+            count: how many tokens of each row.
+
+        Returns:
+            (rows, count, vocabulary).
+        """
+        if self.session.memory == "cpu":
+            every: Array = logits.numpy()
+            return every[:, -count:]
+        rows, tokens, size = logits.shape()
+        found = np.empty((rows, count, size), self.session.outputs["logits"].dtype)
+        one = size * found.itemsize
+        start = logits.data_ptr() + (tokens - count) * one
+        self.copies.move(found.ctypes.data, count * one, start, tokens * one, count * one, rows)
+        self.copies.wait()
+        return found
+
+    @cached_property
+    def copies(self) -> Copies:
+        """Copies in the memory of the GPU that the session is on."""
+        return Copies.on(onnxruntime(), self.session.index)
 
     def best(self, logits: Any) -> tuple[Array, Array]:
         """The likeliest tokens and their logits, chosen where the logits are.

@@ -28,7 +28,10 @@ Array = np.ndarray[Any, Any]
 Finish = Literal["stop", "length", "cancelled", "deadline"]
 
 CHUNK = 512
-"""Tokens of prompts that are read in one step."""
+"""Tokens of prompts that are read in one step on the CPU."""
+
+CHUNK_ON_DEVICE = 4096
+"""The same on a GPU, which is quicker the more there is to do."""
 
 
 @dataclass(eq=False)
@@ -213,8 +216,9 @@ class Engine:
         return fits and len(self.rows) + count <= self.max_rows
 
     def _read(self) -> list[Event]:
-        """Read up to `CHUNK` tokens of the prompts that wait."""
-        budget, events = CHUNK, []
+        """Read tokens of the prompts that wait, so many that others are not held up for long."""
+        budget = CHUNK if self.decoder.session.memory == "cpu" else CHUNK_ON_DEVICE
+        events: list[Event] = []
         while budget > 0:
             if self.reading is None:
                 if not self._admits():

@@ -1,5 +1,6 @@
 """Rows of a graph with GroupQueryAttention: new keys and values go where the past ones are read."""
 
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ Array = np.ndarray[Any, Any]
 
 ALONE = 32
 """Of a longer prompt the last token runs by itself, so that the logits of the others are not computed."""
+
+ALONE_ON_DEVICE = 2**26
+"""The same on a GPU, in bytes of logits: there a run of its own takes longer than many logits."""
 
 WIDTH = 64
 """The mask's length is a multiple of this, so that it is bound anew only now and then."""
@@ -41,8 +45,7 @@ class SharedBatch:
         self.rows += new
         if not given:
             return self._read(first, ids, logits=logits)
-        found = self._run(first, ids, given, logits=True)  # in one go: its tokens may look at later ones
-        assert found is not None
+        found = self._run(first, ids, given, 1)  # in one go: its tokens may look at later ones
         if "position_ids" in given:
             self.offsets[first : first + new] = given["position_ids"].max((0, 2)) + 1 - length
         return found[:, -1]
@@ -81,9 +84,7 @@ class SharedBatch:
 
     def verify(self, tokens: Array) -> Array:
         self._fit(1, int(self.cache.lengths[0]) + len(tokens))
-        found = self._run(0, tokens[None], {}, logits=True)
-        assert found is not None
-        logits: Array = found[0]
+        logits: Array = self._run(0, tokens[None], {}, len(tokens))[0]
         return logits
 
     def cut(self, row: int, length: int) -> None:
@@ -119,14 +120,20 @@ class SharedBatch:
             self._steps = None
 
     def _read(self, first: int, ids: Array, *, logits: bool) -> Array | None:
-        if not logits or ids.shape[1] > ALONE:
-            self._run(first, ids[:, :-1] if logits else ids, {}, logits=False)
+        if not logits or ids.shape[1] > self._together(len(ids)):
+            self._run(first, ids[:, :-1] if logits else ids, {}, 0)
             ids = ids[:, -1:]
-        found = self._run(first, ids, {}, logits=True) if logits else None
-        return None if found is None else found[:, -1]
+        return self._run(first, ids, {}, 1)[:, 0] if logits else None
 
-    def _run(self, first: int, ids: Array, given: Given, *, logits: bool) -> Array | None:
-        """Read tokens behind what the rows hold, which is the same length for all of them."""
+    def _together(self, rows: int) -> int:
+        """How long a prompt may be that is read with its last token."""
+        if self.decoder.session.memory == "cpu":
+            return ALONE
+        port = self.decoder.session.outputs["logits"]
+        return ALONE_ON_DEVICE // (rows * _size(port.shape[-1]) * port.dtype.itemsize)
+
+    def _run(self, first: int, ids: Array, given: Given, wanted: int) -> Array:
+        """Read tokens behind what the rows hold, the same number in each; gives the logits of so many last tokens."""
         rows, count = ids.shape
         session, cache = self.decoder.session, self.cache
         before = int(cache.lengths[first])
@@ -135,13 +142,12 @@ class SharedBatch:
         positions = np.arange(before, total) + self.offsets[first : first + rows, None]
         bind(binding, session, self.decoder.feeds(ids, positions, np.ones((rows, total), np.int64), given))
         cache.bind(binding, self.decoder.present, first, rows)
-        if logits:
-            binding.bind_output("logits", "cpu")
-        session.run_bound(binding, partly=not logits)
+        if wanted:
+            binding.bind_output("logits", session.memory, session.index)
+        session.run_bound(binding, partly=not wanted)
         cache.lengths[first : first + rows] = total
         self._moved = True
-        found: Array | None = binding.get_outputs()[-1].numpy() if logits else None
-        return found
+        return self.decoder.last(binding.get_outputs()[-1], wanted) if wanted else np.empty((rows, 0, 0))
 
 
 class _Steps:
@@ -151,6 +157,8 @@ class _Steps:
         session, embed = decoder.session, decoder.embed
         self.decoder, self.session, self.embed, self.rows, self.width = decoder, session, embed, rows, width
         self.graph = session.new_graph()
+        if self.graph is not None:
+            weakref.finalize(self, session.raw.release_captured_graph, self.graph)
         self.copies: list[tuple[Any, Array]] = []  # what is read in the device's memory, and where it is written
         self.columns = np.arange(rows)
         self.ids = np.zeros((rows, 1), np.int64)
