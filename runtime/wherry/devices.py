@@ -202,7 +202,8 @@ def create(graph: str | bytes, device: Device, options: Any, given: ProviderOpti
     else:
         if kind.memory == "cuda":
             nvidia.preload(ort)
-            own = {"device_id": str(device.index), **own}
+            exact = {"use_tf32": "0"} if device.kind == "cuda" else {}  # float32 is float32, as in torch
+            own = {"device_id": str(device.index), **exact, **own}
         rest = [(KINDS[name].provider, {"device_id": str(device.index)}) for name in kind.then]
         cpu: list[tuple[str, dict[str, str]]] = [] if device.kind == "cpu" else [(KINDS["cpu"].provider, {})]
         providers = [(kind.provider, own), *rest, *cpu]

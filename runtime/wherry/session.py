@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from wherry.devices import Device, ProviderOptions, create, full_memory, one_line, resolve
+from wherry.devices import KINDS, Device, ProviderOptions, create, full_memory, one_line, resolve
 from wherry.devices import onnxruntime as onnxruntime
 from wherry.errors import DeviceError, SessionError
 
@@ -32,6 +32,10 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "tensor(int8)": np.dtype(np.int8),
 }
 
+
+SHAPES = {"Shape", "Size", "Squeeze", "Unsqueeze", "Cast", "Gather", "Concat", "Slice", "Range", "Constant"}
+SHAPES |= {"Add", "Sub", "Mul", "Div"}
+"""Operators that reckon with shapes, which onnxruntime leaves to the CPU on purpose."""
 
 UNCAPTURED = -1
 """The number by which onnxruntime leaves a run out of CUDA graphs."""
@@ -131,11 +135,8 @@ class Session:
         self.device, self.memory, self.index = device.kind, device.memory, device.index
         assigned = self.raw.get_provider_graph_assignment_info()
         self._nodes = [(part.ep_name, node.op_type) for part in assigned for node in part.get_nodes()]
-        if device.kind != "cpu" and self._nodes and device.provider not in self.placement():
-            raise DeviceError(
-                f"device '{device}' takes no node of {path}: {device.provider} has none of its operators; "
-                "run another variant, or on device='cpu'"
-            )
+        if device.kind != "cpu" and self._nodes:
+            self._look_at_placement(path)
         self.graphs = device.kind == "cuda" and str(given.get("enable_cuda_graph", 0)) not in ("0", "False")
         self._plainly = onnxruntime().RunOptions()
         if self.graphs:
@@ -150,6 +151,26 @@ class Session:
     def placement(self) -> dict[str, int]:
         """How many nodes of the graph each of onnxruntime's execution providers runs, the most first."""
         return dict(Counter(provider for provider, _ in self._nodes).most_common())
+
+    def whole(self, operator: str) -> bool:
+        """Whether all nodes of that kind run on the session's device."""
+        return {provider for provider, name in self._nodes if name == operator} <= {self.place.provider}
+
+    def _look_at_placement(self, path: Path) -> None:
+        """Say so where the device leaves the graph, or much of it, to the CPU."""
+        if self.place.provider not in self.placement():
+            raise DeviceError(
+                f"device '{self.place}' takes no node of {path}: {self.place.provider} has none of its operators; "
+                "run another variant, or on device='cpu'"
+            )
+        left = [name for provider, name in self._nodes if provider == KINDS["cpu"].provider and name not in SHAPES]
+        if left:
+            names = ", ".join(f"{name} ({count})" for name, count in Counter(left).most_common(4))
+            warnings.warn(
+                f"{len(left)} of {len(self._nodes)} nodes of {path} run on the CPU, as {self.place} does not have them "
+                f"in this precision: {names}",
+                stacklevel=4,
+            )
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run the graph once.

@@ -14,12 +14,16 @@ from wherry.errors import SessionError
 from wherry.generation.batch import Batch, Given
 from wherry.generation.cache import Cache, DeviceCache, SharedCache
 from wherry.generation.growing import GrowingBatch
-from wherry.generation.shared import SharedBatch
+from wherry.generation.shared import SharedBatch, Steps
 from wherry.nvidia import Copies
 from wherry.session import Session
 from wherry.tiny import FLOAT, FLOAT16, INT64, graph
 
 Array = np.ndarray[Any, Any]
+
+
+ROOM = 256
+"""Buffers on a GPU have room for a multiple of this many tokens, so that they fit again."""
 
 
 class Decoder:
@@ -29,7 +33,9 @@ class Decoder:
         session: the graph.
         first: another graph for the first step, where there are two: decoder_model and decoder_with_past_model.
         embed: makes embeddings of tokens, for a graph that takes those.
-        shared: whether new keys and values may be written where the past ones are read.
+        shared: whether the graph can write new keys and values where the past ones are read.
+        in_place: whether it does so where it runs.
+        spare: buffers on a GPU that no batch uses now; see `room`.
         left: whether the graph wants padding on the left of a row.
         joins: whether rows of unlike length can run together.
         past: the cache's inputs.
@@ -57,6 +63,8 @@ class Decoder:
         """
         self.session, self.first, self.embed = session, first, embed
         self.shared = "GroupQueryAttention" in session.operators
+        self.in_place = self.shared and session.whole("GroupQueryAttention")
+        self.spare: list[tuple[Cache, dict[int, Steps]]] = []
         self.left = padding_side == "left" if padding_side else not self.shared
         # Without positions of their own, rows would count what pads them.
         told = padding_side is not None or self.shared or "position_ids" in session.inputs
@@ -72,16 +80,26 @@ class Decoder:
 
     def batch(self, rows: int, capacity: int) -> Batch:
         """An empty batch, with memory for so many rows of so many tokens where that is taken beforehand."""
-        if self.shared:
+        if self.in_place:
             return SharedBatch(self, rows, capacity)
         return GrowingBatch(self)
 
-    def cache(self, rows: int, capacity: int) -> Cache:
-        """Buffers for keys and values that are written where they are read, in the session's memory."""
+    def room(self, rows: int, capacity: int) -> tuple[Cache, dict[int, Steps]]:
+        """Buffers for keys and values that are written where they are read, and what is bound to them for steps.
+
+        In a GPU's memory those of a batch that is no more are used again, as CUDA graphs are bound to them for good.
+        """
         session = self.session
         if session.memory == "cpu":
-            return SharedCache(session, self.past, rows, capacity)
-        return DeviceCache(session, self.past, rows, capacity, self.copies)
+            return SharedCache(session, self.past, rows, capacity), {}
+        for each in self.spare:
+            cache, _ = each
+            if cache.rows >= rows and cache.capacity >= capacity:
+                self.spare.remove(each)
+                cache.lengths[:] = 0
+                return each
+        self.spare.clear()
+        return DeviceCache(session, self.past, rows, -(-capacity // ROOM) * ROOM, self.copies), {}
 
     def last(self, logits: Any, count: int) -> Array:
         """The logits of the last tokens, brought from where they are.

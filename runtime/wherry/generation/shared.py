@@ -32,9 +32,11 @@ class SharedBatch:
 
     def __init__(self, decoder: "Decoder", rows: int, capacity: int) -> None:
         self.decoder, self.rows = decoder, 0
-        self.cache = decoder.cache(rows, capacity)
+        self.cache, self.known = decoder.room(rows, capacity)
+        if decoder.session.memory != "cpu":
+            weakref.finalize(self, decoder.spare.append, (self.cache, self.known)).atexit = False
         self.offsets = np.zeros(rows, np.int64)  # from what is counted to positions: images may take fewer
-        self._steps: _Steps | None = None
+        self._last: Steps | None = None
         self._moved = False  # whether rows have changed otherwise than by a step
 
     def add(self, ids: Array, given: Given | None = None, *, logits: bool = True) -> Array | None:
@@ -56,31 +58,31 @@ class SharedBatch:
         return self._read(last, ids, logits=logits)
 
     def step(self, tokens: Array) -> Array:
-        self._step(tokens)
-        assert self._steps is not None
-        return self._steps.logits()
+        return self._step(tokens).logits()
 
     def best(self, tokens: Array) -> tuple[Array, Array] | None:
         if self.decoder.session.memory == "cpu":
             return None
-        self._step(tokens)
-        assert self._steps is not None
-        return self._steps.best()
+        return self._step(tokens).best()
 
-    def _step(self, tokens: Array) -> None:
+    def _step(self, tokens: Array) -> "Steps":
         rows, lengths = len(tokens), self.cache.lengths
         longest = int(lengths[:rows].max())
         self._fit(self.rows, longest + 1)
-        if self._steps is None or self._steps.rows != rows or self._steps.width <= longest:
+        steps = self.known.get(rows)
+        if steps is None or steps.width <= longest:
             width = min(-(-(longest + 1) // WIDTH) * WIDTH, self.cache.capacity)
             if self.decoder.session.graphs:
                 width = self.cache.capacity  # what is captured once is replayed to the end
-            self._steps = _Steps(self.decoder, self.cache, rows, width)
-        elif self._moved:
-            self._steps.look(lengths[:rows])
-        self._moved = False
-        self._steps.run(tokens, lengths[:rows], self.offsets[:rows])
+            if self.decoder.session.memory == "cpu":
+                self.known.clear()
+            steps = self.known[rows] = Steps(self.decoder, self.cache, rows, width)
+        elif self._moved or steps is not self._last:
+            steps.look(lengths[:rows])
+        self._last, self._moved = steps, False
+        steps.run(tokens, lengths[:rows], self.offsets[:rows])
         lengths[:rows] += 1
+        return steps
 
     def verify(self, tokens: Array) -> Array:
         self._fit(1, int(self.cache.lengths[0]) + len(tokens))
@@ -117,7 +119,7 @@ class SharedBatch:
             longer = max(length, 2 * have) if length > have else have
             self.cache.resize(max(rows, self.cache.rows), longer)
             self.offsets = np.pad(self.offsets, (0, self.cache.rows - len(self.offsets)))
-            self._steps = None
+            self.known.clear()
 
     def _read(self, first: int, ids: Array, *, logits: bool) -> Array | None:
         if not logits or ids.shape[1] > self._together(len(ids)):
@@ -150,15 +152,13 @@ class SharedBatch:
         return self.decoder.last(binding.get_outputs()[-1], wanted) if wanted else np.empty((rows, 0, 0))
 
 
-class _Steps:
+class Steps:
     """Everything of a step bound once, for so many rows and a mask so wide: a step only writes numbers into arrays."""
 
     def __init__(self, decoder: "Decoder", cache: Cache, rows: int, width: int) -> None:
         session, embed = decoder.session, decoder.embed
         self.decoder, self.session, self.embed, self.rows, self.width = decoder, session, embed, rows, width
         self.graph = session.new_graph()
-        if self.graph is not None:
-            weakref.finalize(self, session.raw.release_captured_graph, self.graph)
         self.copies: list[tuple[Any, Array]] = []  # what is read in the device's memory, and where it is written
         self.columns = np.arange(rows)
         self.ids = np.zeros((rows, 1), np.int64)
