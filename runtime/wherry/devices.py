@@ -211,22 +211,27 @@ def create(graph: str | bytes, device: Device, options: Any, given: ProviderOpti
         try:
             session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
         except Exception as error:
-            if kind.memory == "cuda" and re.search("TensorRT|CUDA", str(error)):
-                _explain(device, own, error)
+            if kind.memory == "cuda" and re.search("TensorRT|CUDA|graph capture", str(error)):
+                _explain(device, given or {}, error)
             raise
     if kind.provider not in session.get_providers():
         raise DeviceError(f"device '{device}' does not work: {_why_not(device)}")
     return session
 
 
-def _explain(device: Device, own: Mapping[str, str], error: Exception) -> None:
+def _explain(device: Device, given: ProviderOptions, error: Exception) -> None:
     """Raise what onnxruntime says of a GPU in clear words, where they are known."""
     fault = nvidia.fault(onnxruntime(), device.kind)
     if fault is not None:
         raise DeviceError(f"device '{device}' does not work: {fault}") from error
     if "provider_options_utils" in str(error) and "device_id" not in str(error):
-        given = ", ".join(f"{name}={value}" for name, value in own.items() if name != "device_id")
-        raise DeviceError(f"device '{device}' does not take the options {given}: {one_line(error)}") from error
+        named = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise DeviceError(f"device '{device}' does not take the options {named}: {one_line(error)}") from error
+    if "graph capture feature" in str(error):
+        raise DeviceError(
+            f"device '{device}' does not have all operators of the graph in this precision, which enable_cuda_graph "
+            "needs: leave that out, or run the variant fp16"
+        ) from error
     if re.search("invalid device (id|ordinal)|device_id", str(error), re.IGNORECASE):
         names = ", ".join(f"cuda:{at} {card.name}" for at, card in enumerate(nvidia.cards()))
         raise DeviceError(f"device '{device}' is not there: this process sees {names or 'fewer GPUs'}") from error

@@ -138,9 +138,6 @@ class Session:
         if device.kind != "cpu" and self._nodes:
             self._look_at_placement(path)
         self.graphs = device.kind == "cuda" and str(given.get("enable_cuda_graph", 0)) not in ("0", "False")
-        self._plainly = onnxruntime().RunOptions()
-        if self.graphs:
-            self._plainly.add_run_config_entry("gpu_graph_id", str(UNCAPTURED))
         self._numbers = count(1)
         infos = zip(self.raw.get_inputs(), self.raw.get_input_memory_infos(), strict=True)
         self._resident = {port.name for port, info in infos if info.name.lower().startswith(device.memory)}
@@ -198,10 +195,22 @@ class Session:
         if missing:
             raise SessionError(f"the graph needs input {', '.join(missing)}, which was not given")
         try:
-            values = self.raw.run(names, given, self._plainly)
+            values = self.raw.run(names, given) if self.memory == "cpu" else self._run_there(names, given)
+        except SessionError:
+            raise
         except Exception as error:  # as above
             raise self._failed(error) from error
         return dict(zip(names, values, strict=True))
+
+    def _run_there(self, names: Sequence[str], given: Mapping[str, Array]) -> list[Array]:
+        """Run on a GPU; its outputs are copied once, from its memory into an array."""
+        binding = self.raw.io_binding()
+        for name, array in given.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in names:
+            binding.bind_output(name, self.memory, self.index)
+        self.run_bound(binding)
+        return [value.numpy() for value in binding.get_outputs()]
 
     def run_bound(self, binding: Any, *, partly: bool = False, graph: int | None = None) -> None:
         """Run with inputs and outputs bound beforehand (`raw.io_binding()`).
