@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
 from typing import Any
 
 from wherry import nvidia
-from wherry.errors import DeviceError
+from wherry.errors import DeviceError, InputError
 from wherry.tiny import NEGATE
 
 ProviderOptions = Mapping[str, str | int | float | bool]
@@ -202,8 +203,7 @@ def create(graph: str | bytes, device: Device, options: Any, given: ProviderOpti
     else:
         if kind.memory == "cuda":
             nvidia.preload(ort)
-            exact = {"use_tf32": "0"} if device.kind == "cuda" else {}  # float32 is float32, as in torch
-            own = {"device_id": str(device.index), **exact, **own}
+            own = {"device_id": str(device.index), **_defaults(device, graph), **own}
         rest = [(KINDS[name].provider, {"device_id": str(device.index)}) for name in kind.then]
         cpu: list[tuple[str, dict[str, str]]] = [] if device.kind == "cpu" else [(KINDS["cpu"].provider, {})]
         providers = [(kind.provider, own), *rest, *cpu]
@@ -217,6 +217,13 @@ def create(graph: str | bytes, device: Device, options: Any, given: ProviderOpti
     if kind.provider not in session.get_providers():
         raise DeviceError(f"device '{device}' does not work: {_why_not(device)}")
     return session
+
+
+def _defaults(device: Device, graph: str | bytes) -> dict[str, str]:
+    """Options of an execution provider for NVIDIA's GPUs where none are given."""
+    if device.kind == "cuda":
+        return {"use_tf32": "0"}  # float32 is float32, as in torch
+    return nvidia.engine_cache(device.index, Path(graph)) if isinstance(graph, str) else {}
 
 
 def _explain(device: Device, given: ProviderOptions, error: Exception) -> None:
@@ -315,13 +322,13 @@ def parse_options(pairs: list[str]) -> dict[str, str]:
     """Options of an execution provider given as `name=value`.
 
     Raises:
-        DeviceError: one that has another form.
+        InputError: one that has another form.
     """
     options = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not name or not equals:
-            raise DeviceError(f"provider option '{pair}' is not of the form name=value")
+            raise InputError(f"provider option '{pair}' is not of the form name=value")
         options[name] = value
     return options
 

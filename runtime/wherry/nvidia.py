@@ -4,8 +4,10 @@ Knows nothing of graphs. Every function takes a machine without a GPU or a drive
 """
 
 import ctypes
+import hashlib
 import io
 import re
+import warnings
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from wherry.errors import SessionError
+from wherry.files import sha256
+from wherry.hub import cache_folder
 
 PACKAGES = {
     "libcudart": "nvidia-cuda-runtime",
@@ -122,6 +126,31 @@ def _fix(missing: str, ort: Any) -> str:
         f"{library} is not found, which onnxruntime-gpu {ort.__version__} for CUDA {ort.cuda_version} needs (found: "
         f"{', '.join(here) or f'no {package}'}): `{install}`"
     )
+
+
+def engine_cache(index: int, graph: Path) -> dict[str, str]:
+    """TensorRT's options to keep what it builds, in a folder for this GPU, driver, TensorRT and graph with its weights.
+
+    Warns where there is nothing yet, as building then takes minutes.
+    """
+    if driver_cuda() is None:
+        return {}
+    found = cards()
+    machine = [found[index].name if index < len(found) else "", driver_version() or "", *map(str, _found("tensorrt"))]
+    weights = [sha256(path) for path in sorted(graph.parent.glob(graph.name + "*"))]
+    kept = cache_folder() / "tensorrt" / hashlib.sha256("\n".join(machine).encode()).hexdigest()[:16]
+    folder = kept / hashlib.sha256("\n".join(weights).encode()).hexdigest()[:16]
+    if not any(folder.glob("*.engine")):
+        warnings.warn(
+            f"TensorRT builds an engine for {graph}, which may take minutes, and keeps it in {folder}", stacklevel=7
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(kept),
+    }
 
 
 def driver_cuda() -> tuple[int, int] | None:

@@ -94,6 +94,7 @@ class Session:
         device: str = "auto",
         threads: int | None = None,
         provider_options: ProviderOptions | None = None,
+        recommended: Mapping[str, ProviderOptions] | None = None,
         allow_fallback: bool = False,
     ) -> None:
         """Load a graph.
@@ -103,6 +104,7 @@ class Session:
             device: see `wherry.devices.resolve`.
             threads: intra-op threads; by default all that this process may use.
             provider_options: for onnxruntime's execution provider, such as `gpu_mem_limit` in bytes.
+            recommended: such options by kind of device, for whichever it comes to be.
             allow_fallback: run on the CPU, with a warning, where the device cannot.
 
         Raises:
@@ -112,7 +114,9 @@ class Session:
         if threads is not None and threads < 1:
             raise SessionError(f"threads must be at least 1, not {threads}")
         try:
-            self._load(Path(path), resolve(device), threads or thread_count(), provider_options or {})
+            chosen = resolve(device)
+            given = {**(recommended or {}).get(chosen.kind, {}), **(provider_options or {})}
+            self._load(Path(path), chosen, threads or thread_count(), given)
         except DeviceError as error:
             if not allow_fallback:
                 raise

@@ -10,6 +10,7 @@ import numpy as np
 from wherry.commands.common import (
     add_generation_arguments,
     add_model_arguments,
+    device_options,
     generation_options,
     read_texts,
     short_warnings,
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     pipe = pipeline(
         arguments.task,
         arguments.bundle,
-        device=arguments.device,
+        **device_options(arguments),
         precision=arguments.precision,
         threads=arguments.threads,
     )

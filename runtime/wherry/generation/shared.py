@@ -66,9 +66,10 @@ class SharedBatch:
         return self._step(tokens).best()
 
     def _step(self, tokens: Array) -> "Steps":
-        rows, lengths = len(tokens), self.cache.lengths
-        longest = int(lengths[:rows].max())
+        rows = len(tokens)
+        longest = int(self.cache.lengths[:rows].max())
         self._fit(self.rows, longest + 1)
+        lengths = self.cache.lengths
         steps = self.known.get(rows)
         if steps is None or steps.width <= longest:
             width = min(-(-(longest + 1) // WIDTH) * WIDTH, self.cache.capacity)

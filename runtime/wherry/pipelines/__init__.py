@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from wherry.errors import TaskError
 
 if TYPE_CHECKING:
+    from wherry.devices import ProviderOptions
     from wherry.pipelines.base import Pipeline
 
 
@@ -72,16 +73,20 @@ def pipeline(
     precision: str | None = None,
     revision: str | None = None,
     threads: int | None = None,
+    provider_options: "ProviderOptions | None" = None,
+    allow_fallback: bool = False,
 ) -> "Pipeline":
     """Open a model for a task.
 
     Args:
         task: what to do; by default what the model is for.
         model: a bundle, another folder with ONNX graphs and their configuration, or a hub repository id.
-        device: `auto`, `cpu`, `cuda`, `cuda:N`, `tensorrt` or `tensorrt:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `tensorrt`, `openvino` or another of `wherry.devices.KINDS`.
         precision: which variant; by default the bundle's first.
         revision: of a hub repository.
         threads: by default every core this process may use.
+        provider_options: for onnxruntime's execution provider; they go before those that the bundle recommends.
+        allow_fallback: run on the CPU, with a warning, where the device cannot.
 
     Returns:
         a callable; see the module of the task for what it takes and gives.
@@ -107,5 +112,12 @@ def pipeline(
     if bundle.task is not None and bundle.task not in TASKS[wanted].serves:
         raise TaskError(f"task {wanted} does not fit: {bundle.folder} is for {bundle.task}")
     module = import_module(f"wherry.pipelines.{TASKS[wanted].module}")
-    opened: Pipeline = module.PIPELINE(bundle, device=device, precision=precision, threads=threads)
+    opened: Pipeline = module.PIPELINE(
+        bundle,
+        device=device,
+        precision=precision,
+        threads=threads,
+        provider_options=provider_options,
+        allow_fallback=allow_fallback,
+    )
     return opened

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from wherry.bundle import Bundle, Variant
+from wherry.devices import ProviderOptions
 from wherry.errors import BundleError, InputError
 from wherry.session import Session
 from wherry_tokenization import Encoding, Tokenizer
@@ -44,6 +45,8 @@ class Pipeline:
         device: str = "auto",
         precision: str | None = None,
         threads: int | None = None,
+        provider_options: ProviderOptions | None = None,
+        allow_fallback: bool = False,
     ) -> None:
         self.bundle = bundle
         self.variant: Variant = bundle.variant(precision)
@@ -54,7 +57,14 @@ class Pipeline:
                 f"{bundle.folder} lacks the graph {', '.join(missing)}; it has {', '.join(self.variant.graphs)}"
             )
         self.sessions = {
-            role: Session(bundle.folder / self.variant.graphs[role], device=device, threads=threads)
+            role: Session(
+                bundle.folder / self.variant.graphs[role],
+                device=device,
+                threads=threads,
+                provider_options=provider_options,
+                recommended=self.variant.provider_options.get(role),
+                allow_fallback=allow_fallback,
+            )
             for role in self.roles
         }
         self.session = self.sessions[self.roles[0]]
@@ -71,15 +81,8 @@ class TextPipeline(Pipeline):
         tokenizer: text to ids and back.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        device: str = "auto",
-        precision: str | None = None,
-        threads: int | None = None,
-    ) -> None:
-        super().__init__(bundle, device=device, precision=precision, threads=threads)
+    def __init__(self, bundle: Bundle, **options: Any) -> None:
+        super().__init__(bundle, **options)
         self.tokenizer = Tokenizer.load(bundle.folder)
 
     @property
