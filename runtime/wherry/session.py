@@ -143,6 +143,7 @@ class Session:
             self._look_at_placement(path)
         self.graphs = device.kind == "cuda" and str(given.get("enable_cuda_graph", 0)) not in ("0", "False")
         self._numbers = count(1)
+        self._uncaptured = self._options(None)
         infos = zip(self.raw.get_inputs(), self.raw.get_input_memory_infos(), strict=True)
         self._resident = {port.name for port, info in infos if info.name.lower().startswith(device.memory)}
         self.operators = frozenset(operator for _, operator in self._nodes)
@@ -199,22 +200,10 @@ class Session:
         if missing:
             raise SessionError(f"the graph needs input {', '.join(missing)}, which was not given")
         try:
-            values = self.raw.run(names, given) if self.memory == "cpu" else self._run_there(names, given)
-        except SessionError:
-            raise
+            values = self.raw.run(names, given, self._uncaptured)
         except Exception as error:  # as above
             raise self._failed(error) from error
         return dict(zip(names, values, strict=True))
-
-    def _run_there(self, names: Sequence[str], given: Mapping[str, Array]) -> list[Array]:
-        """Run on a GPU; its outputs are copied once, from its memory into an array."""
-        binding = self.raw.io_binding()
-        for name, array in given.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        for name in names:
-            binding.bind_output(name, self.memory, self.index)
-        self.run_bound(binding)
-        return [value.numpy() for value in binding.get_outputs()]
 
     def run_bound(self, binding: Any, *, partly: bool = False, graph: int | None = None) -> None:
         """Run with inputs and outputs bound beforehand (`raw.io_binding()`).
@@ -226,16 +215,20 @@ class Session:
         Raises:
             SessionError: onnxruntime refused what is bound.
         """
-        options = None
-        if partly or self.graphs:
-            options = onnxruntime().RunOptions()
+        options = self._uncaptured
+        if partly or graph is not None:
+            options = self._options(graph)
             options.only_execute_path_to_fetches = partly
-            if self.graphs:
-                options.add_run_config_entry("gpu_graph_id", str(UNCAPTURED if graph is None else graph))
         try:
             self.raw.run_with_iobinding(binding, options)
         except Exception as error:  # as above
             raise self._failed(error) from error
+
+    def _options(self, graph: int | None) -> Any:
+        options = onnxruntime().RunOptions()
+        if self.graphs:
+            options.add_run_config_entry("gpu_graph_id", str(UNCAPTURED if graph is None else graph))
+        return options
 
     def new_graph(self) -> int | None:
         """A number for runs that are captured as one CUDA graph; None where that is not wanted."""
