@@ -82,6 +82,7 @@ class Session:
         device: where the graph runs, without a number: a key of `wherry.devices.KINDS`.
         memory: where its inputs and outputs are kept: `cpu` or `cuda`.
         index: which of several devices of that kind.
+        on_gpu: whether that is not the memory of the CPU.
         graphs: whether runs may be captured as CUDA graphs: the provider option `enable_cuda_graph`.
         operators: the kinds of node of the graph as onnxruntime runs it, those inside of If and Loop left out.
         raw: the onnxruntime.InferenceSession, for io binding.
@@ -137,6 +138,7 @@ class Session:
             raise SessionError(full or f"onnxruntime cannot load {path}: {one_line(error)}") from error
         self.place, self.given = device, given
         self.device, self.memory, self.index = device.kind, device.memory, device.index
+        self.on_gpu = device.memory != "cpu"
         assigned = self.raw.get_provider_graph_assignment_info()
         self._nodes = [(part.ep_name, node.op_type) for part in assigned for node in part.get_nodes()]
         if device.kind != "cpu" and self._nodes:

@@ -22,12 +22,12 @@ KEPT = HERE.parents[1] / ".pytest_cache" / "environments"
 
 @pytest.fixture(scope="session")
 def run_in(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Mapping[str, Any]]:
-    """Runs jobs with run_NAME.py in the environment that NAME.txt describes, and gives the results by job."""
+    """Runs jobs with run_NAME.py, or another script, in the environment that NAME.txt describes; the results by job."""
 
-    def run(name: str, jobs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    def run(name: str, jobs: Sequence[Mapping[str, Any]], script: str | None = None) -> Mapping[str, Any]:
         folder = tmp_path_factory.mktemp(name)
         (folder / "jobs.json").write_text(json.dumps(jobs, default=str))
-        call(_python(name), HERE / f"run_{name}.py", folder / "jobs.json", folder / "results.json")
+        call(_python(name), HERE / (script or f"run_{name}.py"), folder / "jobs.json", folder / "results.json")
         found: Mapping[str, Any] = json.loads((folder / "results.json").read_text())
         return found
 

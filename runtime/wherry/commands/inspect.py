@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from wherry.bundle import Bundle
-from wherry.commands.common import add_device_arguments, device_options, table, variants_table
+from wherry.commands.common import add_device_arguments, device_options, short_warnings, table, variants_table
 from wherry.hub import resolve
 from wherry.session import Session
 
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print task, provenance, variants with parity, and the inputs and outputs of the graphs."""
+    short_warnings()
     bundle = Bundle.load(resolve(arguments.bundle))
     variant = bundle.variant()
     bundle.check(variant)

@@ -90,7 +90,7 @@ class Decoder:
         In a GPU's memory those of a batch that is no more are used again, as CUDA graphs are bound to them for good.
         """
         session = self.session
-        if session.memory == "cpu":
+        if not session.on_gpu:
             return SharedCache(session, self.past, rows, capacity), {}
         for each in self.spare:
             cache, _ = each
@@ -111,7 +111,7 @@ class Decoder:
         Returns:
             (rows, count, vocabulary).
         """
-        if self.session.memory == "cpu":
+        if not self.session.on_gpu:
             every: Array = logits.numpy()
             return every[:, -count:]
         rows, tokens, size = logits.shape()

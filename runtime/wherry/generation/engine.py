@@ -217,7 +217,7 @@ class Engine:
 
     def _read(self) -> list[Event]:
         """Read tokens of the prompts that wait, so many that others are not held up for long."""
-        budget = CHUNK if self.decoder.session.memory == "cpu" else CHUNK_ON_DEVICE
+        budget = CHUNK_ON_DEVICE if self.decoder.session.on_gpu else CHUNK
         events: list[Event] = []
         while budget > 0:
             if self.reading is None:

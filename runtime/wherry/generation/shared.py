@@ -33,7 +33,7 @@ class SharedBatch:
     def __init__(self, decoder: "Decoder", rows: int, capacity: int) -> None:
         self.decoder, self.rows = decoder, 0
         self.cache, self.known = decoder.room(rows, capacity)
-        if decoder.session.memory != "cpu":
+        if decoder.session.on_gpu:
             weakref.finalize(self, decoder.spare.append, (self.cache, self.known)).atexit = False
         self.offsets = np.zeros(rows, np.int64)  # from what is counted to positions: images may take fewer
         self._last: Steps | None = None
@@ -61,7 +61,7 @@ class SharedBatch:
         return self._step(tokens).logits()
 
     def best(self, tokens: Array) -> tuple[Array, Array] | None:
-        if self.decoder.session.memory == "cpu":
+        if not self.decoder.session.on_gpu:
             return None
         return self._step(tokens).best()
 
@@ -75,7 +75,7 @@ class SharedBatch:
             width = min(-(-(longest + 1) // WIDTH) * WIDTH, self.cache.capacity)
             if self.decoder.session.graphs:
                 width = self.cache.capacity  # what is captured once is replayed to the end
-            if self.decoder.session.memory == "cpu":
+            if not self.decoder.session.on_gpu:
                 self.known.clear()
             steps = self.known[rows] = Steps(self.decoder, self.cache, rows, width)
         elif self._moved or steps is not self._last:
@@ -130,7 +130,7 @@ class SharedBatch:
 
     def _together(self, rows: int) -> int:
         """How long a prompt may be that is read with its last token."""
-        if self.decoder.session.memory == "cpu":
+        if not self.decoder.session.on_gpu:
             return ALONE
         port = self.decoder.session.outputs["logits"]
         return ALONE_ON_DEVICE // (rows * _size(port.shape[-1]) * port.dtype.itemsize)
@@ -189,7 +189,7 @@ class Steps:
             if name in session.inputs:
                 value = session.value(array, name)
                 binding.bind_ortvalue_input(name, value)
-                if session.memory != "cpu":
+                if session.on_gpu:
                     self.copies.append((value, array))
 
     def look(self, lengths: Array) -> None:
@@ -208,7 +208,7 @@ class Steps:
 
     def logits(self) -> Array:
         """What the last step gave: (rows, vocabulary), overwritten by the next one."""
-        scores: Array = self.array if self.session.memory == "cpu" else self.scores.numpy()
+        scores: Array = self.scores.numpy() if self.session.on_gpu else self.array
         return scores[:, 0]
 
     def best(self) -> tuple[Array, Array]:

@@ -143,7 +143,7 @@ def encode_batches(
                 stacklevel=4,
             )
         order = np.argsort(encoding.lengths, kind="stable")
-        budget = TOKEN_BUDGET if pipeline.session.memory == "cpu" else TOKEN_BUDGET_ON_DEVICE
+        budget = TOKEN_BUDGET_ON_DEVICE if pipeline.session.on_gpu else TOKEN_BUDGET
         for chosen in _fill(order, encoding.lengths, budget):
             longest = max(1, int(encoding.lengths[chosen].max()))
             yield np.asarray(window)[chosen], encoding.take(chosen, longest)
