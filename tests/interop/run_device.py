@@ -13,11 +13,11 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "runtime"), str(ROOT / "tokenization")]  # wherry itself is not installed there
 
-from wherry.errors import WherryError
-from wherry.session import Session
-
 
 def main() -> None:
+    from wherry.errors import WherryError
+    from wherry.session import Session
+
     jobs, results = map(Path, sys.argv[1:])
     found = {}
     for job in json.loads(jobs.read_text()):

@@ -1,4 +1,4 @@
-"""With other wheels of onnxruntime: OpenVINO's plugin gives what the CPU gives; the one for GPUs says why it does not."""
+"""With other wheels of onnxruntime: OpenVINO's plugin gives what the CPU gives, that for GPUs says why it does not."""
 
 import numpy as np
 import pytest
