@@ -68,11 +68,7 @@ NAMES = "auto, " + ", ".join(name + "[:N]" * kind.numbered for name, kind in KIN
 
 @dataclass(frozen=True)
 class Device:
-    """One device: a key of `KINDS`, and which of several.
-
-    Raises:
-        DeviceError: there is no such kind.
-    """
+    """One device: a key of `KINDS`, and which of several."""
 
     kind: str
     index: int = 0
@@ -240,8 +236,11 @@ def _explain(device: Device, given: ProviderOptions, error: Exception) -> None:
             "needs: leave that out, or run the variant fp16"
         ) from error
     if re.search("invalid device (id|ordinal)|device_id", str(error), re.IGNORECASE):
-        names = ", ".join(f"cuda:{at} {card.name}" for at, card in enumerate(nvidia.cards()))
-        raise DeviceError(f"device '{device}' is not there: this process sees {names or 'fewer GPUs'}") from error
+        names = ", ".join(f"{at} {card.name}" for at, card in enumerate(nvidia.cards()))
+        raise DeviceError(
+            f"device '{device}' is not there: the driver has {names or 'fewer GPUs'}, "
+            "of which CUDA_VISIBLE_DEVICES may hide some"
+        ) from error
 
 
 @contextmanager

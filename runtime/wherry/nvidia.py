@@ -52,15 +52,13 @@ class Card:
 
 
 @cache
-def preload(ort: Any) -> str:
-    """Load CUDA's, cuDNN's and TensorRT's libraries out of NVIDIA's wheels, where they are; gives what did not load."""
-    told = io.StringIO()
-    with redirect_stdout(told):
+def preload(ort: Any) -> None:
+    """Load CUDA's, cuDNN's and TensorRT's libraries out of NVIDIA's wheels, where they are."""
+    with redirect_stdout(io.StringIO()):  # what is missing it prints, and `fault` tells
         ort.preload_dlls()
     for path in _tensorrt_libraries(_major(ort)):
-        with suppress(OSError):  # what is missing is told when the provider that needs it does not load
+        with suppress(OSError):
             ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
-    return told.getvalue()
 
 
 def _tensorrt_libraries(cuda: str) -> list[Path]:

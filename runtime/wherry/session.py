@@ -156,9 +156,9 @@ class Session:
         """How many nodes of the graph each of onnxruntime's execution providers runs, the most first."""
         return dict(Counter(provider for provider, _ in self._nodes).most_common())
 
-    def whole(self, operator: str) -> bool:
-        """Whether all nodes of that kind run on the session's device."""
-        return {provider for provider, name in self._nodes if name == operator} <= {self.place.provider}
+    def native(self, operator: str) -> bool:
+        """Whether onnxruntime's own kernels, on the CPU or of CUDA, run all nodes of that kind in `memory`."""
+        return {provider for provider, name in self._nodes if name == operator} <= {KINDS[self.memory].provider}
 
     def _look_at_placement(self, path: Path) -> None:
         """Say so where the device leaves the graph, or much of it, to the CPU."""

@@ -111,6 +111,7 @@ class DeviceCache:
         self.lengths = np.zeros(rows, np.int64)
         self.capacity = capacity
         self.values = [self._new(port, rows, capacity) for port in ports]
+        copies.wait()
 
     @property
     def rows(self) -> int:

@@ -63,7 +63,7 @@ class Decoder:
         """
         self.session, self.first, self.embed = session, first, embed
         self.shared = "GroupQueryAttention" in session.operators
-        self.in_place = self.shared and session.whole("GroupQueryAttention")
+        self.in_place = self.shared and session.native("GroupQueryAttention")
         self.spare: list[tuple[Cache, dict[int, Steps]]] = []
         self.left = padding_side == "left" if padding_side else not self.shared
         # Without positions of their own, rows would count what pads them.
@@ -149,7 +149,7 @@ class Decoder:
         kind = FLOAT16 if self.session.outputs["logits"].dtype == np.float16 else FLOAT
         outputs = {"values": (kind, 3), "tokens": (INT64, 3)}
         content = graph("TopK", {"logits": (kind, 3)}, outputs, initializers={"k": [1]})
-        return create(content, Device(self.session.device, self.session.index), onnxruntime().SessionOptions())
+        return create(content, Device(self.session.memory, self.session.index), onnxruntime().SessionOptions())
 
     def feeds(self, ids: Array, positions: Array, mask: Array, given: Given) -> dict[str, Array]:
         """The inputs that tell of new tokens.

@@ -35,7 +35,7 @@ class SharedBatch:
         self.cache, self.known = decoder.room(rows, capacity)
         if decoder.session.on_gpu:
             weakref.finalize(self, decoder.spare.append, (self.cache, self.known)).atexit = False
-        self.offsets = np.zeros(rows, np.int64)  # from what is counted to positions: images may take fewer
+        self.offsets = np.zeros(self.cache.rows, np.int64)  # from what is counted to positions: images may take fewer
         self._last: Steps | None = None
         self._moved = False  # whether rows have changed otherwise than by a step
 
@@ -133,7 +133,7 @@ class SharedBatch:
         if not self.decoder.session.on_gpu:
             return ALONE
         port = self.decoder.session.outputs["logits"]
-        return ALONE_ON_DEVICE // (rows * _size(port.shape[-1]) * port.dtype.itemsize)
+        return max(1, ALONE_ON_DEVICE // (rows * _size(port.shape[-1]) * port.dtype.itemsize))
 
     def _run(self, first: int, ids: Array, given: Given, wanted: int) -> Array:
         """Read tokens behind what the rows hold, the same number in each; gives the logits of so many last tokens."""
