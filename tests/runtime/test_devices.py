@@ -205,7 +205,7 @@ def test_a_provider_that_does_not_load_is_an_error_and_never_the_cpu(have, asked
         ('provider_options_utils.h:182 Unknown provider option: "nonsense"', "does not take the options nonsense=1"),
         (
             'Failed to parse provider option "device_id": Invalid device ID',
-            "device 'cuda:5' is not there: this process",
+            "device 'cuda:5' is not there: the driver",
         ),
         ("CUDA failure 101: invalid device ordinal", "device 'cuda:5' is not there: the driver has fewer GPUs, of"),
         ("This session cannot use the graph capture feature as requested", "run the variant fp16"),
