@@ -2,15 +2,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+GPU := .venv-gpu
 READY := $(VENV)/.ready
 
-.PHONY: demo test interop sweep check format bench clean
+.PHONY: demo test test-gpu interop sweep check format bench clean
 
 demo: $(READY)
 	$(BIN)/wherry demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+# An environment of its own, as the wheels of onnxruntime for CPUs and for GPUs break each other.
+test-gpu:
+	test -x $(GPU)/bin/python || $(PYTHON) -m venv $(GPU)
+	$(GPU)/bin/python -m pip install -q -c constraints.txt -e '.[gpu,export,dev]'
+	$(GPU)/bin/python -m pytest -m gpu tests/gpu
 
 interop: $(READY)
 	$(BIN)/python -m pytest -m interop tests/interop
@@ -40,5 +47,5 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(GPU) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

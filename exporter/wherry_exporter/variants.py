@@ -117,6 +117,9 @@ def write_variants(
             continue
         tell(f"timing {precision}")
         found[precision] = _entry(folder, traced.graphs, paths, parity, recipe, report, verifier)
+        options = _provider_options(traced.graphs, precision)
+        if options:
+            found[precision]["provider_options"] = options
     if not choose:
         return found
     fastest = max(found, key=lambda precision: found[precision]["speed"])
@@ -157,6 +160,20 @@ def _refuse_loss(precision: str, parity: Parity, limit: float | None) -> None:
         loss = 1 - (parity.cosine if parity.top1 is None else parity.top1)
     if limit is not None and loss > limit:
         raise ParityError(f"{precision} loses {loss:.4f} on the built-in inputs, limit {limit}")
+
+
+def _provider_options(graphs: Mapping[str, ir.Model], precision: str) -> dict[str, dict[str, dict[str, str]]]:
+    """What is good for a variant on a device: steps of a decoder as one CUDA graph, where CUDA has all its operators.
+
+    onnxruntime's GroupQueryAttention for CUDA takes no float32.
+    """
+    if precision != "fp16":
+        return {}
+    return {
+        role: {"cuda": {"enable_cuda_graph": "1"}}
+        for role, model in graphs.items()
+        if any(node.op_type == "GroupQueryAttention" for node in model.graph)
+    }
 
 
 def _entry(

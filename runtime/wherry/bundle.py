@@ -6,7 +6,7 @@ Nothing here opens a graph or needs onnxruntime.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -55,6 +55,7 @@ class Variant:
         opset: version of the default ONNX operator set, where known.
         parity: figures measured against the original model when it was exported; empty where unknown.
         speed: how many times faster than the original model it ran, where measured.
+        provider_options: role to kind of device to options of its execution provider that are good for the graph.
     """
 
     precision: str
@@ -63,6 +64,7 @@ class Variant:
     opset: int | None = None
     parity: Mapping[str, float] | None = None
     speed: float | None = None
+    provider_options: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int | None:
@@ -199,6 +201,10 @@ def _variant(precision: str, entry: Mapping[str, Any]) -> Variant:
         opset=None if entry["opset"] is None else int(entry["opset"]),
         parity={name: float(figure) for name, figure in (entry["parity"] or {}).items()},
         speed=None if entry["speed"] is None else float(entry["speed"]),
+        provider_options={
+            role: {kind: {str(name): str(value) for name, value in options.items()} for kind, options in kinds.items()}
+            for role, kinds in entry.get("provider_options", {}).items()
+        },
     )
 
 

@@ -31,6 +31,7 @@ VERBS = {
     "chat": Verb("wherry.commands.chat", "talk to a model"),
     "inspect": Verb("wherry.commands.inspect", "show what is in a bundle"),
     "verify": Verb("wherry.commands.verify", "check a bundle against its manifest, or against the original", "export"),
+    "doctor": Verb("wherry.commands.doctor", "look whether this machine can run models, and on what"),
     "demo": Verb("wherry_exporter.demo", "export, verify and run two small models", "export"),
 }
 

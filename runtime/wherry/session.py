@@ -5,24 +5,21 @@ Knows nothing of tasks or text. A device that is asked for and not there is an e
 
 import math
 import os
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import distributions
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wherry.devices import KINDS, Device, ProviderOptions, create, full_memory, one_line, resolve
+from wherry.devices import onnxruntime as onnxruntime
 from wherry.errors import DeviceError, SessionError
 
 Array = np.ndarray[Any, Any]
-
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -34,6 +31,14 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "tensor(uint8)": np.dtype(np.uint8),
     "tensor(int8)": np.dtype(np.int8),
 }
+
+
+SHAPES = {"Shape", "Size", "Squeeze", "Unsqueeze", "Cast", "Gather", "Concat", "Slice", "Range", "Constant"}
+SHAPES |= {"Add", "Sub", "Mul", "Div"}
+"""Operators that reckon with shapes, which onnxruntime leaves to the CPU on purpose."""
+
+UNCAPTURED = -1
+"""The number by which onnxruntime leaves a run out of CUDA graphs."""
 
 
 @dataclass(frozen=True)
@@ -68,75 +73,40 @@ def thread_count() -> int:
     return cores
 
 
-@cache
-def onnxruntime() -> Any:
-    """The onnxruntime module, or a clear word on which wheel to install.
-
-    Raises:
-        DeviceError: no onnxruntime wheel is installed, or two that break each other.
-    """
-    names = {dist.name for dist in distributions() if (dist.name or "").startswith("onnxruntime")}
-    wheels = sorted(names & {"onnxruntime", "onnxruntime-gpu"})
-    if len(wheels) > 1:
-        raise DeviceError(
-            "onnxruntime and onnxruntime-gpu are both installed and break each other: "
-            "`pip uninstall -y onnxruntime onnxruntime-gpu`, then install 'wherry[cpu]' or 'wherry[gpu]'"
-        )
-    try:
-        import onnxruntime as module
-    except ImportError as error:
-        if wheels:
-            raise DeviceError(f"{wheels[0]} is installed but does not load: {_one_line(error)}") from error
-        raise DeviceError("onnxruntime is not installed: `pip install 'wherry[cpu]'` or 'wherry[gpu]'") from error
-    return module
-
-
-def pick_providers(device: str) -> list[tuple[str, dict[str, Any]]]:
-    """The execution providers to ask for, with options.
-
-    Args:
-        device: `auto`, `cpu`, `cuda`, `cuda:1`, `tensorrt` or `tensorrt:1`; `auto` is CUDA where this
-            onnxruntime has it, else the CPU.
-
-    Raises:
-        DeviceError: an unknown device, or one that this onnxruntime was built without.
-    """
-    available = onnxruntime().get_available_providers()
-    if device == "auto":
-        device = "cuda" if PROVIDERS["cuda"] in available else "cpu"
-    kind, _, index = device.partition(":")
-    if kind not in PROVIDERS or (index and not (index.isdecimal() and kind != "cpu")):
-        raise DeviceError(f"unknown device '{device}': choose auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N")
-    if PROVIDERS[kind] not in available:
-        raise DeviceError(
-            f"device '{device}' is not there: this onnxruntime has {', '.join(available)} only; "
-            "for an NVIDIA GPU `pip uninstall -y onnxruntime` and `pip install 'wherry[gpu]'`"
-        )
-    if kind == "cpu":
-        return [(PROVIDERS["cpu"], {})]
-    options = {"device_id": int(index or 0)}
-    chain = ["tensorrt", "cuda"] if kind == "tensorrt" else ["cuda"]
-    return [*((PROVIDERS[each], options) for each in chain), (PROVIDERS["cpu"], {})]
-
-
 class Session:
     """A loaded graph.
 
     Attributes:
         inputs: ports to feed, by name.
         outputs: ports that come back, by name.
-        device: where the graph runs: `cpu`, `cuda` or `tensorrt`.
+        device: where the graph runs, without a number: a key of `wherry.devices.KINDS`.
+        memory: where its inputs and outputs are kept: `cpu` or `cuda`.
+        index: which of several devices of that kind.
+        on_gpu: whether that is not the memory of the CPU.
+        graphs: whether runs may be captured as CUDA graphs: the provider option `enable_cuda_graph`.
         operators: the kinds of node of the graph as onnxruntime runs it, those inside of If and Loop left out.
         raw: the onnxruntime.InferenceSession, for io binding.
     """
 
-    def __init__(self, path: str | Path, *, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        provider_options: ProviderOptions | None = None,
+        recommended: Mapping[str, ProviderOptions] | None = None,
+        allow_fallback: bool = False,
+    ) -> None:
         """Load a graph.
 
         Args:
             path: the ONNX file; external data is found beside it.
-            device: see `pick_providers`.
+            device: see `wherry.devices.resolve`.
             threads: intra-op threads; by default all that this process may use.
+            provider_options: for onnxruntime's execution provider, such as `gpu_mem_limit` in bytes.
+            recommended: such options by kind of device, for whichever it comes to be.
+            allow_fallback: run on the CPU, with a warning, where the device cannot.
 
         Raises:
             DeviceError: the device is not there or cannot take the graph.
@@ -144,29 +114,67 @@ class Session:
         """
         if threads is not None and threads < 1:
             raise SessionError(f"threads must be at least 1, not {threads}")
-        ort = onnxruntime()
-        providers = pick_providers(device)
-        if providers[0][0] != PROVIDERS["cpu"]:
-            ort.preload_dlls()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or thread_count()
+        try:
+            chosen = resolve(device)
+            given = {**(recommended or {}).get(chosen.kind, {}), **(provider_options or {})}
+            self._load(Path(path), chosen, threads or thread_count(), given)
+        except DeviceError as error:
+            if not allow_fallback:
+                raise
+            warnings.warn(f"runs on the CPU instead: {error}", stacklevel=2)
+            self._load(Path(path), Device("cpu"), threads or thread_count(), {})
+
+    def _load(self, path: Path, device: Device, threads: int, given: ProviderOptions) -> None:
+        options = onnxruntime().SessionOptions()
+        options.intra_op_num_threads = threads
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         options.log_severity_level = 4  # what fails is raised, and need not be printed as well
         try:
-            self.raw = ort.InferenceSession(str(path), options, providers=providers)
+            self.raw = create(str(path), device, options, given)
+        except DeviceError:
+            raise
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            raise SessionError(f"onnxruntime cannot load {path}: {_one_line(error)}") from error
-        active = self.raw.get_providers()
-        if providers[0][0] not in active:
-            raise DeviceError(
-                f"device '{device}' did not take {path}: {providers[0][0]} could not be loaded "
-                "(CUDA and cuDNN libraries missing or of another version?); use device='cpu' to run on the CPU"
-            )
-        self.device = next(kind for kind, name in PROVIDERS.items() if name == active[0])
+            full = full_memory(error, device, given)
+            raise SessionError(full or f"onnxruntime cannot load {path}: {one_line(error)}") from error
+        self.place, self.given = device, given
+        self.device, self.memory, self.index = device.kind, device.memory, device.index
+        self.on_gpu = device.memory != "cpu"
         assigned = self.raw.get_provider_graph_assignment_info()
-        self.operators = frozenset(node.op_type for part in assigned for node in part.get_nodes())
+        self._nodes = [(part.ep_name, node.op_type) for part in assigned for node in part.get_nodes()]
+        if device.kind != "cpu" and self._nodes:
+            self._look_at_placement(path)
+        self.graphs = device.kind == "cuda" and str(given.get("enable_cuda_graph", 0)) not in ("0", "False")
+        self._numbers = count(1)
+        self._uncaptured = self._options(None)
+        infos = zip(self.raw.get_inputs(), self.raw.get_input_memory_infos(), strict=True)
+        self._resident = {port.name for port, info in infos if info.name.lower().startswith(device.memory)}
+        self.operators = frozenset(operator for _, operator in self._nodes)
         self.inputs = {port.name: port for port in map(_port, self.raw.get_inputs())}
         self.outputs = {port.name: port for port in map(_port, self.raw.get_outputs())}
+
+    def placement(self) -> dict[str, int]:
+        """How many nodes of the graph each of onnxruntime's execution providers runs, the most first."""
+        return dict(Counter(provider for provider, _ in self._nodes).most_common())
+
+    def native(self, operator: str) -> bool:
+        """Whether onnxruntime's own kernels, on the CPU or of CUDA, run all nodes of that kind in `memory`."""
+        return {provider for provider, name in self._nodes if name == operator} <= {KINDS[self.memory].provider}
+
+    def _look_at_placement(self, path: Path) -> None:
+        """Say so where the device leaves the graph, or much of it, to the CPU."""
+        if self.place.provider not in self.placement():
+            raise DeviceError(
+                f"device '{self.place}' takes no node of {path}: {self.place.provider} has none of its operators; "
+                "run another variant, or on device='cpu'"
+            )
+        left = [name for provider, name in self._nodes if provider == KINDS["cpu"].provider and name not in SHAPES]
+        if left:
+            names = ", ".join(f"{name} ({count})" for name, count in Counter(left).most_common(4))
+            warnings.warn(
+                f"{len(left)} of {len(self._nodes)} nodes of {path} run on the CPU, as {self.place} does not have them "
+                f"in this precision: {names}",
+                stacklevel=4,
+            )
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run the graph once.
@@ -189,38 +197,53 @@ class Session:
                 if name in self.inputs
             }
         except (TypeError, ValueError) as error:
-            raise SessionError(f"an input is not of the type that the graph takes: {_one_line(error)}") from error
+            raise SessionError(f"an input is not of the type that the graph takes: {one_line(error)}") from error
         missing = [name for name in self.inputs if name not in given]
         if missing:
             raise SessionError(f"the graph needs input {', '.join(missing)}, which was not given")
         try:
-            values = self.raw.run(names, given)
+            values = self.raw.run(names, given, self._uncaptured)
         except Exception as error:  # as above
-            raise SessionError(f"onnxruntime failed: {_one_line(error)}") from error
+            raise self._failed(error) from error
         return dict(zip(names, values, strict=True))
 
-    def run_bound(self, binding: Any, *, partly: bool = False) -> None:
+    def run_bound(self, binding: Any, *, partly: bool = False, graph: int | None = None) -> None:
         """Run with inputs and outputs bound beforehand (`raw.io_binding()`).
 
         Args:
             partly: whether to leave out what the bound outputs do not need.
+            graph: of `new_graph`, for runs that always have the same things bound.
 
         Raises:
             SessionError: onnxruntime refused what is bound.
         """
-        options = None
-        if partly:
-            options = onnxruntime().RunOptions()
-            options.only_execute_path_to_fetches = True
+        options = self._uncaptured
+        if partly or graph is not None:
+            options = self._options(graph)
+            options.only_execute_path_to_fetches = partly
         try:
             self.raw.run_with_iobinding(binding, options)
         except Exception as error:  # as above
-            raise SessionError(f"onnxruntime failed: {_one_line(error)}") from error
+            raise self._failed(error) from error
 
-    def value(self, array: Array) -> Any:
-        """An array as an OrtValue on the session's device."""
-        kind = "cpu" if self.device == "cpu" else "cuda"
-        return onnxruntime().OrtValue.ortvalue_from_numpy(array, kind, 0)
+    def _options(self, graph: int | None) -> Any:
+        options = onnxruntime().RunOptions()
+        if self.graphs:
+            options.add_run_config_entry("gpu_graph_id", str(UNCAPTURED if graph is None else graph))
+        return options
+
+    def new_graph(self) -> int | None:
+        """A number for runs that are captured as one CUDA graph; None where that is not wanted."""
+        return next(self._numbers) if self.graphs else None
+
+    def value(self, array: Array, name: str | None = None) -> Any:
+        """An array as an OrtValue: in the session's memory, or where the graph reads the input of that name."""
+        host = name is not None and name not in self._resident
+        memory, index = ("cpu", 0) if host else (self.memory, self.index)
+        return onnxruntime().OrtValue.ortvalue_from_numpy(array, memory, index)
+
+    def _failed(self, error: Exception) -> SessionError:
+        return SessionError(full_memory(error, self.place, self.given) or f"onnxruntime failed: {one_line(error)}")
 
 
 def _port(argument: Any) -> Port:
@@ -228,8 +251,3 @@ def _port(argument: Any) -> Port:
     if argument.type not in DTYPES:
         raise SessionError(f"the graph's {argument.name} is a {argument.type}, which wherry does not handle")
     return Port(argument.name, DTYPES[argument.type], shape)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text[:300]

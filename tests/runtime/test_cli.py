@@ -18,6 +18,8 @@ from transformers import AutoModel, AutoTokenizer
 from transformers import pipeline as reference
 
 from wherry.cli import VERBS, main
+from wherry.commands import doctor
+from wherry.errors import DeviceError
 from wherry.pipelines import TASKS
 from wherry.session import onnxruntime
 from wherry_exporter.samples import sample
@@ -291,6 +293,41 @@ def test_an_unknown_precision(wherry, minilm):
 
 def test_an_unknown_device(wherry, minilm):
     refused(wherry("run", minilm, "--device", "gpu", "text"), 1, "unknown device 'gpu': choose auto, cpu, cuda")
+
+
+def test_a_fallback_that_is_allowed_is_told(wherry, minilm):
+    done = wherry("inspect", minilm, "--device", "cuda", "--allow-fallback", "--json")
+    assert done.code == 0
+    assert "wherry: runs on the CPU instead: device 'cuda' is not there" in done.err
+    placement = json.loads(done.out)["graphs"]["model"]["placement"]
+    assert placement.keys() == {"CPUExecutionProvider"}
+
+
+def test_a_provider_option_of_another_form(wherry, minilm):
+    refused(wherry("run", minilm, "--provider-option", "fast", "text"), 2, "'fast' is not of the form name=value")
+
+
+def test_the_doctor_finds_nothing_wrong(wherry):
+    done = wherry("doctor", "--json")
+    assert done.code == 0
+    facts = json.loads(done.out)
+    assert facts["healthy"]
+    found = {each["about"]: each["found"] for each in facts["findings"]}
+    assert found["onnxruntime"] == f"onnxruntime {version('onnxruntime')}"
+    assert found["device cpu"] == "works"
+    assert wherry("doctor").out.endswith("nothing is wrong\n")
+
+
+def test_the_doctor_names_faults(wherry, monkeypatch):
+    def broken():
+        raise DeviceError("both are installed")
+
+    monkeypatch.setattr(doctor, "onnxruntime", broken)
+    monkeypatch.setattr(doctor, "ROOM", 1e30)
+    done = wherry("doctor")
+    assert done.code == 1
+    assert "onnxruntime: both are installed\n" in done.out
+    assert "GB are free there: make room" in done.out
 
 
 def test_a_device_that_is_absent(wherry, minilm, monkeypatch):

@@ -1,5 +1,6 @@
 """Generation over a real model's cache gives transformers' tokens, alone or together, however requests come and go."""
 
+import ctypes
 import shutil
 import time
 from functools import cache
@@ -86,6 +87,35 @@ def finished(engine):
 
 def sequence(request, index=0):
     return request.choosers[index].ids[len(request.prompt) :].tolist()
+
+
+class Moves:
+    """CUDA's copies, within the CPU's memory."""
+
+    def move(self, target, target_pitch, source, source_pitch, width, height):
+        for at in range(height):
+            ctypes.memmove(int(target) + at * target_pitch, int(source) + at * source_pitch, int(width))
+
+    def clear(self, target, size):
+        ctypes.memset(target, 0, size)
+
+    def wait(self):
+        pass
+
+
+def test_the_way_of_a_gpu_gives_the_same_tokens(folder, decoder, prompts):
+    session = Session(folder / "onnx/model.onnx", device="cpu")
+    session.on_gpu = True  # its memory is the CPU's all the same
+    there = Decoder(session)
+    there.__dict__["copies"] = Moves()
+    for config in (GenerationConfig(max_new_tokens=6), GenerationConfig(max_new_tokens=3, logprobs=True)):
+        assert generate(there, prompts, config) == generate(decoder, prompts, config)
+    ((cache, known),) = there.spare  # that of the first run, used again
+    assert cache.capacity == 256
+    assert set(known) == {len(prompts)}
+    config = GenerationConfig(max_new_tokens=4, num_beams=3)
+    one, other = (search(each, prompts[1], config) for each in (there, decoder))
+    assert [found.tokens for found in one] == [found.tokens for found in other]
 
 
 @pytest.mark.parametrize("kind", [Decoder, Growing])

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from wherry import session as module
+from wherry import devices as module
 from wherry.errors import DeviceError, SessionError
-from wherry.session import Session, onnxruntime, pick_providers, thread_count
+from wherry.session import Session, onnxruntime, thread_count
 
 V1_QUOTA = "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"
 V1_PERIOD = "/sys/fs/cgroup/cpu/cpu.cfs_period_us"
@@ -105,73 +105,6 @@ def test_a_wheel_that_does_not_load_is_named(wheels, name):
     with pytest.raises(DeviceError) as caught:
         onnxruntime()
     assert one_line(caught).startswith(f"{name} is installed but does not load: ")
-
-
-@pytest.fixture
-def providers(monkeypatch):
-    """The execution providers that this onnxruntime has."""
-
-    def have(*names):
-        monkeypatch.setattr(onnxruntime(), "get_available_providers", lambda: list(names))
-
-    return have
-
-
-ALL = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
-
-
-@pytest.mark.parametrize(
-    ("device", "chosen"),
-    [
-        ("auto", [("CUDAExecutionProvider", {"device_id": 0}), ("CPUExecutionProvider", {})]),
-        ("cpu", [("CPUExecutionProvider", {})]),
-        ("cuda", [("CUDAExecutionProvider", {"device_id": 0}), ("CPUExecutionProvider", {})]),
-        ("cuda:3", [("CUDAExecutionProvider", {"device_id": 3}), ("CPUExecutionProvider", {})]),
-        (
-            "tensorrt:1",
-            [
-                ("TensorrtExecutionProvider", {"device_id": 1}),
-                ("CUDAExecutionProvider", {"device_id": 1}),
-                ("CPUExecutionProvider", {}),
-            ],
-        ),
-    ],
-)
-def test_a_device_is_a_chain_of_providers(providers, device, chosen):
-    providers(*ALL)
-    assert pick_providers(device) == chosen
-
-
-def test_auto_is_the_cpu_where_there_is_no_other(providers):
-    providers("CPUExecutionProvider")
-    assert pick_providers("auto") == [("CPUExecutionProvider", {})]
-
-
-@pytest.mark.parametrize("device", ["gpu", "", "CUDA", "cuda:x", "cuda:-1", "cpu:0", "cuda:1:2", "cuda 1", "auto:1"])
-def test_an_unknown_device_is_refused(providers, device):
-    providers(*ALL)
-    with pytest.raises(DeviceError) as caught:
-        pick_providers(device)
-    assert one_line(caught).startswith(f"unknown device '{device}': choose auto, cpu, cuda")
-
-
-@pytest.mark.parametrize("device", ["cuda", "cuda:1", "tensorrt"])
-def test_a_device_that_is_absent_is_refused_and_never_the_cpu_instead(providers, bundle, device):
-    providers("AzureExecutionProvider", "CPUExecutionProvider")
-    with pytest.raises(DeviceError) as caught:
-        Session(bundle("minilm").folder / "onnx" / "model.onnx", device=device)
-    assert one_line(caught).startswith(f"device '{device}' is not there")
-    assert "pip install 'wherry[gpu]'" in str(caught.value)
-
-
-def test_a_device_that_does_not_take_the_graph_is_refused(monkeypatch, providers, bundle):
-    load = onnxruntime().InferenceSession
-    providers(*ALL)
-    monkeypatch.setattr(onnxruntime(), "preload_dlls", lambda: None)
-    monkeypatch.setattr(onnxruntime(), "InferenceSession", lambda path, options, **_: load(path, options))
-    with pytest.raises(DeviceError) as caught:
-        Session(bundle("minilm").folder / "onnx" / "model.onnx", device="cuda")
-    assert "CUDAExecutionProvider could not be loaded" in one_line(caught)
 
 
 @pytest.fixture(scope="module")

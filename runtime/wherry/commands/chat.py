@@ -7,6 +7,7 @@ from typing import Any
 from wherry.commands.common import (
     add_generation_arguments,
     add_model_arguments,
+    device_options,
     generation_options,
     short_warnings,
 )
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     pipe: Any = pipeline(
         "text-generation",
         arguments.bundle,
-        device=arguments.device,
+        **device_options(arguments),
         precision=arguments.precision,
         threads=arguments.threads,
     )

@@ -8,15 +8,42 @@ from pathlib import Path
 from typing import Any
 
 from wherry.bundle import Bundle
+from wherry.devices import parse_options
 from wherry.errors import InputError
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """BUNDLE, --task, --device, --precision, --threads."""
+    """BUNDLE, --precision, --threads, and those of the device."""
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or a hub repository id")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda[:N] or tensorrt[:N] (default: auto)")
+    add_device_arguments(parser, "auto")
     parser.add_argument("--precision", help="which variant to run (default: the bundle's first)")
     parser.add_argument("--threads", type=int, help="default: every core this process may use")
+
+
+def add_device_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """--device, --provider-option, --allow-fallback."""
+    parser.add_argument(
+        "--device",
+        default=default,
+        help=f"auto, cpu, cuda[:N], tensorrt[:N], openvino[:N] or another that docs/run.md names (default: {default})",
+    )
+    parser.add_argument(
+        "--provider-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="for onnxruntime's execution provider, such as gpu_mem_limit=4000000000; repeatable",
+    )
+    parser.add_argument("--allow-fallback", action="store_true", help="run on the CPU where the device cannot")
+
+
+def device_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Where to run, as `pipeline` and `Session` take it."""
+    return {
+        "device": arguments.device,
+        "provider_options": parse_options(arguments.provider_option),
+        "allow_fallback": arguments.allow_fallback,
+    }
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from wherry.bundle import Bundle
-from wherry.commands.common import table, variants_table
+from wherry.commands.common import add_device_arguments, device_options, short_warnings, table, variants_table
 from wherry.hub import resolve
 from wherry.session import Session
 
@@ -13,16 +13,26 @@ from wherry.session import Session
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `wherry inspect`."""
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or a hub repository id")
+    add_device_arguments(parser, "cpu")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.epilog = "example:\n  wherry inspect my-bundle"
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print task, provenance, variants with parity, and the inputs and outputs of the graphs."""
+    short_warnings()
     bundle = Bundle.load(resolve(arguments.bundle))
     variant = bundle.variant()
     bundle.check(variant)
-    sessions = {role: Session(bundle.folder / path, device="cpu", threads=1) for role, path in variant.graphs.items()}
+    sessions = {
+        role: Session(
+            bundle.folder / path,
+            threads=1,
+            recommended=variant.provider_options.get(role),
+            **device_options(arguments),
+        )
+        for role, path in variant.graphs.items()
+    }
     if arguments.json:
         print(json.dumps(_facts(bundle, sessions), indent=2, ensure_ascii=False))
         return 0
@@ -37,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     print()
     for role, session in sessions.items():
         print(_ports(role, session))
+        placed = ", ".join(f"{count} nodes on {provider}" for provider, count in session.placement().items())
+        print(f"device {session.device}: {placed}")
     return 0
 
 
@@ -77,7 +89,12 @@ def _facts(bundle: Bundle, sessions: dict[str, Session]) -> dict[str, Any]:
             for name, variant in bundle.variants.items()
         },
         "graphs": {
-            role: {"inputs": ports(session.inputs), "outputs": ports(session.outputs)}
+            role: {
+                "inputs": ports(session.inputs),
+                "outputs": ports(session.outputs),
+                "device": session.device,
+                "placement": session.placement(),
+            }
             for role, session in sessions.items()
         },
     }

@@ -11,6 +11,7 @@ from typing import Any
 from wherry.commands.common import (
     add_generation_arguments,
     add_model_arguments,
+    device_options,
     generation_options,
     read_inputs,
     short_warnings,
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     pipe = pipeline(
         arguments.task,
         arguments.bundle,
-        device=arguments.device,
+        **device_options(arguments),
         precision=arguments.precision,
         threads=arguments.threads,
     )

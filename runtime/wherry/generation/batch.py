@@ -5,7 +5,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from wherry.session import Session, onnxruntime
+from wherry.devices import onnxruntime
+from wherry.session import Session
 
 Array = np.ndarray[Any, Any]
 Given = Mapping[str, Array]
@@ -40,6 +41,12 @@ class Batch(Protocol):
 
     def step(self, tokens: Array) -> Array:
         """Read a token of each of the first rows; gives (tokens, vocabulary) logits, overwritten by the next step."""
+
+    def best(self, tokens: Array) -> tuple[Array, Array] | None:
+        """Like `step`, where only the likeliest tokens and their logits need to come back: (tokens,) each.
+
+        None, and nothing done, where all logits come for nothing.
+        """
 
     def verify(self, tokens: Array) -> Array:
         """Read several tokens of the only row; gives (tokens, vocabulary) logits, behind each of them."""

@@ -5,17 +5,26 @@ no cache; others give the whole cache anew in each step, which is handed back to
 """
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from wherry.devices import Device, create, onnxruntime
 from wherry.errors import SessionError
 from wherry.generation.batch import Batch, Given
+from wherry.generation.cache import Cache, DeviceCache, SharedCache
 from wherry.generation.growing import GrowingBatch
-from wherry.generation.shared import SharedBatch
+from wherry.generation.shared import SharedBatch, Steps
+from wherry.nvidia import Copies
 from wherry.session import Port, Session
+from wherry.tiny import FLOAT, FLOAT16, INT64, graph
 
 Array = np.ndarray[Any, Any]
+
+
+ROOM = 256
+"""Buffers on a GPU have room for a multiple of this many tokens, so that they fit again."""
 
 
 class Decoder:
@@ -25,7 +34,9 @@ class Decoder:
         session: the graph.
         first: another graph for the first step, where there are two: decoder_model and decoder_with_past_model.
         embed: makes embeddings of tokens, for a graph that takes those.
-        shared: whether new keys and values may be written where the past ones are read.
+        shared: whether the graph can write new keys and values where the past ones are read.
+        in_place: whether it does so where it runs.
+        spare: buffers on a GPU that no batch uses now; see `room`.
         left: whether the graph wants padding on the left of a row.
         joins: whether rows of unlike length can run together.
         past: the cache's inputs.
@@ -55,6 +66,8 @@ class Decoder:
         """
         self.session, self.first, self.embed = session, first, embed
         self.shared = "GroupQueryAttention" in session.operators
+        self.in_place = self.shared and session.native("GroupQueryAttention")
+        self.spare: list[tuple[Cache, dict[int, Steps]]] = []
         self.left = padding_side == "left" if padding_side else not self.shared
         # Without positions of their own, rows would count what pads them.
         told = padding_side is not None or self.shared or "position_ids" in session.inputs
@@ -70,9 +83,76 @@ class Decoder:
 
     def batch(self, rows: int, capacity: int) -> Batch:
         """An empty batch, with memory for so many rows of so many tokens where that is taken beforehand."""
-        if self.shared and self.session.device == "cpu":
+        if self.in_place:
             return SharedBatch(self, rows, capacity)
         return GrowingBatch(self)
+
+    def room(self, rows: int, capacity: int) -> tuple[Cache, dict[int, Steps]]:
+        """Buffers for keys and values that are written where they are read, and what is bound to them for steps.
+
+        In a GPU's memory those of a batch that is no more are used again, as CUDA graphs are bound to them for good.
+        """
+        session = self.session
+        if not session.on_gpu:
+            return SharedCache(session, self.past, rows, capacity), {}
+        for each in self.spare:
+            cache, _ = each
+            if cache.rows >= rows and cache.capacity >= capacity:
+                self.spare.remove(each)
+                cache.lengths[:] = 0
+                return each
+        self.spare.clear()
+        return DeviceCache(session, self.past, rows, -(-capacity // ROOM) * ROOM, self.copies), {}
+
+    def last(self, logits: Any, count: int) -> Array:
+        """The logits of the last tokens, brought from where they are.
+
+        Args:
+            logits: an OrtValue (rows, tokens, vocabulary).
+            count: how many tokens of each row.
+
+        Returns:
+            (rows, count, vocabulary).
+        """
+        if not self.session.on_gpu:
+            every: Array = logits.numpy()
+            return every[:, -count:]
+        rows, tokens, size = logits.shape()
+        found = np.empty((rows, count, size), self.session.outputs["logits"].dtype)
+        one = size * found.itemsize
+        start = logits.data_ptr() + (tokens - count) * one
+        self.copies.move(found.ctypes.data, count * one, start, tokens * one, count * one, rows)
+        self.copies.wait()
+        return found
+
+    @cached_property
+    def copies(self) -> Copies:
+        """Copies in the memory of the GPU that the session is on."""
+        return Copies.on(onnxruntime(), self.session.index)
+
+    def best(self, logits: Any) -> tuple[Array, Array]:
+        """The likeliest tokens and their logits, chosen where the logits are.
+
+        Args:
+            logits: an OrtValue (rows, 1, vocabulary).
+
+        Returns:
+            (rows,) int64, and as many of the logits' type.
+        """
+        binding = self._chooser.io_binding()
+        binding.bind_ortvalue_input("logits", logits)
+        binding.bind_output("values")
+        binding.bind_output("tokens")
+        self._chooser.run_with_iobinding(binding)
+        values, tokens = (value.numpy().reshape(-1) for value in binding.get_outputs())
+        return tokens, values
+
+    @cached_property
+    def _chooser(self) -> Any:
+        kind = FLOAT16 if self.session.outputs["logits"].dtype == np.float16 else FLOAT
+        outputs = {"values": (kind, 3), "tokens": (INT64, 3)}
+        content = graph("TopK", {"logits": (kind, 3)}, outputs, initializers={"k": [1]})
+        return create(content, Device(self.session.memory, self.session.index), onnxruntime().SessionOptions())
 
     def feeds(self, ids: Array, positions: Array, mask: Array, given: Given) -> dict[str, Array]:
         """The inputs that tell of new tokens.

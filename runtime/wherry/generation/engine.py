@@ -29,7 +29,10 @@ Array = np.ndarray[Any, Any]
 Finish = Literal["stop", "length", "cancelled", "deadline"]
 
 CHUNK = 512
-"""Tokens of prompts that are read in one step."""
+"""Tokens of prompts that are read in one step on the CPU."""
+
+CHUNK_ON_DEVICE = 4096
+"""The same on a GPU, which is quicker the more there is to do."""
 
 
 @dataclass(eq=False)
@@ -225,8 +228,9 @@ class Engine:
         return fits and len(self.rows) + count <= self.max_rows
 
     def _read(self) -> list[Event]:
-        """Read up to `CHUNK` tokens of the prompts that wait."""
-        budget, events = CHUNK, []
+        """Read tokens of the prompts that wait, so many that others are not held up for long."""
+        budget = CHUNK_ON_DEVICE if self.decoder.session.on_gpu else CHUNK
+        events: list[Event] = []
         while budget > 0:
             if self.reading is None:
                 if not self._admits():
@@ -324,8 +328,13 @@ class Engine:
         guess = self._guess()
         if len(guess):
             return self._verify(guess)
-        logits = self._batch.step(np.array([row.last for row in self.rows]))
-        events = [self._choose(row, each) for row, each in zip(self.rows, logits, strict=True)]
+        last = np.array([row.last for row in self.rows])
+        best = self._batch.best(last) if all(row.chooser.greedy for row in self.rows) else None
+        if best is not None:
+            chosen = zip(self.rows, best[0].tolist(), best[1].tolist(), strict=True)
+            events = [self._event(row, row.chooser.take(token, logit)) for row, token, logit in chosen]
+        else:
+            events = [self._choose(row, each) for row, each in zip(self.rows, self._batch.step(last), strict=True)]
         self._drop({at for at, event in enumerate(events) if event.finish})
         return events
 
@@ -360,7 +369,10 @@ class Engine:
         return events
 
     def _choose(self, row: _Row, logits: Array) -> Event:
-        row.last = row.chooser.choose(logits)
+        return self._event(row, row.chooser.choose(logits))
+
+    def _event(self, row: _Row, token: int) -> Event:
+        row.last = token
         finish: Finish | None = "stop" if row.last in row.ends else "length" if row.made >= row.request.limit else None
         return Event(row.request, row.index, row.last, finish)
 

@@ -82,11 +82,10 @@ class GrowingBatch:
             if port.name in session.inputs:
                 binding.bind_ortvalue_input(port.name, value)
         binding.bind_output("logits", "cpu")
-        kind = "cpu" if session.device == "cpu" else "cuda"
         wanted = [first or not cross for cross in self.cross]
         for name, own in zip(self.decoder.present, wanted, strict=True):
             if own:
-                binding.bind_output(name, kind)
+                binding.bind_output(name, session.memory, session.index)
         session.run_bound(binding)
         logits, *given = binding.get_outputs()
         present = iter(given)
@@ -105,6 +104,9 @@ class GrowingBatch:
             ]
             padded.append(np.pad(array, [(0, 0), *(each if self.decoder.left else each[::-1] for each in lacking)]))
         return np.concatenate(padded)
+
+    def best(self, tokens: Array) -> tuple[Array, Array] | None:
+        """The logits are at hand."""
 
     def reserve(self, capacity: int) -> None:
         """Nothing to do: it grows by itself."""

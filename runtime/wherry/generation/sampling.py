@@ -80,16 +80,36 @@ class Chooser:
             InputError: options that rule out every token.
         """
         best = int(logits.argmax())  # that of one that is no number, if there is any
-        if not logits[best] < np.inf and not self.config.remove_invalid_values:
-            raise SessionError(
-                f"the model gave {logits[best]} for a logit: run it in float32, or pass remove_invalid_values=True"
-            )
+        self._check(logits[best])
         plain = not self.processors and not self.config.do_sample and self.constraint is None
         token = best if plain else self._processed(logits)
         if self.constraint is not None:
             self.constraint.accept(token)
         if self.config.logprobs:
             self.logprobs.append(self._logprob(logits, token))
+        return self._append(token)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the next token is the likeliest one, and nothing else of the logits is needed."""
+        return not (self.processors or self.config.do_sample or self.constraint or self.config.logprobs)
+
+    def take(self, token: int, logit: float) -> int:
+        """The next token, where it is the likeliest one.
+
+        Raises:
+            SessionError: as `choose` does.
+        """
+        self._check(logit)
+        return self._append(token)
+
+    def _check(self, logit: float) -> None:
+        if not logit < np.inf and not self.config.remove_invalid_values:
+            raise SessionError(
+                f"the model gave {logit} for a logit: run it in float32, or pass remove_invalid_values=True"
+            )
+
+    def _append(self, token: int) -> int:
         if self.length == self.room.size:
             self.room = np.resize(self.room, 2 * self.room.size)
         self.room[self.length] = token

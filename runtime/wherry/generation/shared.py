@@ -1,12 +1,14 @@
-"""Rows of a graph with GroupQueryAttention on the CPU: new keys and values go where the past ones are read."""
+"""Rows of a graph with GroupQueryAttention: new keys and values go where the past ones are read."""
 
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wherry.generation.batch import Given, bind
-from wherry.generation.cache import SharedCache
+from wherry.generation.cache import Cache
+from wherry.session import Session
 
 if TYPE_CHECKING:
     from wherry.generation.decoder import Decoder
@@ -15,6 +17,9 @@ Array = np.ndarray[Any, Any]
 
 ALONE = 32
 """Of a longer prompt the last token runs by itself, so that the logits of the others are not computed."""
+
+ALONE_ON_DEVICE = 2**26
+"""The same on a GPU, in bytes of logits: there a run of its own takes longer than many logits."""
 
 WIDTH = 64
 """The mask's length is a multiple of this, so that it is bound anew only now and then."""
@@ -27,9 +32,11 @@ class SharedBatch:
 
     def __init__(self, decoder: "Decoder", rows: int, capacity: int) -> None:
         self.decoder, self.rows = decoder, 0
-        self.cache = SharedCache(decoder.past, rows, capacity)
-        self.offsets = np.zeros(rows, np.int64)  # from what is counted to positions: images may take fewer
-        self._steps: _Steps | None = None
+        self.cache, self.known = decoder.room(rows, capacity)
+        if decoder.session.on_gpu:
+            weakref.finalize(self, decoder.spare.append, (self.cache, self.known)).atexit = False
+        self.offsets = np.zeros(self.cache.rows, np.int64)  # from what is counted to positions: images may take fewer
+        self._last: Steps | None = None
         self._moved = False  # whether rows have changed otherwise than by a step
 
     def add(self, ids: Array, given: Given | None = None, *, logits: bool = True) -> Array | None:
@@ -40,8 +47,7 @@ class SharedBatch:
         self.rows += new
         if not given:
             return self._read(first, ids, logits=logits)
-        found = self._run(first, ids, given, logits=True)  # in one go: its tokens may look at later ones
-        assert found is not None
+        found = self._run(first, ids, given, 1)  # in one go: its tokens may look at later ones
         if "position_ids" in given:
             self.offsets[first : first + new] = given["position_ids"].max((0, 2)) + 1 - length
         return found[:, -1]
@@ -52,25 +58,36 @@ class SharedBatch:
         return self._read(last, ids, logits=logits)
 
     def step(self, tokens: Array) -> Array:
+        return self._step(tokens).logits()
+
+    def best(self, tokens: Array) -> tuple[Array, Array] | None:
+        if not self.decoder.session.on_gpu:
+            return None
+        return self._step(tokens).best()
+
+    def _step(self, tokens: Array) -> "Steps":
         rows = len(tokens)
         longest = int(self.cache.lengths[:rows].max())
         self._fit(self.rows, longest + 1)
         lengths = self.cache.lengths
-        if self._steps is None or self._steps.rows != rows or self._steps.width <= longest:
+        steps = self.known.get(rows)
+        if steps is None or steps.width <= longest:
             width = min(-(-(longest + 1) // WIDTH) * WIDTH, self.cache.capacity)
-            self._steps = _Steps(self.decoder, self.cache, rows, width)
-        elif self._moved:
-            self._steps.look(lengths[:rows])
-        self._moved = False
-        logits = self._steps.run(tokens, lengths[:rows], self.offsets[:rows])
+            if self.decoder.session.graphs:
+                width = self.cache.capacity  # what is captured once is replayed to the end
+            if not self.decoder.session.on_gpu:
+                self.known.clear()
+            steps = self.known[rows] = Steps(self.decoder, self.cache, rows, width)
+        elif self._moved or steps is not self._last:
+            steps.look(lengths[:rows])
+        self._last, self._moved = steps, False
+        steps.run(tokens, lengths[:rows], self.offsets[:rows])
         lengths[:rows] += 1
-        return logits
+        return steps
 
     def verify(self, tokens: Array) -> Array:
         self._fit(1, int(self.cache.lengths[0]) + len(tokens))
-        found = self._run(0, tokens[None], {}, logits=True)
-        assert found is not None
-        logits: Array = found[0]
+        logits: Array = self._run(0, tokens[None], {}, len(tokens))[0]
         return logits
 
     def cut(self, row: int, length: int) -> None:
@@ -103,17 +120,23 @@ class SharedBatch:
             longer = max(length, 2 * have) if length > have else have
             self.cache.resize(max(rows, self.cache.rows), longer)
             self.offsets = np.pad(self.offsets, (0, self.cache.rows - len(self.offsets)))
-            self._steps = None
+            self.known.clear()
 
     def _read(self, first: int, ids: Array, *, logits: bool) -> Array | None:
-        if not logits or ids.shape[1] > ALONE:
-            self._run(first, ids[:, :-1] if logits else ids, {}, logits=False)
+        if not logits or ids.shape[1] > self._together(len(ids)):
+            self._run(first, ids[:, :-1] if logits else ids, {}, 0)
             ids = ids[:, -1:]
-        found = self._run(first, ids, {}, logits=True) if logits else None
-        return None if found is None else found[:, -1]
+        return self._run(first, ids, {}, 1)[:, 0] if logits else None
 
-    def _run(self, first: int, ids: Array, given: Given, *, logits: bool) -> Array | None:
-        """Read tokens behind what the rows hold, which is the same length for all of them."""
+    def _together(self, rows: int) -> int:
+        """How long a prompt may be that is read with its last token."""
+        if not self.decoder.session.on_gpu:
+            return ALONE
+        port = self.decoder.session.outputs["logits"]
+        return max(1, ALONE_ON_DEVICE // (rows * _size(port.shape[-1]) * port.dtype.itemsize))
+
+    def _run(self, first: int, ids: Array, given: Given, wanted: int) -> Array:
+        """Read tokens behind what the rows hold, the same number in each; gives the logits of so many last tokens."""
         rows, count = ids.shape
         session, cache = self.decoder.session, self.cache
         before = int(cache.lengths[first])
@@ -121,25 +144,23 @@ class SharedBatch:
         binding = session.raw.io_binding()
         positions = np.arange(before, total) + self.offsets[first : first + rows, None]
         bind(binding, session, self.decoder.feeds(ids, positions, np.ones((rows, total), np.int64), given))
-        for port, name, array in zip(self.decoder.past, self.decoder.present, cache.arrays, strict=True):
-            value = session.value(array[first : first + rows])
-            binding.bind_ortvalue_input(port.name, value)
-            binding.bind_ortvalue_output(name, value)
-        if logits:
-            binding.bind_output("logits", "cpu")
-        session.run_bound(binding, partly=not logits)
+        cache.bind(binding, self.decoder.present, first, rows)
+        if wanted:
+            binding.bind_output("logits", session.memory, session.index)
+        session.run_bound(binding, partly=not wanted)
         cache.lengths[first : first + rows] = total
         self._moved = True
-        found: Array | None = binding.get_outputs()[-1].numpy() if logits else None
-        return found
+        return self.decoder.last(binding.get_outputs()[-1], wanted) if wanted else np.empty((rows, 0, 0))
 
 
-class _Steps:
+class Steps:
     """Everything of a step bound once, for so many rows and a mask so wide: a step only writes numbers into arrays."""
 
-    def __init__(self, decoder: "Decoder", cache: SharedCache, rows: int, width: int) -> None:
+    def __init__(self, decoder: "Decoder", cache: Cache, rows: int, width: int) -> None:
         session, embed = decoder.session, decoder.embed
-        self.session, self.embed, self.rows, self.width = session, embed, rows, width
+        self.decoder, self.session, self.embed, self.rows, self.width = decoder, session, embed, rows, width
+        self.graph = session.new_graph()
+        self.copies: list[tuple[Any, Array]] = []  # what is read in the device's memory, and where it is written
         self.columns = np.arange(rows)
         self.ids = np.zeros((rows, 1), np.int64)
         self.positions = decoder.positions(np.zeros((rows, 1), np.int64)).copy()  # in C order, to be bound as it is
@@ -151,31 +172,48 @@ class _Steps:
             feeds["input_ids"] = self.ids
         else:
             port = embed.outputs["inputs_embeds"]
-            feeds["inputs_embeds"] = np.empty((rows, 1, _size(port.shape[-1])), port.dtype)
+            embeds = embed.value(np.empty((rows, 1, _size(port.shape[-1])), port.dtype))
             self.embedding = embed.raw.io_binding()
-            bind(self.embedding, embed, {"input_ids": self.ids})
-            self.embedding.bind_ortvalue_output("inputs_embeds", embed.value(feeds["inputs_embeds"]))
-        bind(self.binding, session, feeds)
+            self._bind(self.embedding, embed, {"input_ids": self.ids})
+            self.embedding.bind_ortvalue_output("inputs_embeds", embeds)
+            self.binding.bind_ortvalue_input("inputs_embeds", embeds)
+        self._bind(self.binding, session, feeds)
+        cache.bind(self.binding, decoder.present, 0, rows)
         port = session.outputs["logits"]
-        self.logits = np.empty((rows, 1, _size(port.shape[-1])), port.dtype)
-        for past, name, array in zip(decoder.past, decoder.present, cache.arrays, strict=True):
-            value = session.value(array[:rows])
-            self.binding.bind_ortvalue_input(past.name, value)
-            self.binding.bind_ortvalue_output(name, value)
-        self.binding.bind_ortvalue_output("logits", session.value(self.logits))
+        self.array = np.empty((rows, 1, _size(port.shape[-1])), port.dtype)
+        self.scores = session.value(self.array)
+        self.binding.bind_ortvalue_output("logits", self.scores)
+
+    def _bind(self, binding: Any, session: Session, feeds: Given) -> None:
+        for name, array in feeds.items():
+            if name in session.inputs:
+                value = session.value(array, name)
+                binding.bind_ortvalue_input(name, value)
+                if session.on_gpu:
+                    self.copies.append((value, array))
 
     def look(self, lengths: Array) -> None:
         """See how long the rows are."""
         self.mask[:] = np.arange(self.width) < lengths[:, None]
 
-    def run(self, tokens: Array, lengths: Array, offsets: Array) -> Array:
+    def run(self, tokens: Array, lengths: Array, offsets: Array) -> None:
         self.ids[:, 0] = tokens
         self.positions[..., 0] = lengths + offsets
         self.mask[self.columns, lengths] = 1
+        for value, array in self.copies:
+            value.update_inplace(array)
         if self.embed is not None:
             self.embed.run_bound(self.embedding)
-        self.session.run_bound(self.binding)
-        return self.logits[:, 0]
+        self.session.run_bound(self.binding, graph=self.graph)
+
+    def logits(self) -> Array:
+        """What the last step gave: (rows, vocabulary), overwritten by the next one."""
+        scores: Array = self.scores.numpy() if self.session.on_gpu else self.array
+        return scores[:, 0]
+
+    def best(self) -> tuple[Array, Array]:
+        """The likeliest tokens of the last step and their logits, (rows,) each."""
+        return self.decoder.best(self.scores)
 
 
 def _size(size: int | str) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wherry.errors import InputError, TaskError
 
 if TYPE_CHECKING:
+    from wherry.devices import ProviderOptions
     from wherry.pipelines.base import Pipeline
 
 TRANSLATION = re.compile(r"translation_(.+)_to_(.+)")
@@ -162,6 +163,8 @@ def pipeline(
     precision: str | None = None,
     revision: str | None = None,
     threads: int | None = None,
+    provider_options: "ProviderOptions | None" = None,
+    allow_fallback: bool = False,
     **options: Any,
 ) -> "Pipeline":
     """Open a model for a task.
@@ -170,10 +173,12 @@ def pipeline(
         task: what to do; by default what the model is for.
         model: a bundle, another folder with ONNX graphs and their configuration, one of its ONNX files, a hub
             repository id, or a checkpoint, which is exported once where the extra `export` is installed.
-        device: `auto`, `cpu`, `cuda`, `cuda:N`, `tensorrt` or `tensorrt:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `tensorrt`, `openvino` or another of `wherry.devices.KINDS`.
         precision: which variant; by default the bundle's first.
         revision: of a hub repository.
         threads: by default every core this process may use.
+        provider_options: for onnxruntime's execution provider; they go before those that the bundle recommends.
+        allow_fallback: run on the CPU, with a warning, where the device cannot.
         options: of every call, unless a call gives them itself.
 
     Returns:
@@ -202,7 +207,14 @@ def pipeline(
     if bundle.task is not None and bundle.task not in TASKS[wanted].serves:
         raise TaskError(f"task {wanted} does not fit: {bundle.folder} is for {bundle.task}")
     module = import_module(f"wherry.pipelines.{TASKS[wanted].module}")
-    opened: Pipeline = module.PIPELINE(bundle, device=device, precision=precision, threads=threads)
+    opened: Pipeline = module.PIPELINE(
+        bundle,
+        device=device,
+        precision=precision,
+        threads=threads,
+        provider_options=provider_options,
+        allow_fallback=allow_fallback,
+    )
     if languages:
         opened.options = module.between(opened, *languages.groups())
     taken = inspect.signature(opened.__call__).parameters

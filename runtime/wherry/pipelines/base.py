@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from wherry.bundle import Bundle, Variant
+from wherry.devices import ProviderOptions
 from wherry.errors import BundleError, InputError
 from wherry.session import Session
 from wherry_tokenization import Encoding, Tokenizer, Windows
@@ -18,6 +19,9 @@ Array = np.ndarray[Any, Any]
 
 TOKEN_BUDGET = 1024
 """Padded tokens in a batch: measured to be the best trade of speed for memory on CPUs."""
+
+TOKEN_BUDGET_ON_DEVICE = 16384
+"""The same on GPUs, by `benchmarks/gpu.py`'s model: more tokens gain little more."""
 
 WINDOW = 1024
 """Texts that are tokenized, and sorted by length, together."""
@@ -73,6 +77,8 @@ class Pipeline:
         device: str = "auto",
         precision: str | None = None,
         threads: int | None = None,
+        provider_options: ProviderOptions | None = None,
+        allow_fallback: bool = False,
     ) -> None:
         self.bundle = bundle
         self.variant: Variant = bundle.variant(precision)
@@ -84,7 +90,15 @@ class Pipeline:
                 f"{bundle.folder} lacks the graph {', '.join(missing)}; it has {', '.join(self.variant.graphs)}"
             )
         self.sessions = {
-            role: Session(bundle.folder / self.variant.graphs[role], device=device, threads=threads) for role in roles
+            role: Session(
+                bundle.folder / self.variant.graphs[role],
+                device=device,
+                threads=threads,
+                provider_options=provider_options,
+                recommended=self.variant.provider_options.get(role),
+                allow_fallback=allow_fallback,
+            )
+            for role in roles
         }
         self.session = self.sessions[roles[0]]
         self.options: Mapping[str, Any] = {}
@@ -109,15 +123,8 @@ class TextPipeline(Pipeline):
         tokenizer: text to ids and back.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        device: str = "auto",
-        precision: str | None = None,
-        threads: int | None = None,
-    ) -> None:
-        super().__init__(bundle, device=device, precision=precision, threads=threads)
+    def __init__(self, bundle: Bundle, **options: Any) -> None:
+        super().__init__(bundle, **options)
         self.tokenizer = Tokenizer.load(bundle.folder)
 
     @property
@@ -182,17 +189,18 @@ def encode_batches(
                 stacklevel=4,
             )
         order = np.argsort(encoding.lengths, kind="stable")
-        for chosen in _fill(order, encoding.lengths, batch_size):
+        budget = TOKEN_BUDGET_ON_DEVICE if pipeline.session.on_gpu else TOKEN_BUDGET
+        for chosen in _fill(order, encoding.lengths, budget, batch_size):
             longest = max(1, int(encoding.lengths[chosen].max()))
             yield np.asarray(window)[chosen], encoding.take(chosen, longest)
 
 
-def _fill(order: Array, lengths: Array, most: int | None) -> Iterator[Array]:
+def _fill(order: Array, lengths: Array, budget: int, most: int | None) -> Iterator[Array]:
     """Split rows, sorted by length, so that rows times longest stays within the budget."""
     start = 0
     for end in range(1, len(order) + 1):
         full = end == len(order) or end - start == most
-        if full or (end + 1 - start) * int(lengths[order[end]]) > TOKEN_BUDGET:
+        if full or (end + 1 - start) * int(lengths[order[end]]) > budget:
             yield order[start:end]
             start = end
 
