@@ -66,18 +66,7 @@ class Front:
         }
 
     def _images(self, rows: Sequence[Row]) -> dict[str, Array]:
-        try:
-            from PIL import Image, UnidentifiedImageError
-        except ImportError as error:
-            raise UsageError("reading images needs Pillow: pip install 'wherry[vision]'") from error
-        images = []
-        for row in rows:
-            path = _given(row, "image")
-            try:
-                images.append(Image.open(path, formats=["PNG", "JPEG", "WEBP"]).convert("RGB"))
-            except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-                raise UsageError(f"{row.place}: {path} is no image that can be read: {error}") from error
-        values = self._processor("AutoImageProcessor")(images, return_tensors="np")
+        values = self._processor("AutoImageProcessor")([open_image(row) for row in rows], return_tensors="np")
         return {name: np.asarray(value, np.float32) for name, value in values.items() if name == "pixel_values"}
 
     def _sounds(self, rows: Sequence[Row]) -> dict[str, Array]:
@@ -108,6 +97,23 @@ class Front:
                 return getattr(transformers, kind).from_pretrained(self.folder)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise UsageError(f"the checkpoint has no preprocessor_config.json that can be read: {error}") from error
+
+
+def open_image(row: Row) -> Any:
+    """A row's image as Pillow has it, in RGB.
+
+    Raises:
+        UsageError: there is none, or it cannot be read.
+    """
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise UsageError("reading images needs Pillow: pip install 'wherry[vision]'") from error
+    path = _given(row, "image")
+    try:
+        return Image.open(path, formats=["PNG", "JPEG", "WEBP"]).convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UsageError(f"{row.place}: {path} is no image that can be read: {error}") from error
 
 
 def _given(row: Row, name: str) -> Any:
