@@ -126,6 +126,7 @@ class Session:
         inputs: ports to feed, by name.
         outputs: ports that come back, by name.
         device: where the graph runs: `cpu`, `cuda` or `tensorrt`.
+        operators: the kinds of node of the graph as onnxruntime runs it, those inside of If and Loop left out.
         raw: the onnxruntime.InferenceSession, for io binding.
     """
 
@@ -149,6 +150,7 @@ class Session:
             ort.preload_dlls()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or thread_count()
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         options.log_severity_level = 4  # what fails is raised, and need not be printed as well
         try:
             self.raw = ort.InferenceSession(str(path), options, providers=providers)
@@ -161,6 +163,8 @@ class Session:
                 "(CUDA and cuDNN libraries missing or of another version?); use device='cpu' to run on the CPU"
             )
         self.device = next(kind for kind, name in PROVIDERS.items() if name == active[0])
+        assigned = self.raw.get_provider_graph_assignment_info()
+        self.operators = frozenset(node.op_type for part in assigned for node in part.get_nodes())
         self.inputs = {port.name: port for port in map(_port, self.raw.get_inputs())}
         self.outputs = {port.name: port for port in map(_port, self.raw.get_outputs())}
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from wherry.errors import InputError
 from wherry.generation import Decoder, Engine, GenerationConfig, PrefixCache, generate, search
 from wherry.generation.cache import bytes_per_token
-from wherry.generation.decoder import GrowingBatch
+from wherry.generation.growing import GrowingBatch
 from wherry.generation.speculation import lookup
 from wherry.session import Session
 from wherry_exporter.probe import PROSE

@@ -13,11 +13,13 @@ from typing import Any, Literal
 import numpy as np
 
 from wherry.errors import InputError
+from wherry.generation.batch import Batch, Given
 from wherry.generation.beams import Beams, Hypothesis
 from wherry.generation.cache import bytes_per_token
 from wherry.generation.config import GenerationConfig
-from wherry.generation.decoder import Batch, Decoder, Given, together
+from wherry.generation.decoder import Decoder
 from wherry.generation.grammar import Grammar
+from wherry.generation.growing import together
 from wherry.generation.prefix import PrefixCache
 from wherry.generation.sampling import Chooser
 from wherry.generation.speculation import lookup
@@ -52,6 +54,11 @@ class Request:
     deadline: float | None = None
     cancelled: set[int] = field(default_factory=set)
     choosers: list[Chooser] = field(default_factory=list)
+
+    @property
+    def seen(self) -> bool:
+        """Whether its prompt is given as embeddings, such as an image's, which its ids do not tell apart."""
+        return "inputs_embeds" in self.given
 
     def cancel(self, index: int | None = None) -> None:
         """End one of the sequences, or all of them, before the next step."""
@@ -221,12 +228,13 @@ class Engine:
                     self.reading = None
                     continue
             request, batch = self.reading, self._batch
-            if not self.read and self.prefixes is not None and batch.chunks:
+            if not self.read and self.prefixes is not None and batch.chunks and not request.seen:
                 known = self.prefixes.find(request.prompt)
                 if known is not None:
                     batch.insert(known)
                     self.read = known[0].shape[1]
-            count = min(budget, len(request.prompt) - self.read) if batch.chunks else len(request.prompt)
+            in_parts = batch.chunks and not request.seen
+            count = min(budget, len(request.prompt) - self.read) if in_parts else len(request.prompt)
             part = request.prompt[None, self.read : self.read + count]
             last = self.read + count == len(request.prompt)
             logits = batch.extend(part, logits=last) if self.read else batch.add(part, request.given, logits=last)
@@ -241,12 +249,12 @@ class Engine:
         """Take from those that wait the next ones whose prompts can be read together with this one's."""
         length = len(request.prompt)
         found: list[Request] = []
-        if self.prefixes is not None or request.config.num_return_sequences > 1:
+        if self.prefixes is not None or request.config.num_return_sequences > 1 or request.seen:
             return found
         while self.waiting and (2 + len(found)) * length <= budget and self._admits():
             other = self.waiting[0]
             taken = len(self.rows) + 1 + len(found)
-            alone = len(other.prompt) != length or other.config.num_return_sequences > 1
+            alone = len(other.prompt) != length or other.config.num_return_sequences > 1 or other.seen
             if alone or not self._padded(request, other) or taken >= self.max_rows:
                 break
             held = [row.request for row in self.rows] + [request, *found, other]
@@ -278,7 +286,7 @@ class Engine:
     def _begin(self, request: Request, logits: Array) -> list[Event]:
         """Let the row that was just read run, as often as it is wanted."""
         at, count = len(self.rows), request.config.num_return_sequences
-        if self.prefixes is not None and self._batch.chunks:
+        if self.prefixes is not None and self._batch.chunks and not request.seen:
             self.prefixes.add(request.prompt, self._batch.read(at, len(request.prompt)))
         if count > 1:
             self._batch.keep(np.array([*range(at), *[at] * count]))
@@ -339,6 +347,8 @@ class Engine:
             return
         if self.prefixes is not None and self._batch.chunks:
             for at in places:
+                if self.rows[at].request.seen:
+                    continue
                 ids = self.rows[at].chooser.ids[:-1]
                 self.prefixes.add(ids, self._batch.read(at, len(ids)))
         left = [at for at in range(len(self.rows)) if at not in places]

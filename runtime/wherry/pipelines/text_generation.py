@@ -26,7 +26,7 @@ class TextGenerationPipeline(TextPipeline):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.decoder = Decoder(self.session, self.bundle.padding_side or "right")
+        self.decoder = Decoder(self.session, self.bundle.padding_side)
         self.defaults = defaults(self.bundle)
         self.context = self._context()
         self._turns = PrefixCache(KEPT)
@@ -101,9 +101,6 @@ class TextGenerationPipeline(TextPipeline):
         assert isinstance(size, int)
         return Vocabulary(self.tokenizer, size, self.defaults.eos_token_ids)
 
-    def _engine(self, rows: int) -> Engine:
-        return Engine(self.decoder, max_rows=rows if self.bundle.padding_side else 1)
-
     def _continued(
         self, rows: Sequence[list[int]], config: GenerationConfig, grammar: Grammar | None, batch_size: int
     ) -> list[list[tuple[str, Any]]]:
@@ -115,7 +112,7 @@ class TextGenerationPipeline(TextPipeline):
                 [(whole(self.tokenizer, found.tokens, config), None) for found in search(self.decoder, row, config)]
                 for row in rows
             ]
-        engine = self._engine(max(batch_size, config.num_return_sequences))
+        engine = Engine(self.decoder, max_rows=max(batch_size, config.num_return_sequences))
         requests = [engine.submit(row, config, grammar=grammar) for row in rows]
         texts = {request: [""] * config.num_return_sequences for request in requests}
         for request, index, piece in pieces(self.tokenizer, engine, config):
