@@ -182,6 +182,9 @@ class Examiner:
         if self.shape == "decoder":
             ids = self._ids(self.rows[0].text, self.rows[0])
             return lambda: runner.logits(ids)
+        if isinstance(self.front, PromptFront):
+            seen = self.front.prompt(self.rows[0])
+            return lambda: greedy(runner.reading(seen), seen.start, 12)
         feed = self.front.feed(self.rows[:BATCH])
         if self.shape == "model":
             return lambda: runner.run(feed)

@@ -89,14 +89,14 @@ class Front:
         )
         return {name: np.asarray(value, np.float32) for name, value in values.items() if name.startswith("input_")}
 
-    def _processor(self, kind: str) -> Any:
+    def _processor(self, kind: str, **more: Any) -> Any:
         import transformers
 
         try:
             with quiet():
-                return getattr(transformers, kind).from_pretrained(self.folder)
+                return getattr(transformers, kind).from_pretrained(self.folder, **more)
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise UsageError(f"the checkpoint has no preprocessor_config.json that can be read: {error}") from error
+            raise UsageError(f"the checkpoint's preprocessor cannot be loaded: {' '.join(str(error).split())}") from error
 
 
 def open_image(row: Row) -> Any:

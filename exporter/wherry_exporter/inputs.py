@@ -183,6 +183,8 @@ def fixed_sizes(graphs: Iterable[ir.Model]) -> dict[str, dict[str, int]]:
         if name in AXES and name not in TEXT:
             frames_first = len(shape) == 3 and (name == "input_values" or str(shape[1]) == FRAMES[1])
             axes = FRAMES if frames_first else AXES[name]
+            if len(shape) < len(axes):  # patches, as many as each image has
+                continue
             sizes = zip(axes[1:], shape[1 - len(axes) :], strict=True)
             fixed = {axis: size for axis, size in sizes if isinstance(size, int) and axis not in FIXED}
             if fixed:

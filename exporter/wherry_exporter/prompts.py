@@ -3,14 +3,17 @@
 Knows nothing of graphs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
+from transformers import ProcessorMixin
 
 from wherry_exporter.data import Row
 from wherry_exporter.decoder import added_layers
@@ -106,9 +109,6 @@ class PromptFront(Front):
             raise UsageError(f"{row.place}: {ids.shape[1]} tokens, of which this model takes {self.limit}")
         images: dict[str, torch.Tensor] = {}
         if row.image is not None:
-            if not (ids == token).any():
-                word = self._processor("AutoProcessor").image_token
-                raise UsageError(f"{row.place}: no place for the image, and no chat template: put {word} into the text")
             images = graph_images({name: tensors[name] for name in image_parameters(self.model) if name in tensors})
             if tensors["pixel_values"].ndim != len(image_axes(images)["pixel_values"]):
                 raise UsageError(f"{row.place}: the processor cuts images into tiles, which the graph does not take")
@@ -133,31 +133,48 @@ class PromptFront(Front):
         return np.asarray(ids)
 
     @cached_property
+    def processor(self) -> Any:
+        """The checkpoint's own."""
+        with without_videos():
+            return self._processor("AutoProcessor", video_processor=None)
+
+    @cached_property
     def _takes(self) -> set[str]:
         return {*parameters_of(self.model), *image_parameters(self.model)}
 
     def _processed(self, row: Row, text: str) -> dict[str, torch.Tensor]:
         """What the processor makes of a row, in a chat where the model is made for one."""
-        processor = self._processor("AutoProcessor")
-        image = None if row.image is None else open_image(row)
-        written = image is not None and processor.image_token in text
-        if self.tokenizer.chat_template_names and not written:
+        image, word = None if row.image is None else open_image(row), self.processor.image_token
+        placed = image is not None and word in text
+        if self.tokenizer.chat_template_names and not placed:
             content: list[dict[str, str]] = [] if image is None else [{"type": "image"}]
             message = {"role": "user", "content": [*content, {"type": "text", "text": text}]}
             text = self.tokenizer.apply_chat_template([message])
+        elif image is not None and not placed:
+            raise UsageError(f"{row.place}: no place for the image, and no chat template: put {word} into the text")
         begin = self.tokenizer.special_tokens.get("bos_token")
         more = {"add_special_tokens": False} if begin and text.startswith(begin) else {}
         try:
-            values = processor(
+            values = self.processor(
                 text=[text], **({} if image is None else {"images": [[image]]}), return_tensors="pt", **more
             )
         except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
             raise UsageError(f"{row.place}: the checkpoint's processor fails on it: {_line(error)}") from error
+        kinds = {"pixel_values": torch.float32, "pixel_attention_mask": torch.bool}
         return {
-            name: value.float() if value.is_floating_point() else value
+            name: value.to(kinds.get(name, torch.int64))
             for name, value in values.items()
             if name in self._takes and isinstance(value, torch.Tensor)
         }
+
+
+@contextmanager
+def without_videos() -> Iterator[None]:
+    """Processors lack what reads videos, which takes torchvision and which no graph takes."""
+    every: Any = ProcessorMixin.get_attributes.__func__  # type: ignore[attr-defined]
+    some = classmethod(lambda kind: [name for name in every(kind) if "video" not in name])
+    with patch.object(ProcessorMixin, "get_attributes", some):
+        yield
 
 
 def _line(error: BaseException) -> str:

@@ -86,6 +86,9 @@ class TorchRunner:
         given = _tensors(prompt.inputs)
         behind = self.model.config.is_encoder_decoder
         past: Any = None
+        for module in self.model.modules():
+            if hasattr(module, "rope_deltas"):
+                module.rope_deltas = None  # those of the last image, which a prompt without one would go on with
 
         def step(ids: Array) -> Array:
             nonlocal past

@@ -36,7 +36,7 @@ from wherry_exporter.noise import still, stilled
 from wherry_exporter.plan import Plan, Settings
 from wherry_exporter.precision import Quantizer
 from wherry_exporter.probes import no_past
-from wherry_exporter.probes_multimodal import Embedded, Spliced, token_positions
+from wherry_exporter.spliced import Embedded, Spliced, open_sessions, token_positions
 from wherry_exporter.seq2seq import start_token
 from wherry_exporter.speech import speak
 from wherry_exporter.tasks import is_captioner, task_of
@@ -647,7 +647,7 @@ def tokens_of(model: Any, graphs: dict[str, Path], prompt: dict[str, torch.Tenso
     names = set(image_parameters(model))
     images = graph_images({name: value for name, value in prompt.items() if name in names})
     arrays = {name: value.numpy() for name, value in images.items()}
-    session = Spliced(graphs, arrays, IMAGE_TOKEN, [token_positions(model, prompt)])
+    session = Spliced(open_sessions(graphs), arrays, IMAGE_TOKEN, [token_positions(model, prompt)])
     ids, past, tokens = prompt["input_ids"].numpy(), no_past(session, 1), []
     for step in range(steps):
         mask = np.ones((1, prompt["input_ids"].shape[1] + step), np.int64)

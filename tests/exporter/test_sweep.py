@@ -23,7 +23,7 @@ HEADS = "num_attention_heads n_head n_heads num_heads encoder_attention_heads de
 INNER = "intermediate_size ffn_dim d_ff dff d_inner n_inner encoder_ffn_dim decoder_ffn_dim ffn_hidden_size hidden_dim"
 POSITIONS = "max_position_embeddings n_positions"
 EXPERTS = "num_experts num_local_experts n_routed_experts moe_num_experts"
-SIZES = {
+SIZES: dict[str, Any] = {
     **dict.fromkeys(WIDTHS.split(), 64),
     **dict.fromkeys(LAYERS.split(), 2),
     **dict.fromkeys(HEADS.split(), 4),
