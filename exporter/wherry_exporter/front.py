@@ -96,7 +96,9 @@ class Front:
             with quiet():
                 return getattr(transformers, kind).from_pretrained(self.folder, **more)
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise UsageError(f"the checkpoint's preprocessor cannot be loaded: {' '.join(str(error).split())}") from error
+            raise UsageError(
+                f"the checkpoint's preprocessor cannot be loaded: {' '.join(str(error).split())}"
+            ) from error
 
 
 def open_image(row: Row) -> Any:

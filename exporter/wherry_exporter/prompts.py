@@ -144,22 +144,21 @@ class PromptFront(Front):
 
     def _processed(self, row: Row, text: str) -> dict[str, torch.Tensor]:
         """What the processor makes of a row, in a chat where the model is made for one."""
-        image, word = None if row.image is None else open_image(row), self.processor.image_token
-        placed = image is not None and word in text
-        if self.tokenizer.chat_template_names and not placed:
+        image = None if row.image is None else open_image(row)
+        if self.tokenizer.chat_template_names and (image is None or self.processor.image_token not in text):
             content: list[dict[str, str]] = [] if image is None else [{"type": "image"}]
             message = {"role": "user", "content": [*content, {"type": "text", "text": text}]}
             text = self.tokenizer.apply_chat_template([message])
-        elif image is not None and not placed:
-            raise UsageError(f"{row.place}: no place for the image, and no chat template: put {word} into the text")
         begin = self.tokenizer.special_tokens.get("bos_token")
-        more = {"add_special_tokens": False} if begin and text.startswith(begin) else {}
+        more: dict[str, Any] = {"add_special_tokens": False} if begin and text.startswith(begin) else {}
+        if image is not None:
+            more["images"] = [[image]]
         try:
-            values = self.processor(
-                text=[text], **({} if image is None else {"images": [[image]]}), return_tensors="pt", **more
-            )
+            values = self.processor(text=[text], return_tensors="pt", **more)
         except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
-            raise UsageError(f"{row.place}: the checkpoint's processor fails on it: {_line(error)}") from error
+            lacking = image is not None and self.processor.image_token not in text
+            hint = f"; is there no {self.processor.image_token} in the text?" if lacking else ""
+            raise UsageError(f"{row.place}: the checkpoint's processor fails on it: {_line(error)}{hint}") from error
         kinds = {"pixel_values": torch.float32, "pixel_attention_mask": torch.bool}
         return {
             name: value.to(kinds.get(name, torch.int64))

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ from transformers import PreTrainedTokenizerFast
 from wherry.bundle import Bundle
 from wherry.cli import main
 from wherry_exporter import export
-from wherry_exporter.prompts import without_videos
+from wherry_exporter.data import read_rows
+from wherry_exporter.examine import Examiner, configuration
+from wherry_exporter.prompts import PromptFront, without_videos
+from wherry_exporter.runners import GraphRunner, TorchRunner
 
 LONG = {
     "model_type": "llama",
@@ -64,6 +67,8 @@ def words() -> Any:
         tokenizer_object=rust,
         unk_token="[UNK]",
         pad_token="[UNK]",
+        bos_token="!",
+        eos_token="?",
         image_token="<image>",
         extra_special_tokens={"image_token": "<image>", "video_token": "<video>"},
     )
@@ -104,7 +109,7 @@ class Seen:
     """A checkpoint with its bundle, which has figures on `ROWS`.
 
     Attributes:
-        mark: what a row's text has for its image; nothing where there is a chat template.
+        mark: what a row's text has for its image; nothing where a chat template or the processor puts it there.
     """
 
     model: Any
@@ -114,10 +119,33 @@ class Seen:
     bundle: Bundle
 
 
-MAKERS = {"llava": llava, "idefics3": idefics3, "qwen2_vl": qwen2_vl}
+def florence2(tokenizer: Any) -> tuple[Any, Any]:
+    text = {
+        **{name: 4 for name in ("encoder_attention_heads", "decoder_attention_heads")},
+        **{name: 1 for name in ("encoder_layers", "decoder_layers")},
+        **{name: 64 for name in ("encoder_ffn_dim", "decoder_ffn_dim", "d_model")},
+        **{name: LONG[name] for name in ("vocab_size", "max_position_embeddings")},
+        "model_type": "bart",
+        "eos_token_id": 2,
+        "decoder_start_token_id": 2,
+    }
+    stages = {
+        **{"patch_size": [7, 3], "patch_stride": [8, 4], "patch_padding": [3, 1], "patch_prenorm": [False, True]},
+        **{name: [2, 2] for name in ("num_heads", "num_groups")},
+        **{"depths": [1, 1], "embed_dim": [8, 8], "window_size": 2, "projection_dim": 64, "drop_path_rate": 0.0},
+    }
+    config = transformers.Florence2Config(text_config=text, vision_config=stages, image_token_id=150)
+    size = {"height": 32, "width": 32}
+    images = transformers.CLIPImageProcessorPil(size=size, crop_size=size, image_seq_length=2)
+    processor = transformers.Florence2Processor(images, tokenizer)
+    return transformers.Florence2ForConditionalGeneration(config), processor
 
 
-@pytest.fixture(scope="module", params=MAKERS)
+MAKERS = {"llava": llava, "idefics3": idefics3, "qwen2_vl": qwen2_vl, "florence2": florence2}
+SWEPT = [pytest.param("florence2", marks=pytest.mark.sweep)]
+
+
+@pytest.fixture(scope="module", params=["llava", "idefics3", "qwen2_vl", *SWEPT])
 def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     folder = tmp_path_factory.mktemp(request.param)
     torch.manual_seed(0)
@@ -130,20 +158,26 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     random = np.random.default_rng(0)
     for name, size in (("wide", (24, 48, 3)), ("high", (48, 30, 3))):
         Image.fromarray(random.integers(0, 255, size, dtype=np.uint8)).save(folder / f"{name}.png")
-    mark = "" if processor.tokenizer.chat_template else "<image>"
+    mark = "<image>" if request.param == "llava" else ""
     rows = [row | {"text": (mark if "image" in row else "") + row["text"]} for row in ROWS]
     data = folder / "data.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    bundle = export(folder / "model", folder / "bundle", precision=["fp32", "int4"], verify_data=data, calibration=data)
+    small = "int8" if request.param == "florence2" else "int4"
+    bundle = export(folder / "model", folder / "bundle", precision=["fp32", small], verify_data=data, calibration=data)
     return Seen(model, processor, mark, folder, bundle)
 
 
 def losses(seen: Seen, row: dict[str, str]) -> list[float]:
     """How unlikely the original finds each token of the row's label."""
     images = [Image.open(seen.folder / row["image"]).convert("RGB")] if "image" in row else None
-    text = ("<image>" if images else "") + row["text"]
-    given = seen.processor(text=[text if seen.mark else f"user:{text}"], images=images, return_tensors="pt")
+    template = seen.processor.tokenizer.chat_template
+    text = ("<image>" if images and (template or seen.mark) else "") + row["text"]
+    given = seen.processor(text=[f"user:{text}" if template else text], images=images, return_tensors="pt")
     answer = seen.processor.tokenizer(row["label"], return_tensors="pt").input_ids
+    if seen.model.config.is_encoder_decoder:
+        with torch.no_grad():
+            logits = seen.model(**given, decoder_input_ids=torch.cat([torch.tensor([[2]]), answer[:, :-1]], 1)).logits
+        return torch.nn.functional.cross_entropy(logits[0], answer[0], reduction="none").tolist()
     given["input_ids"] = torch.cat([given["input_ids"], answer], 1)
     given["attention_mask"] = torch.ones_like(given["input_ids"])
     if "mm_token_type_ids" in given:
@@ -168,17 +202,34 @@ def test_perplexity_of_labels_is_that_of_transformers(seen):
             assert figures["perplexity_torch"] == pytest.approx(expected, rel=1e-4)
             assert figures["perplexity"] == pytest.approx(expected, rel=1e-4 if precision == "fp32" else 0.3)
     assert found["fp32"]["data"]["figures"]["top1"] == 1
-    assert found["int4"]["data"]["figures"]["perplexity"] != found["fp32"]["data"]["figures"]["perplexity"]
+    exact, small = (variant["data"]["figures"]["perplexity"] for variant in found.values())
+    assert exact != small
 
 
 def test_images_that_do_not_fit_are_refused_in_one_line(seen, tmp_path, capsys):
-    text = "What is this?" if seen.mark else "<image>What is this, and what is <image>this?"
+    text = "What is this?" if seen.mark else "What is <image>this, and what is <image>this?"
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps({"image": str(seen.folder / "wide.png"), "text": text}))
     words = ["export", str(seen.folder / "model"), "-o", str(tmp_path / "out"), "--verify-data", str(data)]
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"wherry: {data}, line 1: ")
-    assert ("put <image> into the text" if seen.mark else "the checkpoint's processor fails on it: ") in error
+    assert error.startswith(f"wherry: {data}, line 1: the checkpoint's processor fails on it: ")
+    assert error.endswith("; is there no <image> in the text?\n") == bool(seen.mark)
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_without_labels_are_answered_as_by_transformers(seen):
+    rows = read_rows(seen.folder / "data.jsonl")[:2]
+    front = PromptFront(seen.folder / "model", seen.model, 2)
+    unlabelled = [replace(row, label=None) for row in rows]
+    task, original = "image-text-to-text", TorchRunner(seen.model)
+    examiner = Examiner(unlabelled, front, original, task, "vision-language", configuration({}, 2, None))
+    runner = GraphRunner(
+        {role: seen.bundle.folder / path for role, path in seen.bundle.variants["fp32"].graphs.items()}
+    )
+    report = examiner.measure(runner)
+    assert (report.metric, report.parity.top1, report.parity.vectors) == (None, 1, 2 * 32)
+    prompt = {name: torch.from_numpy(value) for name, value in front.prompt(rows[0]).inputs.items()}
+    expected = seen.model.generate(**prompt, max_new_tokens=12, do_sample=False, eos_token_id=None)[:, -12:]
+    assert examiner.work(runner)().tolist() == expected.tolist()

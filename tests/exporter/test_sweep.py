@@ -47,6 +47,9 @@ SIZES: dict[str, Any] = {
 }
 """Names of settings to what is small."""
 
+OFTEN_NONE = ("num_key_value_heads", "head_dim")
+"""Settings that are none where others tell them, which are small then."""
+
 NAMES = """
 GPTBigCodeForCausalLM FalconForCausalLM MptForCausalLM PhiForCausalLM PhimoeForCausalLM Qwen2MoeForCausalLM
 Qwen3MoeForCausalLM GemmaForCausalLM GraniteForCausalLM GraniteMoeForCausalLM OlmoForCausalLM Olmo2ForCausalLM
@@ -92,8 +95,10 @@ def tiny(config_class: type[PreTrainedConfig], **settings: Any) -> dict[str, Any
         inner = getattr(own, name, None)
         if isinstance(inner, PreTrainedConfig):
             made[name] = {**tiny(type(inner)), "model_type": inner.model_type}
-        elif name in SIZES and isinstance(value, int | float) and not isinstance(value, bool):
+        elif name in SIZES and not isinstance(value, bool) and (isinstance(value, int | float) or name in OFTEN_NONE):
             made[name] = SIZES[name]
+        elif name == "layer_types" and value:
+            made[name] = [*dict.fromkeys(value), *value][:2]
         elif name.endswith("token_id") and isinstance(value, int) and value >= SIZES["vocab_size"]:
             made[name] = 2
     return made | settings
