@@ -54,9 +54,11 @@ class Entries:
         config = model.config.to_dict()
         self.start = start_token(config, generation)
         self.config = configuration(config, self.start, generation.get("eos_token_id", config.get("eos_token_id")))
-        seeing = self.shape == "vision-language"
-        plain = Front(folder, self.names, position_limit(model))
-        self.front = PromptFront(folder, model, self.start) if seeing else plain
+        self.front = (
+            PromptFront(folder, model, self.start)
+            if self.shape == "vision-language"
+            else Front(folder, self.names, position_limit(model))
+        )
         self.examiner = None if plan.verify_data is None else self._examiner(plan.verify_data)
         self.text = TASKS[checkpoint.task].text and set(self.names) <= set(TEXT)
         self.real = plan.calibration is not None
@@ -105,6 +107,7 @@ class Entries:
         if "image_sizes" in image_parameters(model):  # its graph takes one image
             tensors["pixel_values"] = tensors["pixel_values"][:1]
         tensors |= random_inputs(model, ["input_ids", "attention_mask"], batch=2, scale=2, seed=seed)
+        assert isinstance(self.front, PromptFront)
         return self.front.known({name: value.numpy() for name, value in tensors.items()})
 
 

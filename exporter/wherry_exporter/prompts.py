@@ -170,7 +170,7 @@ class PromptFront(Front):
 @contextmanager
 def without_videos() -> Iterator[None]:
     """Processors lack what reads videos, which takes torchvision and which no graph takes."""
-    every: Any = ProcessorMixin.get_attributes.__func__  # type: ignore[attr-defined]
+    every: Any = ProcessorMixin.get_attributes.__func__
     some = classmethod(lambda kind: [name for name in every(kind) if "video" not in name])
     with patch.object(ProcessorMixin, "get_attributes", some):
         yield

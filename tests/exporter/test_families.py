@@ -36,9 +36,9 @@ from wherry_exporter.noise import still, stilled
 from wherry_exporter.plan import Plan, Settings
 from wherry_exporter.precision import Quantizer
 from wherry_exporter.probes import no_past
-from wherry_exporter.spliced import Embedded, Spliced, open_sessions, token_positions
 from wherry_exporter.seq2seq import start_token
 from wherry_exporter.speech import speak
+from wherry_exporter.spliced import Embedded, Spliced, open_sessions, token_positions
 from wherry_exporter.tasks import is_captioner, task_of
 from wherry_exporter.verify import judge
 
