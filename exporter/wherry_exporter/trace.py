@@ -20,7 +20,11 @@ from wherry_exporter.errors import ExportError
 from wherry_exporter.inputs import TEXT, axes_of, free_axes, input_names, random_inputs, tensors_of
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
-from wherry_exporter.pair import fused_encoder_and_decoder, plain_encoder_and_decoder
+from wherry_exporter.pair import (
+    fused_encoder_and_decoder,
+    plain_encoder_and_decoder,
+    stepwise_encoder_and_decoder,
+)
 from wherry_exporter.speech import text_to_frames
 from wherry_exporter.tasks import TASKS, shape_of
 from wherry_exporter.towers import parts_of
@@ -44,7 +48,11 @@ def ways(checkpoint: Checkpoint) -> Mapping[str, Callable[[Checkpoint], Traced]]
     if shape == "speech":
         return {"plain": text_to_frames}
     if shape == "encoder-decoder":
-        return {"fused": fused_encoder_and_decoder, "plain": plain_encoder_and_decoder}
+        return {
+            "fused": fused_encoder_and_decoder,
+            "plain": plain_encoder_and_decoder,
+            "stepwise": stepwise_encoder_and_decoder,
+        }
     if TASKS[checkpoint.task].auto == "image-text-to-text":
         kind = type(checkpoint.model).__name__
         reason = "it is fed with images first, and its graphs would not generate"
