@@ -1,5 +1,6 @@
 """An encoder with a decoder to two graphs: the encoder's, and one decoder's for its first step and all later ones."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import onnx_ir as ir
@@ -13,6 +14,7 @@ from wherry_exporter.convert import Traced, convert, name_axes
 from wherry_exporter.inputs import (
     BATCH,
     SEQUENCE,
+    TEXT,
     axes_of,
     free_axes,
     input_names,
@@ -23,6 +25,7 @@ from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.merge import merge_cross_attention
 from wherry_exporter.seq2seq import Step, TokenStep, encoder_decoder_of
+from wherry_exporter.sizes import ShortSizes
 from wherry_exporter.stepwise import repeat_step
 
 ENCODER_SEQUENCE = "encoder_sequence_length"
@@ -37,7 +40,8 @@ class _Encoder(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         if self.lowering:
             self.lowering.begin(inputs.get("attention_mask"))
-        states: Tensor = self.encoder(**inputs).last_hidden_state
+        with nullcontext() if set(inputs) <= {*TEXT, "inputs_embeds"} else ShortSizes():
+            states: Tensor = self.encoder(**inputs).last_hidden_state
         return states
 
 
@@ -81,14 +85,18 @@ def plain_encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
     return _traced(checkpoint)
 
 
+def encoder_of_one_size_and_decoder(checkpoint: Checkpoint) -> Traced:
+    return _traced(checkpoint, sizes=False)
+
+
 def stepwise_encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
     """With a decoder as transformers has it for one token at a time; its graph repeats that over its tokens."""
     return _traced(checkpoint, stepwise=True)
 
 
-def _traced(checkpoint: Checkpoint, *, fused: bool = False, stepwise: bool = False) -> Traced:
+def _traced(checkpoint: Checkpoint, *, fused: bool = False, sizes: bool = True, stepwise: bool = False) -> Traced:
     model = encoder_decoder_of(checkpoint.model)
-    shapes, inputs = _encoder_inputs(model)
+    shapes, inputs = _encoder_inputs(model, sizes=sizes)
     with torch.no_grad():
         encoded = model.get_encoder()(**inputs)
     step, states = TokenStep(model, type(encoded), 1 if stepwise else 3), encoded.last_hidden_state
@@ -117,14 +125,15 @@ def _takes_several(step: Step, states: Tensor) -> bool:
     return torch.allclose(found, torch.cat(expected, 1), rtol=1e-3, atol=1e-3)
 
 
-def _encoder_inputs(model: Any) -> tuple[dict[str, dict[int, Any]], dict[str, Tensor]]:
+def _encoder_inputs(model: Any, *, sizes: bool) -> tuple[dict[str, dict[int, Any]], dict[str, Tensor]]:
     encoder = model.get_encoder()
     if model.main_input_name == "inputs_embeds":
         text = random_inputs(model, ["input_ids", "attention_mask"], batch=2, scale=1, seed=0)
         embeddings = model.get_input_embeddings()(text["input_ids"]).detach()
         inputs = {"inputs_embeds": embeddings, "attention_mask": text["attention_mask"]}
         return {name: {0: Dim(BATCH), 1: Dim.AUTO} for name in inputs}, inputs
-    return free_axes(encoder, [name for name in input_names(model) if name in parameters_of(encoder)])
+    names = [name for name in input_names(model) if name in parameters_of(encoder)]
+    return free_axes(encoder, names, sizes=sizes)
 
 
 def _trace_encoder(
