@@ -25,7 +25,7 @@ def trace_verified(checkpoint: Checkpoint, folder: Path) -> tuple[Traced, Verifi
     Raises:
         ExportError: none does; the message gathers each way's reason.
     """
-    reasons = []
+    reasons: dict[str, list[str]] = {}
     for name, way in ways(checkpoint).items():
         try:
             with quiet():
@@ -38,11 +38,12 @@ def trace_verified(checkpoint: Checkpoint, folder: Path) -> tuple[Traced, Verifi
             judge("fp32", parity)
             return traced, verifier, parity
         except (NotLowered, ExportError, *FAILURES) as error:
-            reasons.append(f"{name}: {_reason(error)}")
+            reasons.setdefault(_reason(error), []).append(name)
             for path in (folder / "onnx").iterdir():
                 path.unlink()
     kind = type(checkpoint.model).__name__
-    raise ExportError(f"{kind} cannot be exported for {checkpoint.task}: {'; '.join(reasons)}")
+    every = [reason if len(reasons) == 1 else f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    raise ExportError(f"{kind} cannot be exported for {checkpoint.task}: {'; '.join(every)}")
 
 
 def _reason(error: BaseException) -> str:

@@ -42,7 +42,7 @@ def role_feeds(
                 for name, value in ports.items()
                 if name.startswith("past_")
             }
-            if "attention_mask" in known:
+            if "attention_mask" in known and "position_ids" not in known:
                 positions = np.maximum(known["attention_mask"].cumsum(1) - 1, 0)
                 wanted = len(ports["position_ids"].shape or ()) if "position_ids" in ports else 2
                 known["position_ids"] = positions if wanted == 2 else np.tile(positions, (3, 1, 1))

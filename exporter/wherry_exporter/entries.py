@@ -4,13 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from wherry_exporter.calibration import role_feeds, start_token
 from wherry_exporter.convert import Traced
 from wherry_exporter.data import Row
-from wherry_exporter.decoder import added_layers
 from wherry_exporter.examine import Examiner, configuration
 from wherry_exporter.front import Front, batches
 from wherry_exporter.images import graph_images, image_inputs, image_parameters, joined
@@ -19,6 +15,7 @@ from wherry_exporter.load import Checkpoint
 from wherry_exporter.plan import Plan
 from wherry_exporter.probe import CALIBRATION
 from wherry_exporter.probes import position_limit
+from wherry_exporter.prompts import PromptFront
 from wherry_exporter.runners import Feed, TorchRunner
 from wherry_exporter.speech import with_speech
 from wherry_exporter.tasks import TASKS, shape_of
@@ -52,12 +49,16 @@ class Entries:
         self.precisions: Sequence[str] = TASKS[checkpoint.task].precisions
         self.shape = shape_of(checkpoint.task, model)
         self.names = _names(model, self.shape)
-        self.front = Front(folder, self.names, position_limit(model))
         self.original = TorchRunner(model)
         generation = model.generation_config.to_dict() if getattr(model, "generation_config", None) else {}
         config = model.config.to_dict()
         self.start = start_token(config, generation)
         self.config = configuration(config, self.start, generation.get("eos_token_id", config.get("eos_token_id")))
+        self.front = (
+            PromptFront(folder, model, self.start)
+            if self.shape == "vision-language"
+            else Front(folder, self.names, position_limit(model))
+        )
         self.examiner = None if plan.verify_data is None else self._examiner(plan.verify_data)
         self.text = TASKS[checkpoint.task].text and set(self.names) <= set(TEXT)
         self.real = plan.calibration is not None
@@ -86,7 +87,8 @@ class Entries:
             rows = [Row("built-in text", text=text) for text in CALIBRATION]
         entries: list[Feed]
         if rows is not None:
-            entries = [self.front.feed(batch) for batch in batches(rows, 4)]
+            size = 1 if self.shape == "vision-language" else 4  # prompts with images are as long as these make them
+            entries = [self.front.feed(batch) for batch in batches(rows, size)]
         elif self.shape == "vision-language":
             entries = [self._with_images(seed) for seed in range(100, 102)]
         else:
@@ -105,20 +107,8 @@ class Entries:
         if "image_sizes" in image_parameters(model):  # its graph takes one image
             tensors["pixel_values"] = tensors["pixel_values"][:1]
         tensors |= random_inputs(model, ["input_ids", "attention_mask"], batch=2, scale=2, seed=seed)
-        with torch.no_grad():
-            tensors["inputs_embeds"] = model.get_input_embeddings()(tensors["input_ids"])
-            if model.config.is_encoder_decoder:
-                states = model.get_encoder()(
-                    inputs_embeds=tensors["inputs_embeds"], attention_mask=tensors["attention_mask"]
-                )
-                tensors["encoder_hidden_states"] = states.last_hidden_state
-                tensors["encoder_attention_mask"] = tensors["attention_mask"]
-                tensors["use_cache_branch"] = torch.tensor([False])
-            elif added_layers(model):
-                tensors["inputs_embeds"] = tensors["inputs_embeds"].repeat(1, 1, 1 + added_layers(model))
-        tensors["token_type_ids"] = torch.zeros_like(tensors["input_ids"])
-        known = {name: np.asarray(value.numpy()) for name, value in tensors.items()}
-        return known | {"grid_thw": known["image_grid_thw"]} if "image_grid_thw" in known else known
+        assert isinstance(self.front, PromptFront)
+        return self.front.known({name: value.numpy() for name, value in tensors.items()})
 
 
 def _names(model: Any, shape: str) -> list[str]:

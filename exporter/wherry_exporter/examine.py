@@ -16,6 +16,7 @@ from wherry_exporter.data import Row
 from wherry_exporter.errors import ParityError, UsageError
 from wherry_exporter.front import LONGEST, Front, batches
 from wherry_exporter.metrics import METRICS, Metric, entities, entity_counts, surprise, word_errors
+from wherry_exporter.prompts import Prompt, PromptFront
 from wherry_exporter.quiet import quiet
 from wherry_exporter.runners import Runner
 from wherry_exporter.tasks import TASKS
@@ -25,6 +26,8 @@ Array = np.ndarray[Any, Any]
 BATCH = 4
 SPOKEN = 120
 """Tokens of a transcript at most."""
+WRITTEN = 32
+"""Tokens at most of an answer about an image that no label gives."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Examiner:
             front: makes inputs of them.
             original: what answers rightly.
             task: a key of `TASKS`.
-            shape: `model`, `decoder` or `encoder-decoder`.
+            shape: as `tasks.shape_of` gives it.
             config: `label2id`, `id2label`, and `start` and `end`, tokens of a decoder behind an encoder.
 
         Raises:
@@ -109,7 +112,7 @@ class Examiner:
         self.metric = METRICS.get(self._metric_name())
         self.pooling = Pooling.load(front.folder) if task == "sentence-embeddings" else None
         self.labels = [self._label(row) for row in rows]
-        if shape in ("vision-language", "speech"):
+        if shape == "speech":
             raise UsageError(f"{task} cannot be examined on rows yet: leave --verify-data out")
 
     def _metric_name(self) -> str:
@@ -122,7 +125,7 @@ class Examiner:
             return "wer"
         if self.task == "token-classification":
             return "f1"
-        if self.shape == "encoder-decoder":
+        if self.shape in ("encoder-decoder", "vision-language"):
             return "perplexity"
         return "accuracy" if self.task.endswith("classification") and not self.task.startswith("zero") else ""
 
@@ -179,6 +182,9 @@ class Examiner:
         if self.shape == "decoder":
             ids = self._ids(self.rows[0].text, self.rows[0])
             return lambda: runner.logits(ids)
+        if isinstance(self.front, PromptFront):
+            seen = self.front.prompt(self.rows[0])
+            return lambda: greedy(runner.reading(seen), seen.start, 12)
         feed = self.front.feed(self.rows[:BATCH])
         if self.shape == "model":
             return lambda: runner.run(feed)
@@ -213,12 +219,15 @@ class Examiner:
     def _asked(self, runner: Runner) -> Iterator[tuple[list[Any], list[Any]]]:
         """For each batch, each row's outputs and counts: the original's and the variant's."""
         place = 0
-        for batch in batches(self.rows, 1 if self.shape == "decoder" else BATCH):
+        for batch in batches(self.rows, 1 if self.shape in ("decoder", "vision-language") else BATCH):
             numbers = range(place, place + len(batch))
             place += len(batch)
             if self.shape == "decoder":
                 ids = self._ids(batch[0].text, batch[0])
                 yield [self._decoded(self.original, ids)], [self._decoded(runner, ids)]
+            elif isinstance(self.front, PromptFront):
+                prompt, answer = self._prompt(self.front, batch[0])
+                yield [self._written(self.original, prompt, answer)], [self._written(runner, prompt, answer)]
             elif self.shape == "encoder-decoder":
                 feed = self.front.feed(batch)
                 tokens, spoken = self._tokens(feed, batch)
@@ -238,6 +247,20 @@ class Examiner:
     def _decoded(self, runner: Runner, ids: Array) -> tuple[dict[str, Array], Array]:
         logits = runner.logits(ids)[0]
         return {"logits": logits}, surprise(logits[:-1], ids[0, 1:])
+
+    def _prompt(self, front: PromptFront, row: Row) -> tuple[Prompt, Array]:
+        """A row, and what follows it: its label, else what the original writes."""
+        prompt = front.prompt(row)
+        if self.metric is not None:
+            return prompt, front.answer(row)
+        return prompt, greedy(self.original.reading(prompt), prompt.start, WRITTEN, self.config["end"])
+
+    def _written(self, runner: Runner, prompt: Prompt, answer: Array) -> tuple[dict[str, Array], Array | None]:
+        step = runner.reading(prompt)
+        logits = step(prompt.start)[0, -1:]
+        if answer.shape[1] > 1:
+            logits = np.concatenate([logits, step(answer[:, :-1])[0]])
+        return {"logits": logits}, None if self.metric is None else surprise(logits, answer[0])
 
     def _answered(self, runner: Runner, feed: Mapping[str, Array], numbers: Sequence[int]) -> list[Any]:
         outputs, mask = runner.run(feed), feed.get("attention_mask")

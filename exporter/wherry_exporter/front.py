@@ -67,18 +67,7 @@ class Front:
         }
 
     def _images(self, rows: Sequence[Row]) -> dict[str, Array]:
-        try:
-            from PIL import Image, UnidentifiedImageError
-        except ImportError as error:
-            raise UsageError("reading images needs Pillow: pip install 'wherry[vision]'") from error
-        images = []
-        for row in rows:
-            path = _given(row, "image")
-            try:
-                images.append(Image.open(path, formats=["PNG", "JPEG", "WEBP"]).convert("RGB"))
-            except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-                raise UsageError(f"{row.place}: {path} is no image that can be read: {error}") from error
-        values = self._processor("AutoImageProcessor")(images, return_tensors="np")
+        values = self._processor("AutoImageProcessor")([open_image(row) for row in rows], return_tensors="np")
         return {name: np.asarray(value, np.float32) for name, value in values.items() if name == "pixel_values"}
 
     def _sounds(self, rows: Sequence[Row]) -> dict[str, Array]:
@@ -101,14 +90,33 @@ class Front:
         values = processor(sounds, sampling_rate=rate, return_tensors="np", **({"padding": True} if pads else {}))
         return {name: np.asarray(value, np.float32) for name, value in values.items() if name.startswith("input_")}
 
-    def _processor(self, kind: str) -> Any:
+    def _processor(self, kind: str, **more: Any) -> Any:
         import transformers
 
         try:
             with quiet():
-                return getattr(transformers, kind).from_pretrained(self.folder)
+                return getattr(transformers, kind).from_pretrained(self.folder, **more)
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise UsageError(f"the checkpoint has no preprocessor_config.json that can be read: {error}") from error
+            raise UsageError(
+                f"the checkpoint's preprocessor cannot be loaded: {' '.join(str(error).split())}"
+            ) from error
+
+
+def open_image(row: Row) -> Any:
+    """A row's image as Pillow has it, in RGB.
+
+    Raises:
+        UsageError: there is none, or it cannot be read.
+    """
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise UsageError("reading images needs Pillow: pip install 'wherry[vision]'") from error
+    path = _given(row, "image")
+    try:
+        return Image.open(path, formats=["PNG", "JPEG", "WEBP"]).convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UsageError(f"{row.place}: {path} is no image that can be read: {error}") from error
 
 
 def _given(row: Row, name: str) -> Any:

@@ -97,9 +97,9 @@ def _runs(model: Any, inputs: Mapping[str, Tensor]) -> bool:
 
 def _sounds(model: Any, axes: tuple[str, ...], batch: int, scale: float, random: torch.Generator) -> Tensor:
     config = model.config
-    bins = next((int(found) for name in BINS if (found := _setting(config, name))), 80)
-    positions = _setting(config, "max_source_positions") if axes != FRAMES else None
-    frames = 2 * int(positions) if positions else int(_setting(config, "max_length") or 100)
+    bins = next((int(found) for name in BINS if (found := setting(config, name))), 80)
+    positions = setting(config, "max_source_positions") if axes != FRAMES else None
+    frames = 2 * int(positions) if positions else int(setting(config, "max_length") or 100)
     sizes = {"num_samples": 4000 * scale, "num_frames": frames * scale, "feature_size": bins}
     return torch.randn(batch, *(round(sizes[axis]) for axis in axes[1:]), generator=random)
 
@@ -183,6 +183,8 @@ def fixed_sizes(graphs: Iterable[ir.Model]) -> dict[str, dict[str, int]]:
         if name in AXES and name not in TEXT:
             frames_first = len(shape) == 3 and (name == "input_values" or str(shape[1]) == FRAMES[1])
             axes = FRAMES if frames_first else AXES[name]
+            if len(shape) < len(axes):  # patches, as many as each image has
+                continue
             sizes = zip(axes[1:], shape[1 - len(axes) :], strict=True)
             fixed = {axis: size for axis, size in sizes if isinstance(size, int) and axis not in FIXED}
             if fixed:
@@ -192,7 +194,7 @@ def fixed_sizes(graphs: Iterable[ir.Model]) -> dict[str, dict[str, int]]:
 
 def image_size(config: Any) -> tuple[int, int]:
     """Height and width that the configuration names, else a small one that every stride divides."""
-    size = _setting(config, "image_size") or 64
+    size = setting(config, "image_size") or 64
     if isinstance(size, Mapping):
         size = (size["height"], size["width"])
     height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
@@ -206,16 +208,16 @@ def _stretched(size: int, scale: float) -> int:
 
 
 def _channels(config: Any) -> int:
-    found = _setting(config, "num_channels")
+    found = setting(config, "num_channels")
     return int(found) if isinstance(found, int) else 3
 
 
-def _setting(config: Any, name: str) -> Any:
+def setting(config: Any, name: str) -> Any:
     """A setting of the configuration or of one of the configurations in it."""
     if getattr(config, name, None):
         return getattr(config, name)
     for part in ("vision_config", "backbone_config", "audio_config", "encoder", "encoder_config", "text_config"):
         inner = getattr(config, part, None)
-        if inner is not None and not isinstance(inner, Mapping) and (found := _setting(inner, name)):
+        if inner is not None and not isinstance(inner, Mapping) and (found := setting(inner, name)):
             return found
     return None

@@ -44,6 +44,8 @@ CARRIED = (
 )
 """Files that a bundle takes over unchanged; config.json and generation_config.json are written by transformers."""
 
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+
 VOCABULARIES = ("vocab*", "*.model", "*.tiktoken", "*.spm")
 """What tokenizers without a tokenizer.json keep their vocabulary in."""
 
@@ -117,6 +119,8 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
     import transformers
     from transformers import AutoConfig
 
+    from wherry_exporter.inputs import setting
+
     if not (folder / "config.json").exists():
         ggufs = sorted(path.name for path in folder.glob("*.gguf"))
         hint = f": give the file, {folder / ggufs[0]}" if ggufs else ""
@@ -138,6 +142,9 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
         raise ExportError(f"transformers cannot read {folder / 'config.json'}: {_first_line(error)}") from error
     chosen = find_task(task, config, folder)
     model = _read_weights(_model_class(chosen, config, raw), folder, config=config)
+    size = _size_of_images(folder)
+    if size is not None and not setting(model.config, "image_size"):
+        model.config.image_size = size
     return Checkpoint(model, chosen, _carried(folder, chosen, config), source, revision, _licence(folder))
 
 
@@ -285,6 +292,18 @@ def _carried(folder: Path, task: str, config: Any) -> dict[str, bytes]:
             raise ExportError(f"{reason}; copy the tokenizer's files into the folder") from error
         warnings.warn(f"{reason}; its vocabulary is copied as it is", stacklevel=2)
         return files | copied
+
+
+def _size_of_images(folder: Path) -> Mapping[str, int] | None:
+    """The one size that the preprocessor gives every image, if it does."""
+    path = next((path for name in PREPROCESSORS if (path := folder / name).exists()), None)
+    if path is None:
+        return None
+    raw = read_json(path)
+    raw = raw.get("image_processor", raw)
+    size = raw.get("crop_size" if raw.get("do_center_crop") else "size")
+    whole = isinstance(size, dict) and all(isinstance(size.get(side), int) for side in ("height", "width"))
+    return {side: size[side] for side in ("height", "width")} if whole else None
 
 
 def _save_tokenizer(tokenizer: Any) -> dict[str, bytes]:

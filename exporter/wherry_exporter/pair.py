@@ -1,5 +1,6 @@
 """An encoder with a decoder to two graphs: the encoder's, and one decoder's for its first step and all later ones."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import onnx_ir as ir
@@ -13,6 +14,7 @@ from wherry_exporter.convert import Traced, convert, name_axes
 from wherry_exporter.inputs import (
     BATCH,
     SEQUENCE,
+    TEXT,
     axes_of,
     free_axes,
     input_names,
@@ -23,6 +25,8 @@ from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.merge import merge_cross_attention
 from wherry_exporter.seq2seq import Step, TokenStep, encoder_decoder_of
+from wherry_exporter.sizes import ShortSizes
+from wherry_exporter.stepwise import repeat_step
 
 ENCODER_SEQUENCE = "encoder_sequence_length"
 EMBEDDED = (BATCH, SEQUENCE, "hidden_size")
@@ -36,7 +40,8 @@ class _Encoder(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         if self.lowering:
             self.lowering.begin(inputs.get("attention_mask"))
-        states: Tensor = self.encoder(**inputs).last_hidden_state
+        with nullcontext() if set(inputs) <= {*TEXT, "inputs_embeds"} else ShortSizes():
+            states: Tensor = self.encoder(**inputs).last_hidden_state
         return states
 
 
@@ -73,30 +78,62 @@ class _CrossDecoder(nn.Module):
 
 
 def fused_encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
-    model = encoder_decoder_of(checkpoint.model)
-    encoder_inputs = _encoder_inputs(model)
-    with lowered(checkpoint.model, decoder=False) as lowering:
-        encoder = _trace_encoder(model, lowering, *encoder_inputs)
-        if not lowering.calls:
-            raise NotLowered("no layer of the encoder uses transformers' attention interface")
-    return _with_decoder(model, encoder, encoder_inputs[1])
+    return _traced(checkpoint, fused=True)
 
 
 def plain_encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
+    return _traced(checkpoint)
+
+
+def encoder_of_one_size_and_decoder(checkpoint: Checkpoint) -> Traced:
+    return _traced(checkpoint, sizes=False)
+
+
+def stepwise_encoder_and_decoder(checkpoint: Checkpoint) -> Traced:
+    """With a decoder as transformers has it for one token at a time; its graph repeats that over its tokens."""
+    return _traced(checkpoint, stepwise=True)
+
+
+def _traced(checkpoint: Checkpoint, *, fused: bool = False, sizes: bool = True, stepwise: bool = False) -> Traced:
     model = encoder_decoder_of(checkpoint.model)
-    encoder_inputs = _encoder_inputs(model)
-    encoder = _trace_encoder(model, None, *encoder_inputs)
-    return _with_decoder(model, encoder, encoder_inputs[1])
+    shapes, inputs = _encoder_inputs(model, sizes=sizes)
+    with torch.no_grad():
+        encoded = model.get_encoder()(**inputs)
+    step, states = TokenStep(model, type(encoded), 1 if stepwise else 3), encoded.last_hidden_state
+    if not stepwise and not _takes_several(step, states):
+        raise NotLowered("its decoder computes something else of several tokens at once")
+    if fused:
+        with lowered(checkpoint.model, decoder=False) as lowering:
+            encoder = _trace_encoder(model, lowering, shapes, inputs)
+            if not lowering.calls:
+                raise NotLowered("no layer of the encoder uses transformers' attention interface")
+    else:
+        encoder = _trace_encoder(model, None, shapes, inputs)
+    decoder = trace_decoder(model, step, states, masked="attention_mask" in inputs, stepwise=stepwise)
+    return Traced({"encoder_model": encoder, "decoder_model_merged": decoder})
 
 
-def _encoder_inputs(model: Any) -> tuple[dict[str, dict[int, Any]], dict[str, Tensor]]:
+def _takes_several(step: Step, states: Tensor) -> bool:
+    """Whether a decoder makes the same of several tokens at once as of one after another."""
+    at_once, one_by_one = (EncoderDecoderCache(DynamicCache(), DynamicCache()) for _ in range(2))
+    with torch.no_grad():
+        expected = [
+            step({name: value[:, at : at + 1] for name, value in step.inputs.items()}, states, None, one_by_one)[0]
+            for at in range(3)
+        ]
+        found = step(step.inputs, states, None, at_once)[0]
+    return torch.allclose(found, torch.cat(expected, 1), rtol=1e-3, atol=1e-3)
+
+
+def _encoder_inputs(model: Any, *, sizes: bool) -> tuple[dict[str, dict[int, Any]], dict[str, Tensor]]:
     encoder = model.get_encoder()
     if model.main_input_name == "inputs_embeds":
         text = random_inputs(model, ["input_ids", "attention_mask"], batch=2, scale=1, seed=0)
         embeddings = model.get_input_embeddings()(text["input_ids"]).detach()
         inputs = {"inputs_embeds": embeddings, "attention_mask": text["attention_mask"]}
         return {name: {0: Dim(BATCH), 1: Dim.AUTO} for name in inputs}, inputs
-    return free_axes(encoder, [name for name in input_names(model) if name in parameters_of(encoder)])
+    names = [name for name in input_names(model) if name in parameters_of(encoder)]
+    return free_axes(encoder, names, sizes=sizes)
 
 
 def _trace_encoder(
@@ -109,15 +146,7 @@ def _trace_encoder(
     return name_axes(encoder, {**axes, "last_hidden_state": (BATCH, ENCODER_SEQUENCE, "hidden_size")})
 
 
-def _with_decoder(model: Any, encoder: ir.Model, inputs: dict[str, Tensor]) -> Traced:
-    with torch.no_grad():
-        encoded = model.get_encoder()(**inputs)
-    step = TokenStep(model, type(encoded))
-    decoder = trace_decoder(model, step, encoded.last_hidden_state, masked="attention_mask" in inputs)
-    return Traced({"encoder_model": encoder, "decoder_model_merged": decoder})
-
-
-def trace_decoder(model: nn.Module, step: Step, states: Tensor, *, masked: bool) -> ir.Model:
+def trace_decoder(model: nn.Module, step: Step, states: Tensor, *, masked: bool, stepwise: bool = False) -> ir.Model:
     """One decoder graph for the first step and all later ones.
 
     The decoder's cross-attention keys and values are computed in the first step, where `use_cache_branch` is false, and
@@ -127,6 +156,7 @@ def trace_decoder(model: nn.Module, step: Step, states: Tensor, *, masked: bool)
         model: what `step` runs.
         states: of the encoder, for a batch of two.
         masked: whether the decoder takes `encoder_attention_mask`.
+        stepwise: whether `step` takes one token, which the graph repeats for each of its tokens.
     """
     batch, trial = Dim(BATCH), EncoderDecoderCache(DynamicCache(), DynamicCache())
     with torch.no_grad():
@@ -152,7 +182,8 @@ def trace_decoder(model: nn.Module, step: Step, states: Tensor, *, masked: bool)
     mask = torch.ones(2, longest, dtype=torch.int64)
     mask[1, -1] = 0
     free = {
-        name: {0: batch} | {at: Dim.AUTO for at, axis in enumerate(step.axes[name]) if at and isinstance(axis, str)}
+        name: {0: batch}
+        | {at: Dim.AUTO for at, axis in enumerate(step.axes[name]) if at and isinstance(axis, str) and not stepwise}
         for name in step.inputs
     }
     decoder = convert(
@@ -172,6 +203,8 @@ def trace_decoder(model: nn.Module, step: Step, states: Tensor, *, masked: bool)
         ],
         [*step.outputs, *(f"present.{name}" for name in own_names)],
     )
+    if stepwise:
+        decoder = repeat_step(name_axes(decoder, own_axes), encoded=True)
     decoder = merge_cross_attention(decoder, projections, cross_names, masked=masked)
     axes: dict[str, tuple[int | str, ...]] = {
         **step.axes,

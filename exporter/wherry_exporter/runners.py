@@ -10,8 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from wherry_exporter.errors import UsageError
 from wherry_exporter.inputs import tensors_of
-from wherry_exporter.probes import no_past, open_session
+from wherry_exporter.probes import Session, no_past
+from wherry_exporter.prompts import Prompt
+from wherry_exporter.spliced import Embedded, Spliced, encode_seen, open_sessions
 
 Array = np.ndarray[Any, Any]
 Feed = Mapping[str, Array]
@@ -33,6 +36,9 @@ class Runner(Protocol):
 
     def decoding(self, states: Array, mask: Array | None) -> Step:
         """A decoder over an encoder's states."""
+
+    def reading(self, prompt: Prompt) -> Step:
+        """A decoder that sees the images of a prompt; it is given `prompt.start` at first."""
 
 
 class TorchRunner:
@@ -76,12 +82,31 @@ class TorchRunner:
 
         return step
 
+    def reading(self, prompt: Prompt) -> Step:
+        given = _tensors(prompt.inputs)
+        behind = self.model.config.is_encoder_decoder
+        past: Any = None
+        for module in self.model.modules():
+            if hasattr(module, "rope_deltas"):
+                module.rope_deltas = None  # those of the last image, which a prompt without one would go on with
+
+        def step(ids: Array) -> Array:
+            nonlocal past
+            tokens = {"decoder_input_ids" if behind else "input_ids": torch.from_numpy(ids)}
+            first = given if past is None or behind else {}
+            with torch.no_grad():
+                output = self.model(**first | tokens, past_key_values=past, use_cache=True)
+            past = output.past_key_values
+            return np.asarray(output.logits.numpy())
+
+        return step
+
 
 class GraphRunner:
     """Graphs on disk, by role."""
 
     def __init__(self, graphs: Mapping[str, Path]) -> None:
-        self.sessions = {role: open_session(path) for role, path in graphs.items()}
+        self.sessions = open_sessions(graphs)
 
     def run(self, feed: Feed) -> dict[str, Array]:
         return _run(self.sessions["model"], feed)
@@ -98,7 +123,9 @@ class GraphRunner:
         return next(iter(_run(self.sessions["encoder_model"], feed).values()))
 
     def decoding(self, states: Array, mask: Array | None) -> Step:
-        session = self.sessions["decoder_model_merged"]
+        session: Session = self.sessions["decoder_model_merged"]
+        if "embed_tokens" in self.sessions:
+            session = Embedded(self.sessions["embed_tokens"], session)
         past = no_past(session, len(states))
         started = False
 
@@ -116,6 +143,27 @@ class GraphRunner:
             past = {name: past[name] if started and ".encoder." in name else value for name, value in present.items()}
             started = True
             return found["logits"]
+
+        return step
+
+    def reading(self, prompt: Prompt) -> Step:
+        for port in self.sessions["vision_encoder"].get_inputs() if "pixel_values" in prompt.images else ():
+            shape = prompt.images[port.name if port.name in prompt.images else "image_grid_thw"].shape
+            if any(isinstance(dim, int) and dim != size for dim, size in zip(port.shape, shape, strict=True)):
+                raise UsageError(f"the processor gives {port.name} of {shape}, of which the graph takes {port.shape}")
+        if "encoder_model" in self.sessions:
+            states = encode_seen(self.sessions, prompt.inputs, prompt.image_token)
+            return self.decoding(states, prompt.inputs["attention_mask"])
+        session = Spliced(self.sessions, prompt.images, prompt.image_token, [prompt.positions])
+        past, length = no_past(session, 1), 0
+
+        def step(ids: Array) -> Array:
+            nonlocal past, length
+            length += ids.shape[1]
+            mask = np.ones((1, length), np.int64)
+            logits, *present = session.run(None, {"input_ids": ids, "attention_mask": mask, **past})
+            past = dict(zip(past, present, strict=True))
+            return np.asarray(logits)
 
         return step
 

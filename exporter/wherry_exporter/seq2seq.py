@@ -36,10 +36,10 @@ class TokenStep:
 
     outputs: Sequence[str] = ("logits",)
 
-    def __init__(self, model: Any, encoded: type[Any]) -> None:
-        """Of a model whose encoder gives its states in a class of that kind."""
+    def __init__(self, model: Any, encoded: type[Any], new: int = 3) -> None:
+        """Of a model whose encoder gives its states in a class of that kind, with that many tokens at a time."""
         self.model, self.encoded = model, encoded
-        ids, axes = torch.ones(2, 3, dtype=torch.int64), (BATCH, SEQUENCE)
+        ids, axes = torch.arange(2, 2 + new).repeat(2, 1), (BATCH, SEQUENCE)
         self.inputs: Mapping[str, Tensor] = {"input_ids": ids}
         self.axes: Mapping[str, tuple[int | str, ...]] = {"input_ids": axes}
         if model.main_input_name == "inputs_embeds":

@@ -8,16 +8,19 @@ import onnx_ir as ir
 from wherry_exporter.inputs import BATCH, SEQUENCE
 
 
-def repeat_step(step: ir.Model) -> ir.Model:
+def repeat_step(step: ir.Model, *, encoded: bool = False) -> ir.Model:
     """The graph that runs `step` for each of its tokens; the weights are around the Loop, not in it.
 
     Args:
         step: takes one token, the attention_mask of all tokens up to it, and what was kept; gives logits, and what is
             to be kept, in the order in which it takes it. It is used up.
+        encoded: whether the mask is an encoder's instead, and what follows what was kept is of the encoder too: the
+            same for every token.
     """
     body = step.graph
-    token, mask, *past = body.inputs
+    token, mask, *others = body.inputs
     logits, *present = body.outputs
+    past, fixed = others[: len(present)], others[len(present) :]
     inputs = [_port(value) for value in body.inputs]
     inputs[0].shape = ir.Shape([BATCH, SEQUENCE, *list(token.shape or ())[2:]])
     kept = [_port(value) for value in present]
@@ -31,15 +34,19 @@ def repeat_step(step: ir.Model) -> ir.Model:
     zero, one = (around.initializer(ir.tensor(np.array([at])), f"steps.{at}") for at in (0, 1))
     axis = {"start": 1, "end": 2}
     count = _op(around, "count", "Shape", inputs[0], **axis)
-    before = _op(around, "before", "Sub", _op(around, "total", "Shape", inputs[1], **axis), count)
     trips = _op(around, "trips", "Squeeze", count)
 
     turn = ir.val("step.turn", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
     going = ir.val("step.going", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
     place = _op(within, "place", "Unsqueeze", turn, zero)
-    seen = _op(within, "seen", "Add", before, _op(within, "after", "Add", place, one))
     token.replace_all_uses_with(_op(within, "token", "Gather", inputs[0], place, axis=1))
-    mask.replace_all_uses_with(_op(within, "mask", "Slice", inputs[1], zero, seen, one))
+    if encoded:
+        for value, port in zip((mask, *fixed), (inputs[1], *inputs[2 + len(past) :]), strict=True):
+            value.replace_all_uses_with(port)
+    else:
+        before = _op(around, "before", "Sub", _op(around, "total", "Shape", inputs[1], **axis), count)
+        seen = _op(within, "seen", "Add", before, _op(within, "after", "Add", place, one))
+        mask.replace_all_uses_with(_op(within, "mask", "Slice", inputs[1], zero, seen, one))
     row = _op(last, "row", "Squeeze", logits, one)
     row.type, row.shape = logits.type, ir.Shape([BATCH, (logits.shape or [None])[-1]])
     on = _op(last, "on", "Identity", going)
@@ -53,7 +60,7 @@ def repeat_step(step: ir.Model) -> ir.Model:
         [turn, going, *past], [on, *present, row], nodes=[*within.nodes, *nodes, *last.nodes], name="step"
     )
     rows = ir.Value(name="steps.rows")
-    around.op_multi_out("Loop", [trips, None, *inputs[2:]], {"body": repeated}, outputs=[*kept, rows])
+    around.op_multi_out("Loop", [trips, None, *inputs[2 : 2 + len(past)]], {"body": repeated}, outputs=[*kept, rows])
     found = ir.Value(name="logits", type=logits.type, shape=ir.Shape([BATCH, SEQUENCE, row.shape[-1]]))
     around.op("Transpose", [rows], {"perm": [1, 0, 2]}, output=found)
     graph = ir.Graph(

@@ -12,7 +12,6 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from wherry_exporter.convert import Traced, convert, name_axes
 from wherry_exporter.decoder import fused_decoder, plain_decoder, stepwise_decoder
@@ -20,7 +19,13 @@ from wherry_exporter.errors import ExportError
 from wherry_exporter.inputs import TEXT, axes_of, free_axes, input_names, random_inputs, tensors_of
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
-from wherry_exporter.pair import fused_encoder_and_decoder, plain_encoder_and_decoder
+from wherry_exporter.pair import (
+    encoder_of_one_size_and_decoder,
+    fused_encoder_and_decoder,
+    plain_encoder_and_decoder,
+    stepwise_encoder_and_decoder,
+)
+from wherry_exporter.sizes import ShortSizes
 from wherry_exporter.speech import text_to_frames
 from wherry_exporter.tasks import TASKS, shape_of
 from wherry_exporter.towers import parts_of
@@ -43,13 +48,18 @@ def ways(checkpoint: Checkpoint) -> Mapping[str, Callable[[Checkpoint], Traced]]
         return VISION_LANGUAGE
     if shape == "speech":
         return {"plain": text_to_frames}
+    sized = not set(input_names(checkpoint.model)) <= set(TEXT)
     if shape == "encoder-decoder":
-        return {"fused": fused_encoder_and_decoder, "plain": plain_encoder_and_decoder}
+        return {
+            "fused": fused_encoder_and_decoder,
+            "plain": plain_encoder_and_decoder,
+            **({"of one size": encoder_of_one_size_and_decoder} if sized else {}),
+            "stepwise": stepwise_encoder_and_decoder,
+        }
     if TASKS[checkpoint.task].auto == "image-text-to-text":
         kind = type(checkpoint.model).__name__
         reason = "it is fed with images first, and its graphs would not generate"
         raise ExportError(f"{kind} cannot be exported for {checkpoint.task}: {reason}")
-    sized = not set(input_names(checkpoint.model)) <= set(TEXT)
     return {"fused": _fused_model, "plain": _plain_model, **({"of one size": _fixed_model} if sized else {})}
 
 
@@ -62,26 +72,6 @@ def output_names(checkpoint: Checkpoint) -> list[str]:
     return [name for name in TASKS[checkpoint.task].outputs if name in given] or list(given)
 
 
-FORMULA = 24
-"""Operations on an input's sizes that a term of one axis may take: convolutions come to a few, a sum of several feature
-maps has as many terms, and shifted windows come to ever more."""
-
-
-class _Sizes(TorchFunctionMode):
-    """Ends a trace in which reasoning about the sizes of images or sounds would take minutes."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = function(*args, **(kwargs or {}))
-        sizes: Any = output.shape if isinstance(output, Tensor) else ()
-        for size in sizes:
-            if not isinstance(size, torch.SymInt):
-                continue
-            axis = size.node.expr
-            if any(term.count_ops() > FORMULA for term in (axis.args if axis.is_Add else (axis,))):
-                raise ExportError("its layers make of the input's size a formula too long to trace")
-        return output
-
-
 class _Model(nn.Module):
     def __init__(self, model: Any, outputs: list[str], lowering: Lowering | None) -> None:
         super().__init__()
@@ -90,7 +80,7 @@ class _Model(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         if self.lowering:
             self.lowering.begin(inputs.get("attention_mask"))
-        with nullcontext() if set(inputs) <= set(TEXT) else _Sizes():
+        with nullcontext() if set(inputs) <= set(TEXT) else ShortSizes():
             outputs = tensors_of(self.model(**inputs))
         return tuple(outputs[name] for name in self.outputs)
 

@@ -150,7 +150,7 @@ def test_images_that_lack_or_cannot_be_read(vision, tmp_path, classifier):
         broken = written(tmp_path / "broken.png", content)
         with pytest.raises(UsageError, match=r"^line 4: .*broken.png is no image that can be read: [^\n]*$"):
             vision.feed([Row("line 4", image=broken)])
-    with pytest.raises(UsageError, match=r"^the checkpoint has no preprocessor_config.json that can be read"):
+    with pytest.raises(UsageError, match=r"^the checkpoint's preprocessor cannot be loaded: "):
         Front(classifier, ["pixel_values"], 0).feed([Row("", image=picture(tmp_path / "b.png"))])
 
 

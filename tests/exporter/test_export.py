@@ -157,7 +157,7 @@ def test_a_variant_beyond_its_limit_is_refused_and_nothing_written(classifier, t
         export(classifier, tmp_path / "bundle", precision=["fp32", "int8"])
     assert not list(tmp_path.iterdir())
     monkeypatch.setitem(verify.LIMITS, "fp32", strict)
-    with pytest.raises(ExportError, match=r"cannot be exported for text-classification: fused: fp32 .*; plain: fp32"):
+    with pytest.raises(ExportError, match=r"cannot be exported for text-classification: fp32 is too far [^;]*$"):
         export(classifier, tmp_path / "bundle", precision=["fp32"])
     assert not list(tmp_path.iterdir())
 

@@ -23,7 +23,7 @@ HEADS = "num_attention_heads n_head n_heads num_heads encoder_attention_heads de
 INNER = "intermediate_size ffn_dim d_ff dff d_inner n_inner encoder_ffn_dim decoder_ffn_dim ffn_hidden_size hidden_dim"
 POSITIONS = "max_position_embeddings n_positions"
 EXPERTS = "num_experts num_local_experts n_routed_experts moe_num_experts"
-SIZES = {
+SIZES: dict[str, Any] = {
     **dict.fromkeys(WIDTHS.split(), 64),
     **dict.fromkeys(LAYERS.split(), 2),
     **dict.fromkeys(HEADS.split(), 4),
@@ -46,6 +46,9 @@ SIZES = {
     "init_std": 0.15,
 }
 """Names of settings to what is small."""
+
+OFTEN_NONE = ("num_key_value_heads", "head_dim")
+"""Settings that are none where others tell them, which are small then."""
 
 NAMES = """
 GPTBigCodeForCausalLM FalconForCausalLM MptForCausalLM PhiForCausalLM PhimoeForCausalLM Qwen2MoeForCausalLM
@@ -92,8 +95,10 @@ def tiny(config_class: type[PreTrainedConfig], **settings: Any) -> dict[str, Any
         inner = getattr(own, name, None)
         if isinstance(inner, PreTrainedConfig):
             made[name] = {**tiny(type(inner)), "model_type": inner.model_type}
-        elif name in SIZES and isinstance(value, int | float) and not isinstance(value, bool):
+        elif name in SIZES and not isinstance(value, bool) and (isinstance(value, int | float) or name in OFTEN_NONE):
             made[name] = SIZES[name]
+        elif name == "layer_types" and value:
+            made[name] = [*dict.fromkeys(value), *value][:2]
         elif name.endswith("token_id") and isinstance(value, int) and value >= SIZES["vocab_size"]:
             made[name] = 2
     return made | settings
