@@ -36,6 +36,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)
+	$(BIN)/python benchmarks/tokenization.py
 	$(BIN)/python benchmarks/embeddings.py
 	$(BIN)/python benchmarks/generation.py
 

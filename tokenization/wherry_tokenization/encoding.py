@@ -58,19 +58,45 @@ class Padding:
     multiple_of: int | None
 
 
+@dataclass(frozen=True)
+class Frame:
+    """How many special tokens stand before and after a text by itself, where all have type 0."""
+
+    before: int
+    after: int
+
+
+def frame_of(encoding: Any) -> Frame | None:
+    """The frame that an encoding of a text by itself shows; None where it shows none, or types other than 0."""
+    owners = encoding.sequence_ids
+    if 0 not in owners or any(encoding.type_ids):
+        return None
+    before = owners.index(0)
+    return Frame(before, len(owners) - before - owners.count(0))
+
+
 def assemble(
     encodings: Sequence[Any],
     kept: Sequence[list[int] | None],
     truncated: Sequence[bool],
     padding: Padding,
+    frame: Frame | None,
     *,
     offsets: bool,
 ) -> Encoding:
-    """Lay the encodings out as arrays. `kept` names, per row, the tokens to keep; None keeps all."""
+    """Lay the encodings out as arrays.
+
+    `kept` names, per row, the tokens to keep; None keeps all. With a `frame` rows need not be asked what is special.
+    """
 
     def rows(name: str) -> list[list[Any]]:
         values = [getattr(encoding, name) for encoding in encodings]
         return [row if keep is None else [row[i] for i in keep] for row, keep in zip(values, kept, strict=True)]
+
+    def spread(values: Iterable[int], fill: int) -> Int64:
+        array = np.full((len(ids), width), fill, np.int64)
+        array[real] = np.fromiter(values, np.int64, total)
+        return array
 
     ids = rows("ids")
     lengths = np.fromiter(map(len, ids), np.int64, len(ids))
@@ -78,15 +104,16 @@ def assemble(
     width = max(int(lengths.max(initial=0)), padding.width or 0)
     if padding.multiple_of:
         width = -(-width // padding.multiple_of) * padding.multiple_of
-    columns = np.arange(width)
-    starts = width - lengths[:, None]
-    real = columns < lengths[:, None] if padding.side == "right" else columns >= starts
-
-    def spread(values: Iterable[int], fill: int) -> Int64:
-        array = np.full((len(ids), width), fill, np.int64)
-        array[real] = np.fromiter(values, np.int64, total)
-        return array
-
+    columns, ends = np.arange(width), lengths[:, None]
+    if padding.side == "left":
+        columns = columns - (width - ends)
+    real = (columns >= 0) & (columns < ends)
+    if frame is None:
+        types = spread(chain.from_iterable(rows("type_ids")), 0)
+        special = spread(chain.from_iterable(rows("special_tokens_mask")), 1).astype(np.bool_)
+    else:
+        types = np.zeros(real.shape, np.int64)
+        special = (columns < frame.before) | (columns >= ends - frame.after)
     spans = None
     if offsets:
         spans = np.zeros((len(ids), width, 2), np.int64)
@@ -95,8 +122,8 @@ def assemble(
     return Encoding(
         input_ids=spread(chain.from_iterable(ids), padding.token_id),
         attention_mask=real.astype(np.int64),
-        token_type_ids=spread(chain.from_iterable(rows("type_ids")), 0),
-        special_tokens_mask=spread(chain.from_iterable(rows("special_tokens_mask")), 1).astype(np.bool_),
+        token_type_ids=types,
+        special_tokens_mask=special,
         offsets=spans,
         lengths=lengths,
         truncated=np.array(truncated, np.bool_),

@@ -12,15 +12,17 @@ from wherry_tokenization.chat import ChatTemplates
 from wherry_tokenization.config import read_config
 from wherry_tokenization.encoding import (
     Encoding,
+    Frame,
     Padding,
     assemble,
+    frame_of,
     kept_tokens,
     refuse_longer,
     refuse_padded,
 )
 from wherry_tokenization.errors import TokenizerError
 from wherry_tokenization.inputs import TokenIds, checked_id, checked_ids, refuse_invalid_unicode, text_columns
-from wherry_tokenization.prefix import deciding_prefix
+from wherry_tokenization.prefix import Row, encode_beginnings
 from wherry_tokenization.stream import TokenStream, clean_up, pieces_for
 from wherry_tokenization.windows import Windows, cut_into_windows
 
@@ -61,6 +63,7 @@ class Tokenizer:
         self.pad_token, self.pad_token_id = self._special("pad_token")
         self.cls_token, self.cls_token_id = self._special("cls_token")
         self.mask_token, self.mask_token_id = self._special("mask_token")
+        self._frame = frame_of(self._rust.encode("a"))
         self._padding_id = self.pad_token_id if self.pad_token_id is not None else self.eos_token_id or 0
 
     @classmethod
@@ -126,6 +129,7 @@ class Tokenizer:
         elif limit is not None:
             refuse_longer(encodings, limit)
         whole_rows = zip(*columns, strict=True)
+        frame = None if pairs is not None else self._frame if add_special_tokens else Frame(0, 0)
         encoding = assemble(
             encodings,
             kept,
@@ -136,6 +140,7 @@ class Tokenizer:
                 width=limit if padding == "max_length" else None,
                 multiple_of=pad_to_multiple_of,
             ),
+            frame,
             offsets=offsets,
         )
         if padding is False:
@@ -217,14 +222,22 @@ class Tokenizer:
 
     def _tokenize(
         self, columns: list[list[str]], room: int | None, add_special_tokens: bool, offsets: bool
-    ) -> tuple[list[tuple[str, ...]], list[Any]]:
+    ) -> tuple[list[Row], list[Any]]:
         """The texts, cut where they are far longer than `room` tokens, and their encodings."""
-        encode = self._rust.encode_batch if offsets else self._rust.encode_batch_fast
+        whole = list(zip(*columns, strict=True))
+        batch = self._rust.encode_batch if offsets else self._rust.encode_batch_fast
+
+        def encode(rows: Sequence[Row]) -> list[Any]:
+            if len(rows) == 1:  # without a way through the pool of threads
+                return [self._rust.encode(*rows[0], add_special_tokens=add_special_tokens)]
+            texts = rows if len(columns) == 2 else [text for (text,) in rows]
+            encodings: list[Any] = batch(texts, add_special_tokens=add_special_tokens)
+            return encodings
+
         try:
-            if room is not None and self.truncation_side == "right":
-                columns = [[deciding_prefix(self._rust, text, room) for text in column] for column in columns]
-            rows = list(zip(*columns, strict=True))
-            return rows, encode(rows if len(columns) == 2 else columns[0], add_special_tokens=add_special_tokens)
+            if room is None or self.truncation_side == "left":
+                return whole, encode(whole)
+            return encode_beginnings(whole, room, encode)
         except Exception as exc:
             refuse_invalid_unicode(columns)
             reason = " ".join(str(exc).split())

@@ -27,7 +27,7 @@ class ImagePipeline(Pipeline):
         self.processor = ImageProcessor.load(self.bundle.folder)
 
     def mapped(self, inputs: Any, batch_size: int, run: Callable[[Sequence[Prepared]], Iterable[Any]]) -> Any:
-        """Run over an image, a list or an iterator.
+        """Run over an image or a list.
 
         Args:
             inputs: as the class takes them.
@@ -40,10 +40,9 @@ class ImagePipeline(Pipeline):
         """
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}")
-        if not isinstance(inputs, list | tuple | Iterator):
+        if not isinstance(inputs, list | tuple):
             return next(iter(run([self._prepared(inputs, "image")])))
-        results = self._results(inputs, batch_size, run)
-        return results if isinstance(inputs, Iterator) else list(results)
+        return list(self._results(inputs, batch_size, run))
 
     def _results(
         self, inputs: Iterable[Any], batch_size: int, run: Callable[[Sequence[Prepared]], Iterable[Any]]
