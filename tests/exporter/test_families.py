@@ -298,6 +298,18 @@ TROCR = {
     "decoder_start_token_id": 2,
 }
 
+PROPHET = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "num_encoder_layers": 2,
+    "num_decoder_layers": 2,
+    "num_encoder_attention_heads": 4,
+    "num_decoder_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "T5ForConditionalGeneration": T5,
     "MT5ForConditionalGeneration": {**T5, "num_layers": 1, "feed_forward_proj": "gated-gelu"},
@@ -312,6 +324,14 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
         "vision_config": VISION,
     },
     "NllbMoeForConditionalGeneration": {**BART, **ONE_LAYER, "num_experts": 2},
+    "FSMTForConditionalGeneration": {  # its decoder takes one token at a time
+        **BART,
+        **ONE_LAYER,
+        "src_vocab_size": 120,
+        "tgt_vocab_size": 120,
+        "langs": ["en", "de"],
+    },
+    "ProphetNetForConditionalGeneration": PROPHET,
     "Speech2TextForConditionalGeneration": {
         **BART,
         **ONE_LAYER,
@@ -421,6 +441,7 @@ VISION_LANGUAGE: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
 
 
 SWEPT = {
+    "ProphetNetForConditionalGeneration",
     "DeformableDetrForObjectDetection",
     "LevitForImageClassificationWithTeacher",
     "NllbMoeForConditionalGeneration",
