@@ -192,15 +192,20 @@ def _is_contiguous(tensor: Tensor) -> bool:
 
 @contextmanager
 def _garbage_waits() -> Iterator[None]:
-    """Collect garbage once at the end: a trace makes millions of objects, nearly all of which stay until then."""
+    """Collect garbage once at the end: a trace makes millions of objects, nearly all of which stay until then.
+
+    What was there before, mostly imported modules, is not searched.
+    """
     enabled = gc.isenabled()
     gc.disable()
+    gc.freeze()
     try:
         yield
     finally:
         if enabled:
             gc.enable()
         gc.collect()
+        gc.unfreeze()
 
 
 def name_axes(model: ir.Model, axes: Mapping[str, Sequence[int | str]]) -> ir.Model:

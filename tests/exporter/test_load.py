@@ -177,6 +177,14 @@ def test_damage_is_named(classifier_copy, damage, message):
     assert "\n" not in str(caught.value)
 
 
+def test_finite_weights_whose_sum_is_not_are_accepted(classifier_copy):
+    folder = classifier_copy()
+    tensors = load_file(folder / "model.safetensors")
+    tensors["classifier.weight"][:] = 3e38
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert float(load(folder).model.classifier.weight.detach().max()) == pytest.approx(3e38)
+
+
 def test_what_is_no_model(tmp_path):
     (tmp_path / "notes.gguf").write_bytes(b"not a model at all")
     (tmp_path / "cut.gguf").write_bytes(sample("smollm2-gguf").read_bytes()[:200_000])
