@@ -63,12 +63,12 @@ def _save(model: ir.Model, path: Path, stored: Stored, *, several: bool) -> None
 
 
 def _digest(tensor: ir.TensorProtocol) -> bytes:
-    return sha256(np.ascontiguousarray(tensor.numpy())).digest()
+    return sha256(np.ascontiguousarray(tensor.numpy()).data).digest()
 
 
 def _again(place: ir.ExternalTensor, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
     """What is stored at a place, under another name and shape."""
-    shape, name = ir.Shape(tensor.shape), str(tensor.name)
+    shape, name = ir.Shape(tensor.shape.numpy()), str(tensor.name)
     return ir.ExternalTensor(
         place.location, place.offset, place.length, tensor.dtype, shape=shape, name=name, base_dir=place.base_dir
     )
