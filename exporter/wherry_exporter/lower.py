@@ -17,7 +17,6 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.onnx.ops import symbolic, symbolic_multi_out
 from transformers import PreTrainedModel
 from transformers.activations import NewGELUActivation
@@ -111,7 +110,7 @@ class Lowering:
             if options.get("is_causal", getattr(module, "is_causal", False)):
                 attributes["unidirectional"] = 1
             mask = self.attention_mask
-            if mask is not None and not _same(mask.shape, query.shape[::2]):
+            if mask is not None and not (mask.shape[1] == length and mask.shape[0] == batch):
                 mask = None  # it is of the text, and these are an image's patches
             output = symbolic(
                 "com.microsoft::MultiHeadAttention",
@@ -146,11 +145,6 @@ class Lowering:
         )
         self.present.append((present_key, present_value))
         return output.reshape(batch, length, heads, size), None
-
-
-def _same(one: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether two shapes are the same for all sizes that a trace stands for."""
-    return all(statically_known_true(a == b) for a, b in zip(one, other, strict=True))
 
 
 @contextmanager

@@ -504,6 +504,8 @@ def test_towers(name, folder):
     model = checkpoint(name, {"text_config": TEXT, "vision_config": VISION})
     traced, verifier, parity = trace_verified(model, folder)
     assert parity.max_abs_diff < 1e-3
+    kinds = [node.op_type for node in traced.graphs["model"].graph]
+    assert kinds.count("Attention") == 4  # of two layers each, the text's with a mask and the image's without
     ports = {
         role: ([value.name for value in model.graph.inputs], [value.name for value in model.graph.outputs])
         for role, model in traced.graphs.items()
