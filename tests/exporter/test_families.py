@@ -436,6 +436,14 @@ VISION_LANGUAGE: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
             "vision_config": {**MERGED, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
         },
     ),
+    "Glm4vForConditionalGeneration": (  # positions interpolated by the lengths of images
+        PACKED,
+        ["position_ids"],
+        {
+            "text_config": {**UNTIED, "model_type": "glm4v_text", "head_dim": 16, **IN_3D},
+            "vision_config": {**MERGED, "image_size": 32},
+        },
+    ),
 }
 """What the graph for images takes, what the decoder takes beside the usual, and the configuration."""
 
