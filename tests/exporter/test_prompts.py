@@ -11,11 +11,12 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from wherry.bundle import Bundle
 from wherry.cli import main
+from wherry.pipelines import pipeline
 from wherry_exporter import export
 from wherry_exporter.data import read_rows
 from wherry_exporter.examine import Examiner, configuration
@@ -62,6 +63,7 @@ def words() -> Any:
     vocabulary |= {token: number + 150 for number, token in enumerate(SPECIAL)}
     rust = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     rust.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    rust.decoder = decoders.Fuse()
     rust.add_special_tokens(list(SPECIAL))
     return PreTrainedTokenizerFast(
         tokenizer_object=rust,
@@ -233,3 +235,30 @@ def test_rows_without_labels_are_answered_as_by_transformers(seen):
     prompt = {name: torch.from_numpy(value) for name, value in front.prompt(rows[0]).inputs.items()}
     expected = seen.model.generate(**prompt, max_new_tokens=13, do_sample=False, eos_token_id=None)[:, -13:-1]
     assert examiner.work(runner)().tolist() == expected.tolist()
+
+
+@pytest.fixture(scope="module")
+def theirs(seen):
+    """transformers' pipeline."""
+    with without_videos():
+        return transformers.pipeline("image-text-to-text", model=str(seen.folder / "model"), device="cpu")
+
+
+def asked(seen, *names):
+    """A prompt as both pipelines take it: (images, text) or a chat."""
+    paths = [str(seen.folder / f"{name}.png") for name in names]
+    if seen.processor.tokenizer.chat_template is None:
+        return {"images": paths, "text": "<image>" * len(paths) + "What is this?"}
+    parts = [part for path in paths for part in ({"type": "image", "url": path}, {"type": "text", "text": "this?"})]
+    return {"text": [{"role": "user", "content": parts}]}
+
+
+@pytest.mark.parametrize("names", [["wide"], ["high"], ["wide", "high"]], ids="-".join)
+def test_the_pipeline_answers_as_transformers_does(seen, theirs, names):
+    pipe = pipeline(model=seen.bundle.folder, device="cpu")
+    prompt = asked(seen, *names)
+    expected = theirs(**prompt, max_new_tokens=12, generate_kwargs={"do_sample": False})
+    assert pipe(**prompt, max_new_tokens=12, do_sample=False) == expected
+    whole = theirs(**prompt, max_new_tokens=12, return_full_text=False, generate_kwargs={"do_sample": False})
+    assert pipe(**prompt, max_new_tokens=12, do_sample=False, return_full_text=False) == whole
+    assert "".join(pipe.stream(**prompt, max_new_tokens=12, do_sample=False)) == whole[0]["generated_text"]
