@@ -90,8 +90,8 @@ def llava(tokenizer: Any) -> tuple[Any, Any]:
 def idefics3(tokenizer: Any) -> tuple[Any, Any]:
     tokenizer.chat_template = TEMPLATE
     config = transformers.Idefics3Config(text_config=LONG, vision_config=VISION, scale_factor=2, image_token_id=150)
-    edge = {"longest_edge": 32}
-    images = transformers.Idefics3ImageProcessorPil(size=edge, max_image_size=edge, do_image_splitting=False)
+    size, part = {"longest_edge": 64}, {"longest_edge": 32}
+    images = transformers.Idefics3ImageProcessorPil(size=size, max_image_size=part, do_image_splitting=True)
     processor = transformers.Idefics3Processor(images, tokenizer, image_seq_len=4)
     return transformers.Idefics3ForConditionalGeneration(config), processor
 
