@@ -57,7 +57,6 @@ WRITERS: Mapping[str, Writer] = {
     "qwen2_vl": _bare,
     "qwen3_vl": _bare,
     "smolvlm": _idefics,
-    "vipllava": _bare,
 }
 
 

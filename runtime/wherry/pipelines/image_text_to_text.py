@@ -50,7 +50,7 @@ class ImageTextToTextPipeline(TextGenerationPipeline):
         """A decoder of embeddings, and what makes those of words and of images."""
         return (*decoder_roles(self.variant.graphs), "embed_tokens", "vision_encoder")
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         images: Any = None,
         text: Any = None,

@@ -70,6 +70,8 @@ class Viewer:
             KeyError, TypeError, ValueError, AttributeError: they make no sense.
         """
         kind, told = complete(settings)
+        if told.get("do_pan_and_scan"):
+            raise ValueError("do_pan_and_scan is not followed: set it to false")
         processor = ImageProcessor.of(settings)
         if kind in ("Idefics3", "SmolVLM"):
             edge = int(told["max_image_size"]["longest_edge"])
