@@ -227,7 +227,7 @@ SWEPT = [pytest.param(name, marks=pytest.mark.sweep) for name in MAKERS if name 
 @pytest.fixture(scope="module", params=[*OFTEN, *SWEPT])
 def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     folder = tmp_path_factory.mktemp(request.param)
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     with without_videos():
         model, processor = MAKERS[request.param](words())
         processor.chat_template = processor.tokenizer.chat_template
@@ -250,7 +250,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     told = [row | {"text": (mark if "image" in row else "") + row["text"]} for row in rows]
     data = folder / "data.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in told))
-    small = "fp16" if request.param == "florence2" else "int4"
+    small = "int8" if request.param == "florence2" else "int4"
     bundle = export(folder / "model", folder / "bundle", precision=["fp32", small], verify_data=data, calibration=data)
     return Seen(model, processor, mark, place, rows, folder, bundle)
 
