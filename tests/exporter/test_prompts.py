@@ -227,7 +227,7 @@ SWEPT = [pytest.param(name, marks=pytest.mark.sweep) for name in MAKERS if name 
 @pytest.fixture(scope="module", params=[*OFTEN, *SWEPT])
 def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     folder = tmp_path_factory.mktemp(request.param)
-    torch.manual_seed(1)
+    torch.manual_seed(int(request.param == "florence2"))  # whose tokens are ties without
     with without_videos():
         model, processor = MAKERS[request.param](words())
         processor.chat_template = processor.tokenizer.chat_template
