@@ -6,8 +6,10 @@ PYTHON is that of an environment with what peers.txt names. See README.md for wh
 """
 
 import argparse
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from transformers import AutoModelForCausalLM
 import peers
 from harness import bundle, compare
 from wherry.bundle import Bundle
+from wherry.commands.common import table
 from wherry.generation import Assistant, Decoder, Engine, GenerationConfig, generate
 from wherry.session import Session, thread_count
 from wherry_exporter.probe import PROSE
@@ -46,8 +49,9 @@ def smollm2(built: Bundle, prose: list[int], python: Path | None) -> None:
     decoders = decoders_of(built)
     check(model, decoders["wherry fp32"], prose[:16])
     ways = {"torch fp32": with_torch(model)} | {name: with_wherry(decoder) for name, decoder in decoders.items()}
-    if python is not None:
-        ways |= {name: with_peer(peer) for name, peer in peers.smollm2(python).items()}
+    others = {} if python is None else peers.smollm2(python)
+    ways |= {name: with_peer(peer) for name, peer in others.items()}
+    tell_distances(model, decoders, others, prose[:200])
     assistant = Assistant(decoders["wherry int4"])
     workloads = over(ways, (prose * 32)[:4000], [prose[at : at + 16] for at in range(0, 128, 16)])
     workloads["batch 1, new tokens"]["wherry fp32, int4 guesses"] = runner(
@@ -137,6 +141,38 @@ def guessed(decoder: Decoder, assistant: Assistant, row: Sequence[int], steps: i
     engine = Engine(decoder, max_rows=1, assistant=assistant)
     engine.submit(row, GenerationConfig(max_new_tokens=steps))
     return list(engine.run())
+
+
+def tell_distances(
+    model: AutoModelForCausalLM, decoders: Mapping[str, Decoder], others: Mapping[str, peers.Peer], row: list[int]
+) -> None:
+    """How far from torch's float32 each is on a text, read token by token: what speed is paid with."""
+    with torch.no_grad():
+        exact = torch.log_softmax(model(torch.tensor([row])).logits[0], -1)
+    found = {}
+    for name, decoder in decoders.items():
+        batch = decoder.batch(1, len(row))
+        logits = [
+            batch.add(np.array([row[:1]]))[0].copy(),
+            *(batch.step(np.array([token]))[0].copy() for token in row[1:]),
+        ]
+        found[name] = np.stack(logits)
+    with TemporaryDirectory() as folder:
+        for name, peer in others.items():
+            peer("read", row=row, path=f"{folder}/logits.npy")
+            found[name] = np.load(f"{folder}/logits.npy")
+    figures = {}
+    for name, logits in found.items():
+        near = torch.log_softmax(torch.from_numpy(logits), -1)
+        nats = float((exact.exp() * (exact - near)).sum(-1).mean())
+        figures[name] = {"nats": nats, "same token": float((near.argmax(-1) == exact.argmax(-1)).float().mean())}
+    print(
+        table(
+            [["distance from torch fp32", "nats a token", "same likeliest token"]]
+            + [[name, f"{each['nats']:.4f}", f"{each['same token']:.3f}"] for name, each in figures.items()]
+        )
+    )
+    print(json.dumps({"benchmark": "SmolLM2-135M distance from torch fp32", "tokens": len(row), "found": figures}))
 
 
 def decoders_of(built: Bundle) -> dict[str, Decoder]:

@@ -49,6 +49,16 @@ class LlamaCpp:
         self.api.llama_memory_seq_rm(self.memory, 0, length - 1, -1)
         return self._go_on(self._decode([(0, length - 1, row[-1], True)]), [length], steps)
 
+    def read(self, row: list[int], path: str) -> None:
+        """Write the logits behind each token of a row, (tokens, vocabulary), into an .npy file."""
+        self._fill(row[:1])  # which reads none of it
+        logits = []
+        for at, token in enumerate(row):
+            self._decode([(0, at, token, True)])
+            found = self.api.llama_get_logits_ith(self.context, 0)
+            logits.append(np.ctypeslib.as_array(found, (self.size,)).copy())
+        np.save(path, np.stack(logits))
+
     def _fill(self, row: list[int]) -> None:
         self.api.llama_memory_clear(self.memory, False)
         for start in range(0, len(row) - 1, 2048):
@@ -106,6 +116,15 @@ class Genai:
         generator.rewind_to(len(row) - 1)
         generator.append_tokens(np.array([row[-1:]], np.int32))
         return self._go_on(generator, 1, steps)
+
+    def read(self, row: list[int], path: str) -> None:
+        """Write the logits behind each token of a row, (tokens, vocabulary), into an .npy file."""
+        generator = self._begin([row[:1]], len(row) + 1)
+        logits = [generator.get_logits()[0, -1]]
+        for token in row[1:]:
+            generator.append_tokens(np.array([[token]], np.int32))
+            logits.append(generator.get_logits()[0, -1])
+        np.save(path, np.stack(logits).astype(np.float32))
 
     def _begin(self, rows: list[list[int]], room: int) -> Any:
         settings = self.api.GeneratorParams(self.model)
