@@ -111,7 +111,7 @@ class Genai:
     def go_on(self, row: list[int], steps: int) -> list[list[int]]:
         """Continue a row, all but whose last token is read the first time alone."""
         if self.filled[0] != row:
-            self.filled = (row, self._begin([row[:-1]], ROOM))
+            self.filled = (row, self._begin([row[:-1]], len(row) + steps))
         generator = self.filled[1]
         generator.rewind_to(len(row) - 1)
         generator.append_tokens(np.array([row[-1:]], np.int32))

@@ -141,6 +141,8 @@ def words(config: Any) -> Any:
     """A tokenizer of the words `w0`, `w1` and so on, as many as a model has tokens, and `<pad>` among them."""
     names = [f"w{number}" for number in range(config.vocab_size)]
     names[config.pad_token_id or 0] = "<pad>"
+    if config.model_type == "whisper":  # CTranslate2 looks for these
+        names[50258], names[50362], names[50363] = "<|startoftranscript|>", "<|nospeech|>", "<|notimestamps|>"
     tokenizer = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, names[3]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {name: names[getattr(config, f"{name}_id", None) or 2] for name in ("bos_token", "eos_token")}

@@ -39,7 +39,8 @@ class Wherry:
         states = self.encoder.run(inputs)["last_hidden_state"]
         rows = [{"encoder_hidden_states": states[row : row + 1]} for row in range(len(states))]
         if beams > 1:
-            return [list(search(self.decoder, self.start, config, row)[0].tokens) for row in rows]
+            found = search(self.decoder, [self.start] * len(rows), config, rows)
+            return [list(best.tokens) for best, *_ in found]
         engine = Engine(self.decoder)
         requests = [engine.submit(self.start, config, row) for row in rows]
         for _ in engine.run():

@@ -52,7 +52,7 @@ def texts(decoder: Decoder) -> dict[str, Any]:
     plain = GenerationConfig(max_new_tokens=30)
     found: dict[str, Any] = {"greedy": generate(decoder, PROMPTS, plain)}
     found["sampled"] = generate(decoder, PROMPTS, GenerationConfig(max_new_tokens=20, do_sample=True, top_k=8, seed=1))
-    beams = search(decoder, PROMPTS[0], GenerationConfig(max_new_tokens=20, num_beams=4))
+    (beams,) = search(decoder, PROMPTS[:1], GenerationConfig(max_new_tokens=20, num_beams=4))
     found["beams"] = [np.asarray(each.tokens).tolist() for each in beams]
     engine = Engine(decoder, max_rows=3, prefixes=PrefixCache(10**7))
     for turn in ("first", "again"):  # the second time the prompts are known

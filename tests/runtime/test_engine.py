@@ -114,7 +114,7 @@ def test_the_way_of_a_gpu_gives_the_same_tokens(folder, decoder, prompts):
     assert cache.capacity == 256
     assert set(known) == {len(prompts)}
     config = GenerationConfig(max_new_tokens=4, num_beams=3)
-    one, other = (search(each, prompts[1], config) for each in (there, decoder))
+    one, other = (search(each, prompts[1:2], config)[0] for each in (there, decoder))
     assert [found.tokens for found in one] == [found.tokens for found in other]
 
 
@@ -136,9 +136,11 @@ def test_a_batch_of_unlike_prompts_has_the_tokens_of_transformers(kind, session,
 )
 @pytest.mark.parametrize("end", [END, 30])  # 30 is a full stop: hypotheses end early
 def test_beam_search_is_that_of_transformers(options, end, decoder, prompts):
-    for prompt in prompts[:2]:
+    """Prompts of one length run together, and end one after another."""
+    same = [*prompts[:2], prompts[0][::-1], prompts[1][::-1]]
+    every = search(decoder, same, GenerationConfig(max_new_tokens=14, eos_token_ids=(end,), **options), batch_size=3)
+    for prompt, found in zip(same, every, strict=True):
         expected = by_torch(prompt, 14, eos_token_id=end, pad_token_id=0, **options)
-        found = search(decoder, prompt, GenerationConfig(max_new_tokens=14, eos_token_ids=(end,), **options))
         rows = [row[: row.index(end) + 1] if end in row else row for row in expected]
         assert [list(each.tokens) for each in found] == rows
         assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
@@ -146,8 +148,9 @@ def test_beam_search_is_that_of_transformers(options, end, decoder, prompts):
 
 def test_beam_search_over_a_growing_cache(session, prompts):
     options = {"num_beams": 3, "num_return_sequences": 2}
-    found = search(Growing(session), prompts[1], config(12, **options))
-    assert [list(each.tokens) for each in found] == by_torch(prompts[1], 12, **options)
+    same = [prompts[1], prompts[1][::-1]]
+    for prompt, found in zip(same, search(Growing(session), same, config(12, **options)), strict=True):
+        assert [list(each.tokens) for each in found] == by_torch(prompt, 12, **options)
 
 
 @pytest.mark.parametrize("kind", [Decoder, Growing])

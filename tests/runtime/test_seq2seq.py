@@ -73,10 +73,11 @@ def test_whisper_gives_the_tokens_of_transformers(graphs, model, states):
 
 def test_whisper_by_beams(graphs, model, states):
     config = GenerationConfig(max_new_tokens=COUNT, num_beams=3, num_return_sequences=2)
-    found = search(graphs[1], START, config, {"encoder_hidden_states": states[1:2]})
-    assert [list(each.tokens) for each in found] == by_torch(
-        model, states[1:2], num_beams=3, num_return_sequences=2, pad_token_id=0
-    )
+    given = [{"encoder_hidden_states": states[at : at + 1]} for at in (1, 2)]
+    for at, found in zip((1, 2), search(graphs[1], [START] * 2, config, given), strict=True):
+        assert [list(each.tokens) for each in found] == by_torch(
+            model, states[at : at + 1], num_beams=3, num_return_sequences=2, pad_token_id=0
+        )
 
 
 # ------------------------------------------------------------------------------------------------- text to text

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from wherry.generation.config import GenerationConfig
-from wherry.generation.processors import Processor, log_softmax, processors
+from wherry.generation.processors import Processor, largest, log_softmax, processors
 
 Array = np.ndarray[Any, Any]
 
@@ -81,19 +81,8 @@ class Beams:
             (num_beams,) which beam each of the next ones goes on from, and (num_beams,) their tokens.
         """
         config, count = self.config, len(self.scores)
-        chances = np.stack([log_softmax(np.asarray(row, np.float32)) for row in logits])
-        for row, ids in enumerate(self.ids):
-            for processor in self.processors:
-                chances[row] = processor(ids, chances[row])
-        vocabulary = chances.shape[1]
-        total = (chances + self.scores[:, None]).reshape(-1)
         keep = max(2, 1 + len(self.ends)) * count
-        if config.do_sample:
-            best = _drawn(total, keep, self.random)
-        else:
-            best = np.argpartition(-total, min(keep, len(total)) - 1)[:keep]
-            best = best[np.argsort(-total[best], kind="stable")]
-        sources, tokens, scores = best // vocabulary, best % vocabulary, total[best]
+        sources, tokens, scores = self._best(logits, keep)
         ids = np.concatenate([self.ids[sources], tokens[:, None]], 1)
         ended = np.isin(tokens, self.ends) | (self.length + 1 >= self.limit)
 
@@ -106,6 +95,23 @@ class Beams:
         full = config.early_stopping is True and self._is_full
         self.done = everything or full or not self.improvable
         return sources[next_ones], tokens[next_ones]
+
+    def _best(self, logits: Array, keep: int) -> tuple[Array, Array, Array]:
+        """So many continuations, the best first or as they are drawn: which beam, which token, the score of both."""
+        chances = [log_softmax(np.asarray(row, np.float32)) for row in logits]
+        for row, ids in enumerate(self.ids):
+            for processor in self.processors:
+                chances[row] = processor(ids, chances[row])
+        if self.config.do_sample:
+            total = np.concatenate([row + score for row, score in zip(chances, self.scores, strict=True)])
+            best = _drawn(total, keep, self.random)
+            return best // len(chances[0]), best % len(chances[0]), total[best]
+        places = [largest(row, keep) for row in chances]  # no other can be among the best of all
+        sources = np.repeat(np.arange(len(places)), [len(each) for each in places])
+        tokens = np.concatenate(places)
+        scores = np.concatenate([row[each] for row, each in zip(chances, places, strict=True)]) + self.scores[sources]
+        best = np.argsort(-scores, kind="stable")[:keep]
+        return sources[best], tokens[best], scores[best]
 
     def _finish(self, ids: Array, scores: Array, ended: Array, count: int) -> None:
         """Take the sequences that ended among the best into the hypotheses."""

@@ -271,7 +271,8 @@ class Engine:
             other = self.waiting[0]
             taken = len(self.rows) + 1 + len(found)
             alone = len(other.prompt) != length or other.config.num_return_sequences > 1 or other.seen
-            if alone or not self._padded(request, other) or taken >= self.max_rows:
+            unlike = _shapes(self.decoder, request.given) != _shapes(self.decoder, other.given)
+            if alone or unlike or taken >= self.max_rows:
                 break
             held = [row.request for row in self.rows] + [request, *found, other]
             if self.max_bytes is not None and sum(each.room for each in held) * self.per_token > self.max_bytes:
@@ -279,11 +280,6 @@ class Engine:
             self._make_room(other)
             found.append(self.waiting.popleft())
         return found
-
-    def _padded(self, one: Request, other: Request) -> bool:
-        """Whether what two requests are given has the same shape, or can have it by padding."""
-        masked = "encoder_attention_mask" in self.decoder.session.inputs
-        return masked or all(array.shape == other.given[name].shape for name, array in one.given.items())
 
     def _read_together(self, requests: Sequence[Request]) -> list[Event]:
         given = together([request.given for request in requests]) if requests[0].given else None
@@ -419,25 +415,72 @@ def generate(decoder: Decoder, prompts: Sequence[Sequence[int]], config: Generat
 
 def search(
     decoder: Decoder,
-    prompt: Sequence[int],
+    prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
-    given: Given | None = None,
-    further: Sequence[Processor] = (),
-) -> list[Hypothesis]:
-    """Continue a prompt by beam search; gives its hypotheses, the best first. For `further` see `processors`."""
-    width, limit = config.num_beams, limit_of(config, prompt)
-    batch = decoder.batch(width, len(prompt) + limit)
-    first = batch.add(np.array([prompt], np.int64), given)
-    assert first is not None
-    logits = np.repeat(first, width, 0)
-    batch.keep(np.zeros(width, np.int64))
-    beams = Beams(config, prompt, logits.shape[1], limit, further)
+    given: Sequence[Given] = (),
+    further: Sequence[Sequence[Processor]] = (),
+    *,
+    batch_size: int = 8,
+) -> list[list[Hypothesis]]:
+    """Continue prompts by beam search; gives the hypotheses of each, the best first.
+
+    Args:
+        given: of each prompt, and `further` too: see `Request`.
+        batch_size: prompts that run together, where they are of one length; each has `config.num_beams` rows.
+    """
+    given, further = given or [{}] * len(prompts), further or [()] * len(prompts)
+    alike: dict[Any, list[int]] = {}
+    for at, (prompt, each) in enumerate(zip(prompts, given, strict=True)):
+        alike.setdefault((len(prompt), at if "inputs_embeds" in each else _shapes(decoder, each)), []).append(at)
+    found: list[list[Hypothesis]] = [[] for _ in prompts]
+    for places in alike.values():
+        for start in range(0, len(places), batch_size):
+            part = places[start : start + batch_size]
+            every = [given[at] for at in part]
+            limit = limit_of(config, prompts[part[0]])
+            size = len(prompts[part[0]])
+            batch = decoder.batch(len(part) * config.num_beams, size + limit)
+            first = batch.add(
+                np.array([prompts[at] for at in part], np.int64), every[0] if len(part) == 1 else together(every)
+            )
+            assert first is not None
+            beams = [Beams(config, prompts[at], first.shape[1], limit, further[at]) for at in part]
+            _advance(batch, beams, first, size)
+            for at, done in zip(part, beams, strict=True):
+                found[at] = done.hypotheses()
+    return found
+
+
+def _shapes(decoder: Decoder, given: Given) -> tuple[tuple[int, ...], ...] | None:
+    """What must be the same for two prompts to be read together: nothing where padding can be told."""
+    if "encoder_attention_mask" in decoder.session.inputs:
+        return None
+    return tuple(array.shape for array in given.values())
+
+
+def _advance(batch: Batch, beams: Sequence[Beams], first: Array, size: int) -> None:
+    """Run the beams of prompts that were just read until all are done.
+
+    Args:
+        first: their logits, (prompts, vocabulary).
+        size: tokens of each prompt.
+    """
+    width = len(beams[0].scores)
+    order = np.repeat(np.arange(len(beams)), width)
+    batch.keep(order)
+    logits, running = first[order], list(beams)
     while True:
-        order, tokens = beams.advance(logits)
-        if beams.done:
-            return beams.hypotheses()
-        batch.keep(order, since=len(prompt))
-        logits = batch.step(tokens)
+        left, orders, tokens = [], [], []
+        for place, each in enumerate(running):
+            sources, chosen = each.advance(logits[place * width : (place + 1) * width])
+            if not each.done:
+                left.append(each)
+                orders.append(place * width + sources)
+                tokens.append(chosen)
+        if not left:
+            return
+        batch.keep(np.concatenate(orders), since=size if len(left) == len(running) else 0)
+        logits, running = batch.step(np.concatenate(tokens)), left
 
 
 def limit_of(config: GenerationConfig, prompt: Sequence[int]) -> int:

@@ -68,10 +68,8 @@ def written(
     """The texts that a decoder behind an encoder writes for each row, which is what it takes of the encoder."""
     start, count = [int(config.decoder_start_token_id or 0)], config.num_return_sequences
     if config.num_beams > 1:
-        return [
-            [whole(tokenizer, found.tokens, config) for found in search(decoder, start, config, given)]
-            for given in rows
-        ]
+        searched = search(decoder, [start] * len(rows), config, rows, batch_size=batch_size)
+        return [[whole(tokenizer, found.tokens, config) for found in each] for each in searched]
     engine = Engine(decoder, max_rows=max(batch_size, count))
     requests = {engine.submit(start, config, given): at for at, given in enumerate(rows)}
     texts = [[""] * count for _ in rows]

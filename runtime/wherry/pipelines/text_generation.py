@@ -152,13 +152,9 @@ class TextGenerationPipeline(TextPipeline):
         if config.num_beams > 1:
             if grammar is not None:
                 raise InputError("beam search keeps to no form: leave num_beams out")
-            return [
-                [
-                    (whole(self.tokenizer, each.tokens, config), None)
-                    for each in search(self.decoder, row, config, given)
-                ]
-                for row, given in rows
-            ]
+            ids, given = [row for row, _ in rows], [given for _, given in rows]
+            searched = search(self.decoder, ids, config, given, batch_size=batch_size)
+            return [[(whole(self.tokenizer, found.tokens, config), None) for found in each] for each in searched]
         engine = Engine(self.decoder, max_rows=max(batch_size, config.num_return_sequences), assistant=assistant)
         requests = [engine.submit(row, config, given, grammar=grammar) for row, given in rows]
         texts = {request: [""] * config.num_return_sequences for request in requests}

@@ -297,8 +297,8 @@ class Whisper:
         rows: list[list[int]] = []
         means: list[float] = []
         if config.num_beams > 1:
-            for prompt, given in zip(prompts, states, strict=True):
-                best = search(self.decoder, prompt, config, given, self.processors(prompt, config, manner))[0]
+            every = [self.processors(prompt, config, manner) for prompt in prompts]
+            for best, *_ in search(self.decoder, prompts, config, states, every):
                 rows.append(list(best.tokens))
                 means.append(best.score * len(best.tokens) ** config.length_penalty / len(best.tokens))
         else:
