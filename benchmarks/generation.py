@@ -128,8 +128,7 @@ def with_wherry(decoder: Decoder) -> Way:
 
 def with_peer(peer: peers.Peer, *, fills: bool = True) -> Way:
     def fill(row: Sequence[int]) -> Callable[[], object]:
-        peer("fill", row=row)
-        return lambda: peer("go_on", steps=16)
+        return lambda: peer("go_on", row=row, steps=16)
 
     return lambda rows, steps: peer("generate", rows=rows, steps=steps), fill if fills else None
 

@@ -39,7 +39,10 @@ def compare(title: str, unit: str, runs: Runs, *, rounds: int = 7) -> None:
         rates[workload] = {name: median(values) for name, values in taken.items()}
     names = list(dict.fromkeys(name for candidates in rates.values() for name in candidates))
     rows = [[f"{title}, {unit}", *names]]
-    rows += [[workload, *(f"{values[name]:.1f}" for name in names)] for workload, values in rates.items()]
+    rows += [
+        [workload, *(f"{values[name]:.1f}" if name in values else "-" for name in names)]
+        for workload, values in rates.items()
+    ]
     print(table(rows))
     tools = {name: version(name) for name in ("wherry", "onnxruntime", "torch", "transformers")}
     facts = {"benchmark": title, "unit": unit, "machine": machine(), "tools": tools, "rounds": rounds, "median": rates}

@@ -37,22 +37,24 @@ class LlamaCpp:
 
     def generate(self, rows: list[list[int]], steps: int) -> list[list[int]]:
         self.api.llama_memory_clear(self.memory, False)
+        self.filled = []
         every = [(row, at, token, at == len(ids) - 1) for row, ids in enumerate(rows) for at, token in enumerate(ids)]
         return self._go_on(self._decode(every), [len(ids) for ids in rows], steps)
 
-    def fill(self, row: list[int]) -> None:
-        """Read all but the last token."""
+    def go_on(self, row: list[int], steps: int) -> list[list[int]]:
+        """Continue a row, all but whose last token is read the first time alone."""
+        length = len(row)
+        if self.filled != row:
+            self._fill(row)
+        self.api.llama_memory_seq_rm(self.memory, 0, length - 1, -1)
+        return self._go_on(self._decode([(0, length - 1, row[-1], True)]), [length], steps)
+
+    def _fill(self, row: list[int]) -> None:
         self.api.llama_memory_clear(self.memory, False)
         for start in range(0, len(row) - 1, 2048):
             part = row[:-1][start : start + 2048]
             self._decode([(0, start + at, token, False) for at, token in enumerate(part)])
         self.filled = row
-
-    def go_on(self, steps: int) -> list[list[int]]:
-        """Continue what is filled, from the same place each time."""
-        length = len(self.filled)
-        self.api.llama_memory_seq_rm(self.memory, 0, length - 1, -1)
-        return self._go_on(self._decode([(0, length - 1, self.filled[-1], True)]), [length], steps)
 
     def _go_on(self, last: list[int], lengths: list[int], steps: int) -> list[list[int]]:
         made = [[token] for token in last]
@@ -90,23 +92,19 @@ class Genai:
         options = {"intra_op_num_threads": threads}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
         self.model = onnxruntime_genai.Model(config)
-        self.filled: tuple[Any, int] = (None, 0)
+        self.filled: tuple[list[int], Any] = ([], None)
 
     def generate(self, rows: list[list[int]], steps: int) -> list[list[int]]:
         generator = self._begin(rows, len(rows[0]) + steps)
         return self._go_on(generator, len(rows), steps)
 
-    def fill(self, row: list[int]) -> None:
-        """Read all but the last token."""
-        self.filled = (None, 0)
-        self.filled = (self._begin([row[:-1]], ROOM), row[-1])
-        self.length = len(row) - 1
-
-    def go_on(self, steps: int) -> list[list[int]]:
-        """Continue what is filled, from the same place each time."""
-        generator, token = self.filled
-        generator.rewind_to(self.length)
-        generator.append_tokens(np.array([[token]], np.int32))
+    def go_on(self, row: list[int], steps: int) -> list[list[int]]:
+        """Continue a row, all but whose last token is read the first time alone."""
+        if self.filled[0] != row:
+            self.filled = (row, self._begin([row[:-1]], ROOM))
+        generator = self.filled[1]
+        generator.rewind_to(len(row) - 1)
+        generator.append_tokens(np.array([row[-1:]], np.int32))
         return self._go_on(generator, 1, steps)
 
     def _begin(self, rows: list[list[int]], room: int) -> Any:

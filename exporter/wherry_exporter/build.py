@@ -6,8 +6,6 @@ Knows nothing of bundles or checkpoints' files.
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import onnx_ir as ir
-
 from wherry_exporter.convert import FAILURES, Traced
 from wherry_exporter.errors import ExportError
 from wherry_exporter.fuse import fuse
@@ -15,6 +13,7 @@ from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import NotLowered
 from wherry_exporter.precision import Quantizer
 from wherry_exporter.quiet import quiet
+from wherry_exporter.storage import save
 from wherry_exporter.trace import ways
 from wherry_exporter.verify import Parity, Verifier, close, judge
 
@@ -31,8 +30,7 @@ def trace_verified(checkpoint: Checkpoint, folder: Path) -> tuple[Traced, Verifi
             with quiet():
                 traced = way(checkpoint)
             paths = {role: folder / f"onnx/{role}.onnx" for role in traced.graphs}
-            for role, graph in traced.graphs.items():
-                save(fuse(graph), paths[role])
+            save(map(fuse, traced.graphs.values()), paths.values())
             verifier = Verifier(checkpoint, folder, traced.padding_side)
             parity = verifier.measure(paths)
             judge("fp32", parity)
@@ -65,8 +63,7 @@ def write_variant(
         the figures, and how the variant was made.
     """
     for keep in quantizer.rounds(precision):
-        for role, path in paths.items():
-            save(quantizer.make(role, precision, keep.get(role, ())), path)
+        save((quantizer.make(role, precision, keep.get(role, ())) for role in paths), paths.values())
         parity = measure(paths)
         kept = sum(map(len, keep.values()))
         if close(precision, parity):
@@ -74,14 +71,3 @@ def write_variant(
     quantizer.settled[precision] = keep
     more = f"; {kept} layers in higher precision" if kept else ""
     return parity, quantizer.recipe(precision) + more
-
-
-def remove(path: Path) -> None:
-    for file in path.parent.glob(path.name + "*"):
-        file.unlink()
-
-
-def save(graph: ir.Model, path: Path) -> None:
-    """Write a graph with its weights beside it, which onnxruntime maps instead of parsing."""
-    remove(path)
-    ir.save(graph, path, external_data=f"{path.name}_data")

@@ -25,6 +25,7 @@ from transformers.exporters.exporter_onnx import apply_onnx_ir_fixes
 from transformers.exporters.utils import apply_fx_node_fixes, apply_patches
 
 from wherry_exporter.errors import ExportError
+from wherry_exporter.retrace import spare_second_trace
 from wherry_exporter.translations import TRANSLATIONS
 
 OPSET = 20
@@ -91,6 +92,7 @@ def convert(
         _unsqueeze_real(program.graph_module)
         apply_fx_node_fixes("onnx", program.graph_module)
         program.graph_module.graph.eliminate_dead_code()
+        spare_second_trace(program)
         converted = torch.onnx.export(
             program,
             (),

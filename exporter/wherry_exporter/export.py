@@ -146,11 +146,12 @@ def check_output(target: Path, overwrite: bool) -> None:
 def _write_bundle(
     folder: Path, checkpoint: "Checkpoint", plan: "Plan", started: float, tell: Callable[..., None]
 ) -> None:
-    from wherry_exporter.build import remove, trace_verified
+    from wherry_exporter.build import trace_verified
     from wherry_exporter.card import write_card
     from wherry_exporter.entries import Entries
     from wherry_exporter.genai import write_genai_config
     from wherry_exporter.inputs import fixed_sizes
+    from wherry_exporter.storage import remove
     from wherry_exporter.variants import write_variants
 
     for name, content in checkpoint.files.items():

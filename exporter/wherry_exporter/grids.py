@@ -106,6 +106,12 @@ class _Packing:
         return output.transpose(1, 2), None
 
 
+def _lengths_of_images(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What GLM's positions take for the lengths of sequences, where `_Packing` tells of patches instead."""
+    patches, _, shapes, *places = inputs
+    return (patches, shapes.prod(1), shapes, *places)
+
+
 @contextmanager
 def packed_images(model: Any) -> Iterator[nn.Module]:
     """The module that takes images as patches, which for the time of a trace reckons with grids of any images."""
@@ -117,6 +123,9 @@ def packed_images(model: Any) -> Iterator[nn.Module]:
         stack.enter_context(patch.object(tower.config, "_attn_implementation_internal", NAME))
         for name in [name for name in vars(_Packing) if name.startswith("get_") and hasattr(source, name)]:
             stack.enter_context(patch.object(source, name, getattr(packing, name)))
+        for module in tower.modules():
+            if parameters_of(module)[1:3] == ["lengths", "image_shapes"]:
+                stack.enter_context(module.register_forward_pre_hook(_lengths_of_images))
         for module in [module for module in tower.modules() if "cu_seqlens" in parameters_of(module)]:
             # the patches for a trace put a forward for images of one size in the class
             stack.enter_context(patch.object(module, "forward", module.forward))

@@ -110,6 +110,8 @@ class Lowering:
             if options.get("is_causal", getattr(module, "is_causal", False)):
                 attributes["unidirectional"] = 1
             mask = self.attention_mask
+            if mask is not None and not (mask.shape[1] == length and mask.shape[0] == batch):
+                mask = None  # it is of the text, and these are an image's patches
             output = symbolic(
                 "com.microsoft::MultiHeadAttention",
                 [*inputs, None, mask.to(torch.int32)] if mask is not None else inputs,

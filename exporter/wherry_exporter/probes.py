@@ -109,9 +109,7 @@ class ModelProbe:
 
     def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
         session = open_session(graphs["model"], keep_memory=True)
-        feed = max(
-            (feed for feed in self.feeds[:2] if _takes(session, feed)), key=lambda feed: len(feed[self.names[0]])
-        )
+        feed = next(feed for feed in self.feeds if _takes(session, feed))
         tensors = _tensors(feed)
         return lambda: self.model(**tensors), lambda: session.run(None, feed)
 

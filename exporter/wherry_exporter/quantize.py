@@ -109,9 +109,9 @@ def _source(source: str | Path) -> Bundle:
 
 
 def _write(folder: Path, bundle: Bundle, source: str, plan: Plan, started: float, tell: Callable[..., None]) -> None:
-    from wherry_exporter.build import remove, save
     from wherry_exporter.convert import FAILURES, Traced
     from wherry_exporter.inputs import fixed_sizes
+    from wherry_exporter.storage import remove, save
     from wherry_exporter.subject import GraphSubject
     from wherry_exporter.variants import write_variants
 
@@ -128,8 +128,7 @@ def _write(folder: Path, bundle: Bundle, source: str, plan: Plan, started: float
     try:
         traced = Traced(graphs, bundle.padding_side or "right")
         subject = GraphSubject(bundle, paths, graphs, plan)
-        for role, graph in graphs.items():
-            save(graph, folder / f"onnx/{role}.onnx")
+        save(graphs.values(), [folder / f"onnx/{role}.onnx" for role in graphs])
         exact = subject.measure(paths)
         variants = write_variants(folder, traced, subject, plan, subject, exact, tell)
         if "fp32" not in variants:

@@ -86,16 +86,7 @@ class _Model(nn.Module):
 
 
 def _fused_model(checkpoint: Checkpoint) -> Traced:
-    parts = parts_of(checkpoint)
-    mixed = {role for role, part in parts.items() if _attends_to_two(input_names(part.model))}
-    if mixed == set(parts):
-        raise NotLowered("it attends to text and to something else, and one attention_mask is not for both")
-    return Traced(
-        {
-            role: _plain_graph(part) if role in mixed else _fused_graph(part, checkpoint.model)
-            for role, part in parts.items()
-        }
-    )
+    return Traced({role: _fused_graph(part, checkpoint.model) for role, part in parts_of(checkpoint).items()})
 
 
 def _plain_model(checkpoint: Checkpoint) -> Traced:
@@ -104,10 +95,6 @@ def _plain_model(checkpoint: Checkpoint) -> Traced:
 
 def _fixed_model(checkpoint: Checkpoint) -> Traced:
     return Traced({role: _plain_graph(part, sizes=False) for role, part in parts_of(checkpoint).items()})
-
-
-def _attends_to_two(names: list[str]) -> bool:
-    return "attention_mask" in names and not set(names) <= set(TEXT)
 
 
 def _fused_graph(part: Checkpoint, whole: Any) -> ir.Model:

@@ -5,6 +5,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnxscript.function_libs.torch_lib.ops.core import aten_view
 from onnxscript.onnx_opset import opset18
 from transformers.exporters.exporter_onnx import _ONNX_TRANSLATION_TABLE, _aten_index_put, _values_broadcast_to_self
 
@@ -31,4 +32,5 @@ TRANSLATIONS: Mapping[Any, Any] = {
     **_ONNX_TRANSLATION_TABLE,
     torch.ops.aten.index_put.default: _index_put,
     torch.ops.aten.squeeze.dim: _squeeze,
+    torch.ops.aten.reshape.default: aten_view,  # which takes an axis of size zero for what it is
 }

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from wherry.bundle import SUFFIXES
 from wherry_exporter.activations import Feed
-from wherry_exporter.build import remove, write_variant
+from wherry_exporter.build import write_variant
 from wherry_exporter.card import record
 from wherry_exporter.convert import Traced
 from wherry_exporter.errors import ParityError, UsageError
@@ -18,6 +18,7 @@ from wherry_exporter.plan import AUTO, Plan
 from wherry_exporter.precision import Quantizer
 from wherry_exporter.quiet import quiet
 from wherry_exporter.runners import GraphRunner
+from wherry_exporter.storage import remove
 from wherry_exporter.verify import Parity, judge
 
 CANDIDATES = ("fp32", "int8", "int4")

@@ -207,17 +207,17 @@ class Tally:
 
 
 def ratio(slow: Callable[[], Any], fast: Callable[[], Any], rounds: int = 4, enough: float = 1.0) -> float:
-    """Median time of `slow` over that of `fast`, run in turn after one warm-up each.
+    """Median time of `slow`, which has run before, over that of `fast`, run in turn after a warm-up.
 
     Past `enough` seconds, two rounds will do.
     """
     times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(rounds + 1):
-        if turn > 2 and sum(map(sum, times)) > enough:
+    fast()
+    for turn in range(rounds):
+        if turn > 1 and sum(map(sum, times)) > enough:
             break
         for run, taken in zip((slow, fast), times, strict=True):
             start = time.perf_counter()
             run()
-            if turn:
-                taken.append(time.perf_counter() - start)
+            taken.append(time.perf_counter() - start)
     return median(times[0]) / median(times[1])

@@ -436,6 +436,14 @@ VISION_LANGUAGE: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
             "vision_config": {**MERGED, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
         },
     ),
+    "Glm4vForConditionalGeneration": (  # positions interpolated by the lengths of images
+        PACKED,
+        ["position_ids"],
+        {
+            "text_config": {**UNTIED, "model_type": "glm4v_text", "head_dim": 16, **IN_3D},
+            "vision_config": {**MERGED, "image_size": 32},
+        },
+    ),
 }
 """What the graph for images takes, what the decoder takes beside the usual, and the configuration."""
 
@@ -504,6 +512,8 @@ def test_towers(name, folder):
     model = checkpoint(name, {"text_config": TEXT, "vision_config": VISION})
     traced, verifier, parity = trace_verified(model, folder)
     assert parity.max_abs_diff < 1e-3
+    kinds = [node.op_type for node in traced.graphs["model"].graph]
+    assert kinds.count("Attention") == 4  # of two layers each, the text's with a mask and the image's without
     ports = {
         role: ([value.name for value in model.graph.inputs], [value.name for value in model.graph.outputs])
         for role, model in traced.graphs.items()

@@ -16,8 +16,9 @@ from transformers import (
 
 from interop.models import PREFIX, generated, tiny
 from interop.process import call
+from tiny_images import make
 from wherry import pipeline
-from wherry_exporter import export
+from wherry_exporter import export, storage
 from wherry_exporter.samples import sample
 
 pytestmark = pytest.mark.interop
@@ -30,18 +31,24 @@ SPEECH = {"language": "en", "task": "transcribe"}
 
 
 @pytest.fixture(scope="module")
-def found(bundle, tiny_bundle, classifier, tmp_path_factory):
-    """What transformers.js makes of every job."""
+def folder(tmp_path_factory):
+    """Where transformers.js is installed, beside our scripts."""
     folder = tmp_path_factory.mktemp("transformers-js")
-    for name in ("package.json", "run.mjs"):
+    for name in ("package.json", "run.mjs", "towers.mjs"):
         shutil.copy(HERE / name, folder)
     (folder / "models").mkdir()
+    call("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", cwd=folder)  # scripts would fetch CUDA
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder, bundle, tiny_bundle, classifier):
+    """What transformers.js makes of every job."""
     export(classifier, folder / "models" / "classifier", precision=["fp32"])
     for name in ("minilm", "rampart", "smollm2-gguf", "efficientnet", "whisper"):
         (folder / "models" / name).symlink_to(bundle(name).folder)
     for name in ("t5", "marian"):
         (folder / "models" / name).symlink_to(tiny_bundle(name))
-    call("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", cwd=folder)  # scripts would fetch CUDA
     pooled = {"pooling": "mean", "normalize": True}
     greedy = {"max_new_tokens": 20, "do_sample": False}
     exactly = {"max_new_tokens": 12, "min_new_tokens": 12}
@@ -74,6 +81,18 @@ def test_embeddings(found, bundle):
     for name, precision, tolerance in (("embeddings", "fp32", 1e-5), ("embeddings int8", "int8", 1e-2)):
         expected = pipeline("sentence-embeddings", bundle("minilm").folder, precision=precision)(TEXTS)
         np.testing.assert_allclose(found[name], expected, atol=tolerance)
+
+
+def test_a_graph_that_reads_the_weights_of_another(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "WORTH", 1000)
+    export(make("clip", tmp_path), folder / "models" / "clip", precision=["fp32"])
+    assert not (folder / "models/clip/onnx/text_model.onnx_data").exists()
+    call("node", "towers.mjs", f"{folder}/models/", "clip", TEXTS[0], "towers.json", cwd=folder)
+    inputs = AutoTokenizer.from_pretrained(tmp_path)(TEXTS[0], return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad():
+        expected = transformers.CLIPModel.from_pretrained(tmp_path).get_text_features(**inputs).pooler_output
+    for embeddings in json.loads((folder / "towers.json").read_text()).values():
+        np.testing.assert_allclose(embeddings, expected, atol=1e-5)
 
 
 def test_entities(found):
