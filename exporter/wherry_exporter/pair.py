@@ -111,9 +111,7 @@ def _traced(checkpoint: Checkpoint, *, fused: bool = False, sizes: bool = True, 
     else:
         encoder = _trace_encoder(model, None, shapes, inputs)
     aligned = bool(getattr(model.generation_config, "alignment_heads", None))
-    decoder = trace_decoder(
-        model, step, states, masked="attention_mask" in inputs, stepwise=stepwise, aligned=aligned
-    )
+    decoder = trace_decoder(model, step, states, masked="attention_mask" in inputs, stepwise=stepwise, aligned=aligned)
     return Traced({"encoder_model": encoder, "decoder_model_merged": decoder})
 
 
