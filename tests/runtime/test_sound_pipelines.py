@@ -174,6 +174,8 @@ WAYS = {
     "parts": {"chunk_length_s": 20},
     "parts with timestamps": {"chunk_length_s": 20, "stride_length_s": (3, 1), "return_timestamps": True},
     "words": {"return_timestamps": "word"},
+    "words of beams": {"generate_kwargs": {"num_beams": 3}, "return_timestamps": "word"},
+    "words in parts": {"chunk_length_s": 20, "stride_length_s": (3, 1), "return_timestamps": "word"},
     "penalties": {"generate_kwargs": {"no_repeat_ngram_size": 2}},
 }
 
