@@ -372,17 +372,17 @@ def wav(speech, tmp_path):
 
 def test_speech_on_the_command_line(tiny, wav, capsys):
     (ours, _), short = tiny, {"max_new_tokens": 12}
-    folder, result = (
-        str(ours.bundle.folder),
-        ours(wav, return_timestamps=True, language="de", task="translate", **short),
-    )
-    words = ["--timestamps", "segment", "--language", "de", "--translate", "--max-new-tokens", "12"]
-    assert main(["run", folder, wav, "--json", *words]) == 0
-    same(json.loads(capsys.readouterr().out), json.loads(json.dumps(result)))
-    assert main(["run", folder, wav, *words]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["from", "to", "text"]
-    assert lines[2].endswith(result["chunks"][0]["text"].strip())
+    folder = str(ours.bundle.folder)
+    for told, asked in (("segment", True), ("word", "word")):
+        result = ours(wav, return_timestamps=asked, language="de", task="translate", **short)
+        words = ["--timestamps", told, "--language", "de", "--translate", "--max-new-tokens", "12"]
+        assert main(["run", folder, wav, "--json", *words]) == 0
+        same(json.loads(capsys.readouterr().out), json.loads(json.dumps(result)))
+        assert main(["run", folder, wav, *words]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].split() == ["from", "to", "text"]
+        assert len(lines) == 2 + len(result["chunks"])
+        assert lines[2].endswith(result["chunks"][0]["text"].strip())
     assert main(["run", folder, wav, "--stream", *words[-2:]]) == 0
     assert capsys.readouterr().out.strip() == ours(wav, **short)["text"].strip()
 
