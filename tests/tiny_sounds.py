@@ -108,6 +108,7 @@ def make_whisper(folder: Path) -> Path:
         torch.nn.init.normal_(parameter, 0.0, 0.25)
     generation = transformers.GenerationConfig.from_pretrained(sample("whisper"))
     generation.suppress_tokens += range(50258, 50363)  # languages and tasks among words
+    generation.alignment_heads = [[0, 1], [0, 2]]
     model.generation_config = generation
     model.save_pretrained(folder)
     return folder

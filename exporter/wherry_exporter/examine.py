@@ -154,7 +154,8 @@ class Examiner:
 
     def measure(self, runner: Runner) -> Report:
         """Figures of a variant beside the original's."""
-        whole = Tally()
+        writes = self.shape != "model"
+        whole = Tally(writes=writes)
         tallies: dict[str, Tally] = {}
         counts: dict[str, list[tuple[Array, Array]]] = {}
         number = 0
@@ -164,7 +165,8 @@ class Examiner:
                 for name in outputs:
                     whole.add(name, outputs[name], others[name])
                     if group is not None:
-                        tallies.setdefault(group, Tally()).add(name, outputs[name], others[name])
+                        tally = tallies.setdefault(group, Tally(writes=writes))
+                        tally.add(name, outputs[name], others[name])
                 if right is not None and count is not None:
                     for key in ("", *(() if group is None else (group,))):
                         counts.setdefault(key, []).append((right, count))
@@ -307,7 +309,8 @@ class Examiner:
         states = self.original.encode(feed)
         step = self.original.decoding(states, feed.get("attention_mask"))
         tokens = greedy(step, np.full((rows, 1), start), SPOKEN, self.config["end"])
-        self._real = np.cumsum(tokens == self.config["end"], 1) <= 1
+        ends = tokens == self.config["end"]
+        self._real = np.cumsum(ends, 1) - ends == 0  # all up to the first end
         return np.concatenate([np.full((rows, 1), start), tokens], 1), True
 
     def _followed(

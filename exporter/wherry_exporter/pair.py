@@ -11,6 +11,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from wherry_exporter.cache import Pairs, cache_axes, layer_shapes, pairs_of
 from wherry_exporter.convert import Traced, convert, name_axes
+from wherry_exporter.errors import ExportError
 from wherry_exporter.inputs import (
     BATCH,
     SEQUENCE,
@@ -109,7 +110,8 @@ def _traced(checkpoint: Checkpoint, *, fused: bool = False, sizes: bool = True, 
                 raise NotLowered("no layer of the encoder uses transformers' attention interface")
     else:
         encoder = _trace_encoder(model, None, shapes, inputs)
-    decoder = trace_decoder(model, step, states, masked="attention_mask" in inputs, stepwise=stepwise)
+    aligned = bool(getattr(model.generation_config, "alignment_heads", None))
+    decoder = trace_decoder(model, step, states, masked="attention_mask" in inputs, stepwise=stepwise, aligned=aligned)
     return Traced({"encoder_model": encoder, "decoder_model_merged": decoder})
 
 
@@ -146,7 +148,9 @@ def _trace_encoder(
     return name_axes(encoder, {**axes, "last_hidden_state": (BATCH, ENCODER_SEQUENCE, "hidden_size")})
 
 
-def trace_decoder(model: nn.Module, step: Step, states: Tensor, *, masked: bool, stepwise: bool = False) -> ir.Model:
+def trace_decoder(
+    model: nn.Module, step: Step, states: Tensor, *, masked: bool, stepwise: bool = False, aligned: bool = False
+) -> ir.Model:
     """One decoder graph for the first step and all later ones.
 
     The decoder's cross-attention keys and values are computed in the first step, where `use_cache_branch` is false, and
@@ -157,6 +161,7 @@ def trace_decoder(model: nn.Module, step: Step, states: Tensor, *, masked: bool,
         states: of the encoder, for a batch of two.
         masked: whether the decoder takes `encoder_attention_mask`.
         stepwise: whether `step` takes one token, which the graph repeats for each of its tokens.
+        aligned: whether the graph also gives `cross_attentions.N`, how much of each state each token attends to.
     """
     batch, trial = Dim(BATCH), EncoderDecoderCache(DynamicCache(), DynamicCache())
     with torch.no_grad():
@@ -205,7 +210,9 @@ def trace_decoder(model: nn.Module, step: Step, states: Tensor, *, masked: bool,
     )
     if stepwise:
         decoder = repeat_step(name_axes(decoder, own_axes), encoded=True)
+    attentions = [_attention(decoder.graph, layer) for layer in range(len(cross))] if aligned else []
     decoder = merge_cross_attention(decoder, projections, cross_names, masked=masked)
+    decoder.graph.outputs.extend(attentions)
     axes: dict[str, tuple[int | str, ...]] = {
         **step.axes,
         "encoder_hidden_states": (BATCH, ENCODER_SEQUENCE, size),
@@ -214,3 +221,22 @@ def trace_decoder(model: nn.Module, step: Step, states: Tensor, *, masked: bool,
         **cross_axes,
     }
     return name_axes(decoder, axes)
+
+
+def _attention(graph: ir.Graph, layer: int) -> ir.Value:
+    """What the softmax of a layer's cross-attention gives, named for an output: (batch, heads, tokens, states).
+
+    Raises:
+        ExportError: no softmax follows the layer's keys.
+    """
+    values = [value for value in graph.inputs if value.name == f"past_key_values.{layer}.encoder.key"]
+    for value in values:
+        for use in value.uses():
+            found = use.node.outputs[0]
+            if use.node.op_type == "Softmax" and found.shape is not None:
+                found.name = f"cross_attentions.{layer}"
+                found.shape = ir.Shape([BATCH, found.shape[1], SEQUENCE, ENCODER_SEQUENCE])
+                return found
+            if use.node.op_type in ("Reshape", "Transpose", "Mul", "MatMul", "Add"):
+                values.append(found)
+    raise ExportError(f"the cross-attention of layer {layer} is not in the decoder's graph")

@@ -292,7 +292,7 @@ class EncoderDecoderProbe:
     def _steps(self, decoder: Session, states: Array, mask: Array | None, rows: Array) -> Any:
         """Logits of a prefill of all but the last tokens, then of those one at a time."""
         ports = [port.name for port in decoder.get_inputs()]
-        names = [port.name for port in decoder.get_outputs()]
+        names = output_names(decoder)
         past = no_past(decoder, len(rows))
         if mask is None:
             mask = np.ones(states.shape[:2], np.int64)
@@ -349,6 +349,11 @@ def open_session(path: Path, *, keep_memory: bool = False) -> InferenceSession:
     options.enable_cpu_mem_arena = keep_memory
     options.intra_op_num_threads, options.log_severity_level = thread_count(), 3
     return InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def output_names(session: Session) -> list[str]:
+    """What a session gives, without the cross-attention, which is large and follows from the rest."""
+    return [port.name for port in session.get_outputs() if not port.name.startswith("cross_attentions.")]
 
 
 def no_past(session: Session, batch: int) -> Feed:

@@ -12,7 +12,7 @@ import torch
 
 from wherry_exporter.errors import UsageError
 from wherry_exporter.inputs import tensors_of
-from wherry_exporter.probes import Session, no_past
+from wherry_exporter.probes import Session, no_past, output_names
 from wherry_exporter.prompts import Prompt
 from wherry_exporter.spliced import Embedded, Spliced, encode_seen, open_sessions
 
@@ -170,7 +170,7 @@ class GraphRunner:
 
 def _run(session: Any, feed: Feed) -> dict[str, Array]:
     ports = {port.name: port.type for port in session.get_inputs()}
-    names = [port.name for port in session.get_outputs()]
+    names = output_names(session)
     given = {
         name: value.astype(np.float16) if "float16" in ports[name] else value
         for name, value in feed.items()

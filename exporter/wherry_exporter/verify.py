@@ -34,6 +34,7 @@ class Parity:
         max_abs_diff: largest absolute difference of an output element.
         mean_abs_diff: mean absolute difference.
         cosine: mean cosine similarity of output vectors: per sentence for sentence embeddings, else per token or row.
+            Of logits for the next token without their mean.
         cosine_min: the smallest of those.
         top1: share of logit rows whose largest element is the same; None where outputs are no logits.
         perplexity: of a page of English, for language models.
@@ -117,12 +118,13 @@ class Verifier:
             folder: holds the tokenizer's and the pooling's files.
             padding_side: where a decoder's rows of unlike length are padded.
         """
+        self.writes = shape_of(checkpoint.task, checkpoint.model) != "model"
         with torch.no_grad():
             self.probe = probe_for(checkpoint, folder, padding_side)
 
     def measure(self, graphs: Graphs) -> Parity:
         """Figures of the graphs, by role."""
-        tally = Tally()
+        tally = Tally(writes=self.writes)
         for name, (expected, found) in self.probe.pairs(graphs):
             tally.add(name, expected, found)
         losses = self.probe.losses(graphs)
@@ -160,7 +162,13 @@ ROWS = 32
 class Tally:
     """Adds up how alike vectors are."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, writes: bool) -> None:
+        """Of outputs whose logits, if `writes`, are for the next token.
+
+        Those pass through softmax, which does not see what is added to all of them, so their cosine is taken without
+        their mean. A mean near zero that moves by a few tenths would else turn a vector that says the same.
+        """
+        self.writes = writes
         self.largest, self.total, self.count = 0.0, 0.0, 0
         self.cosines: list[Array] = []
         self.same: list[Array] = []
@@ -171,14 +179,17 @@ class Tally:
             self._add(name, expected[first : first + ROWS], found[first : first + ROWS])
 
     def _add(self, name: str, expected: Array, found: Array) -> None:
-        differences = np.abs(expected.astype(np.float64) - found)
+        expected, found = expected.astype(np.float64), found.astype(np.float64)
+        differences = np.abs(expected - found)
         self.largest, self.total = max(self.largest, float(differences.max())), self.total + float(differences.sum())
         self.count += found.size
-        norms = np.linalg.norm(expected, axis=-1) * np.linalg.norm(found, axis=-1)
-        products = (expected.astype(np.float64) * found).sum(-1)
-        self.cosines.append(np.where(norms > 0, products / np.where(norms > 0, norms, 1), norms == products))
         if "logits" in name and expected.shape[-1] > 1:
             self.same.append(expected.argmax(-1) == found.argmax(-1))
+        if "logits" in name and self.writes:
+            expected, found = (each - each.mean(-1, keepdims=True) for each in (expected, found))
+        norms = np.linalg.norm(expected, axis=-1) * np.linalg.norm(found, axis=-1)
+        products = (expected * found).sum(-1)
+        self.cosines.append(np.where(norms > 0, products / np.where(norms > 0, norms, 1), norms == products))
 
     def parity(self, reference: float | None, perplexity: float | None) -> Parity:
         """The figures, with the perplexities of the original and of the graph where there are some."""

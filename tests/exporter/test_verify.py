@@ -13,7 +13,7 @@ from wherry_exporter.errors import ParityError
 from wherry_exporter.load import load
 from wherry_exporter.probe import PROSE, SENTENCES
 from wherry_exporter.samples import sample
-from wherry_exporter.verify import LIMITS, Verifier, judge
+from wherry_exporter.verify import LIMITS, Tally, Verifier, judge
 
 
 def altered(graph: Path, folder: Path, share: float) -> Path:
@@ -25,6 +25,18 @@ def altered(graph: Path, folder: Path, share: float) -> Path:
     node.inputs[1].const_value = ir.tensor(weight, name=node.inputs[1].name)
     ir.save(model, folder / "altered.onnx", external_data="altered.onnx_data")
     return folder / "altered.onnx"
+
+
+def test_what_is_added_to_all_logits_is_not_seen_where_softmax_does_not_see_it():
+    expected = np.random.default_rng(0).normal(size=(3, 500)).astype(np.float32)
+    found = expected + np.float32([[0.5], [1.0], [-2.0]])
+    assert np.allclose(torch.tensor(expected).softmax(-1), torch.tensor(found).softmax(-1), atol=1e-6)
+    for name, writes, alike in (("logits", True, True), ("logits", False, False), ("pred_boxes", True, False)):
+        tally = Tally(writes=writes)
+        tally.add(name, expected, found)
+        parity = tally.parity(None, None)
+        assert (parity.cosine_min > 0.999999) == alike
+        assert parity.max_abs_diff == pytest.approx(2.0, rel=1e-5)
 
 
 def test_an_encoder(bundle, tmp_path):

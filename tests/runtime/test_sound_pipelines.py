@@ -134,6 +134,17 @@ def test_whisper_of_more_than_a_window(whisper, their_whisper, speech):
     assert "".join(whisper.stream(speech[3])) == whisper(speech[3])["text"]
 
 
+def test_when_words_were_said(whisper, their_whisper, speech):
+    """Real speech and weights: three sentences, and all of them in windows and in parts that overlap."""
+    found = whisper(speech[:3], return_timestamps="word")
+    same(found, of(their_whisper, speech[:3], return_timestamps="word"))
+    assert [word["text"] for word in found[0]["chunks"]][-4:] == [" the", " tide", " has", " turned."]
+    for options in ({}, {"chunk_length_s": 20}):
+        found = whisper(speech[3], return_timestamps="word", **options)
+        same(found, of(their_whisper, speech[3], return_timestamps="word", **options))
+        assert found["chunks"][-1]["timestamp"][1] > 30
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A tiny Whisper: ours and theirs."""
@@ -162,6 +173,9 @@ WAYS = {
     "thresholds": {"generate_kwargs": GUESSED, "return_timestamps": True},
     "parts": {"chunk_length_s": 20},
     "parts with timestamps": {"chunk_length_s": 20, "stride_length_s": (3, 1), "return_timestamps": True},
+    "words": {"return_timestamps": "word"},
+    "words of beams": {"generate_kwargs": {"num_beams": 3}, "return_timestamps": "word"},
+    "words in parts": {"chunk_length_s": 20, "stride_length_s": (3, 1), "return_timestamps": "word"},
     "penalties": {"generate_kwargs": {"no_repeat_ngram_size": 2}},
 }
 
@@ -190,8 +204,7 @@ def test_sounds_of_any_kind_for_whisper(tiny, speech, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"return_timestamps": "word"}, "need the decoder's cross-attention, which the graphs do not give"),
-        ({"return_timestamps": "char"}, "must be true or false for Whisper, not 'char'"),
+        ({"return_timestamps": "char"}, "must be true, false or 'word' for Whisper, not 'char'"),
         ({"language": "klingon"}, "this model has no language 'klingon': it has af, am,"),
         ({"task": "sing"}, "task must be transcribe or translate, not 'sing'"),
         ({"temperature": -1}, "temperature must be 0 or more"),
@@ -205,6 +218,16 @@ def test_sounds_of_any_kind_for_whisper(tiny, speech, tmp_path):
 def test_options_that_whisper_does_not_take(tiny, speech, options, message):
     with pytest.raises(InputError, match=message):
         tiny[0](speech[0], **options)
+
+
+def test_words_need_the_cross_attention(tiny, speech, monkeypatch):
+    model = tiny[0].whisper
+    monkeypatch.setattr(model.decoder, "attends", frozenset())
+    with pytest.raises(InputError, match="which its graph does not give: export the model anew with wherry export"):
+        tiny[0](speech[0], return_timestamps="word")
+    monkeypatch.setattr(model, "heads", ())
+    with pytest.raises(InputError, match=r"generation_config.json has no alignment_heads"):
+        tiny[0](speech[0], return_timestamps="word")
 
 
 # ---------------------------------------------------------------------------------------- CTC and classification
@@ -349,17 +372,17 @@ def wav(speech, tmp_path):
 
 def test_speech_on_the_command_line(tiny, wav, capsys):
     (ours, _), short = tiny, {"max_new_tokens": 12}
-    folder, result = (
-        str(ours.bundle.folder),
-        ours(wav, return_timestamps=True, language="de", task="translate", **short),
-    )
-    words = ["--timestamps", "segment", "--language", "de", "--translate", "--max-new-tokens", "12"]
-    assert main(["run", folder, wav, "--json", *words]) == 0
-    same(json.loads(capsys.readouterr().out), json.loads(json.dumps(result)))
-    assert main(["run", folder, wav, *words]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["from", "to", "text"]
-    assert lines[2].endswith(result["chunks"][0]["text"].strip())
+    folder = str(ours.bundle.folder)
+    for told, asked in (("segment", True), ("word", "word")):
+        result = ours(wav, return_timestamps=asked, language="de", task="translate", **short)
+        words = ["--timestamps", told, "--language", "de", "--translate", "--max-new-tokens", "12"]
+        assert main(["run", folder, wav, "--json", *words]) == 0
+        same(json.loads(capsys.readouterr().out), json.loads(json.dumps(result)))
+        assert main(["run", folder, wav, *words]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].split() == ["from", "to", "text"]
+        assert len(lines) == 2 + len(result["chunks"])
+        assert lines[2].endswith(result["chunks"][0]["text"].strip())
     assert main(["run", folder, wav, "--stream", *words[-2:]]) == 0
     assert capsys.readouterr().out.strip() == ours(wav, **short)["text"].strip()
 

@@ -4,6 +4,7 @@ Two kinds: graphs with GroupQueryAttention write new keys and values where they 
 no cache; others give the whole cache anew in each step, which is handed back to them as it is.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,7 @@ from wherry.devices import Device, create, onnxruntime
 from wherry.errors import SessionError
 from wherry.generation.batch import Batch, Given
 from wherry.generation.cache import Cache, DeviceCache, SharedCache
-from wherry.generation.growing import GrowingBatch
+from wherry.generation.growing import GrowingBatch, together
 from wherry.generation.shared import SharedBatch, Steps
 from wherry.nvidia import Copies
 from wherry.session import Port, Session
@@ -172,6 +173,36 @@ class Decoder:
         if self.embed is not None and "inputs_embeds" not in given:
             made |= self.embed.run({"input_ids": ids}, ["inputs_embeds"])
         return made | dict(given)
+
+    def attention(self, ids: Array, given: Given, layers: Collection[int]) -> dict[int, Array]:
+        """How much tokens attend to what the encoder gave, read at once.
+
+        Args:
+            ids: (rows, tokens) int64, from the first on.
+            given: see `Batch.add`.
+            layers: of those in `attends`.
+
+        Returns:
+            layer to (rows, heads, tokens, states).
+        """
+        session = self.first or self.session
+        empty = {
+            port.name: np.zeros(
+                (len(ids), *(size if isinstance(size, int) else 0 for size in port.shape[1:])), port.dtype
+            )
+            for port in self.past
+        }
+        positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+        feeds = self.feeds(ids, positions, np.ones_like(ids), together([given]))
+        names = {f"cross_attentions.{layer}": layer for layer in layers}
+        found = session.run({**feeds, **empty, "use_cache_branch": np.array([False])}, list(names))
+        return {layer: found[name] for name, layer in names.items()}
+
+    @cached_property
+    def attends(self) -> frozenset[int]:
+        """The layers whose cross-attention the graph gives."""
+        names = [name.split(".") for name in (self.first or self.session).outputs]
+        return frozenset(int(name[1]) for name in names if name[0] == "cross_attentions" and len(name) == 2)
 
     def positions(self, positions: Array) -> Array:
         """Positions as the graph takes them: in time, height and width, which are the same for words, or one alone."""

@@ -1,6 +1,7 @@
 """automatic-speech-recognition: speech in, text out, by Whisper; models that label frames (CTC) are in `ctc`."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from wherry.audio import Sound, load, open_sound
@@ -14,7 +15,7 @@ from wherry.pipelines.ctc import CTCPipeline
 from wherry.pipelines.generated import decoder_roles, defaults, open_decoder
 from wherry.pipelines.languages import LANGUAGES
 from wherry.pipelines.sounds import batches, over, parts
-from wherry.pipelines.transcript import Transcript
+from wherry.pipelines.transcript import Piece, Transcript
 from wherry.pipelines.whisper import OPTIONS, Manner, Reading, Whisper
 
 
@@ -67,7 +68,8 @@ class WhisperPipeline(TextPipeline):
         """Write down one sound, or each of several.
 
         Args:
-            return_timestamps: also give `chunks`, a list of `{"timestamp": (start, end), "text"}`, in seconds.
+            return_timestamps: also give `chunks`, a list of `{"timestamp": (start, end), "text"}`, in seconds: of
+                segments, or with `word` of words.
             return_language: also give `chunks` with the `language` of each.
             chunk_length_s: cut a long sound into overlapping parts of so many seconds that are written down apart,
                 `batch_size` at a time, instead of one after another as the timestamps of each say.
@@ -111,9 +113,9 @@ class WhisperPipeline(TextPipeline):
     def _streamed(self, sound: Sound, manner: Manner) -> Iterator[str]:
         reading, manner = self._reading(sound, manner)
         if manner.timestamps or manner.config.num_beams > 1 or len(manner.temperatures) > 1:
-            for _, offset, tokens in self.whisper.write([reading], manner):
+            for _, piece in self.whisper.write([reading], manner):
                 written = Transcript(self.tokenizer, self.whisper.first, True)
-                written.add([(offset, tokens)])
+                written.add([piece])
                 written.finish()
                 yield from (chunk.text for chunk in written.chunks)
             return
@@ -121,19 +123,16 @@ class WhisperPipeline(TextPipeline):
         engine, text = Engine(self.whisper.decoder), self.tokenizer.stream()
         engine.submit(self.whisper.prompt(reading, given, manner), manner.config, given)
         for event in engine.run():
-            if event.token is not None and event.token < self.whisper.first and (piece := text.step(event.token)):
-                yield piece
-        if piece := text.finish():
-            yield piece
+            if event.token is not None and event.token < self.whisper.first and (new := text.step(event.token)):
+                yield new
+        if new := text.finish():
+            yield new
 
     def _manner(self, return_timestamps: bool | str | None, options: dict[str, Any]) -> Manner:
-        if return_timestamps == "word":
+        if return_timestamps not in (True, False, None, "word"):
             raise InputError(
-                "timestamps of words need the decoder's cross-attention, which the graphs do not give: pass "
-                "return_timestamps=True for those of segments"
+                f"return_timestamps must be true, false or 'word' for Whisper, not {return_timestamps!r:.80}"
             )
-        if return_timestamps not in (True, False, None):
-            raise InputError(f"return_timestamps must be true or false for Whisper, not {return_timestamps!r:.80}")
         own = {name: options.pop(name, None) for name in OPTIONS}
         temperature = options.pop("temperature", None)
         config = self.defaults.updated(**options)
@@ -148,7 +147,8 @@ class WhisperPipeline(TextPipeline):
         config = config.updated(max_new_tokens=new, max_length=self.whisper.positions)
         told = self.whisper.generation.get("return_timestamps", False)
         timestamps = bool(told if return_timestamps is None else return_timestamps)
-        return self.whisper.manner(config, timestamps=timestamps, temperature=temperature, **own)
+        words = return_timestamps == "word"
+        return self.whisper.manner(config, timestamps=timestamps, words=words, temperature=temperature, **own)
 
     def _reading(self, sound: Sound, manner: Manner) -> tuple[Reading, Manner]:
         """A sound to be read, with timestamps where it has more than one window: they tell where the next begins."""
@@ -160,15 +160,15 @@ class WhisperPipeline(TextPipeline):
     def _in_turn(self, sounds: Sequence[Sound], manner: Manner, languages: bool) -> list[Transcript]:
         """Each window begins where the one before says."""
         opened = [self._reading(sound, manner) for sound in sounds]
-        pieces: dict[Reading, list[tuple[float, list[int]]]] = {reading: [] for reading, _ in opened}
+        pieces: dict[Reading, list[Piece]] = {reading: [] for reading, _ in opened}
         for same in dict.fromkeys(each for _, each in opened):
             readings = [reading for reading, each in opened if each == same]
-            for reading, offset, tokens in self.whisper.write(readings, same):
-                pieces[reading].append((offset, tokens))
+            for reading, piece in self.whisper.write(readings, same):
+                pieces[reading].append(piece)
         found = []
         for reading, written in pieces.items():
-            found.append(Transcript(self.tokenizer, self.whisper.first, manner.timestamps))
-            found[-1].add(written, language=self._language(reading) if languages else None)
+            found.append(Transcript(self.tokenizer, self.whisper.first, manner.timestamps, manner.words))
+            found[-1].add(written, language=self._language(reading) if languages or manner.words else None)
         return found
 
     def _in_parts(
@@ -176,20 +176,20 @@ class WhisperPipeline(TextPipeline):
     ) -> Transcript:
         """All parts by themselves; what they share is joined where they agree."""
         rate, passed = self.features.rate, 0
-        found = Transcript(self.tokenizer, self.whisper.first, manner.timestamps)
+        found = Transcript(self.tokenizer, self.whisper.first, manner.timestamps, manner.words)
         for batch in batches(sound.windows(*cut), batch_size):
             readings = [self.whisper.whole(samples) for samples, _, _ in batch]
-            pieces: dict[Reading, list[tuple[float, list[int]]]] = {reading: [] for reading in readings}
-            for reading, offset, tokens in self.whisper.write(readings, manner):
-                pieces[reading].append((offset, tokens))
+            pieces: dict[Reading, list[Piece]] = {reading: [] for reading in readings}
+            for reading, piece in self.whisper.write(readings, manner):
+                pieces[reading].append(piece)
             for reading, (samples, left, right) in zip(readings, batch, strict=True):
                 begin = (passed - left) / rate
                 passed += len(samples) - left - right
                 found.add(
-                    [(begin + offset, tokens) for offset, tokens in pieces[reading]],
+                    [replace(piece, begin=begin + piece.begin) for piece in pieces[reading]],
                     left / rate,
                     (len(samples) - right) / rate if right else None,
-                    self._language(reading) if languages else None,
+                    self._language(reading) if languages or manner.words else None,
                 )
         return found
 

@@ -9,13 +9,31 @@ from typing import Any
 
 import numpy as np
 
+from wherry.pipelines.words import words_of
 from wherry_tokenization import Tokenizer
+
+Array = np.ndarray[Any, Any]
 
 STEP = 0.02
 """Seconds between two timestamps."""
 
-Piece = tuple[float, Sequence[int]]
-"""Tokens, and the second of the sound where their time begins."""
+Spans = list[tuple[float, float]]
+"""The seconds from which to which each token was said."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What was written of a window.
+
+    Attributes:
+        begin: the second of the sound where its time begins.
+        tokens: words and timestamps.
+        ends: when each token was said, in seconds from there; empty where that is not asked for.
+    """
+
+    begin: float
+    tokens: Sequence[int]
+    ends: Sequence[float] = ()
 
 
 @dataclass
@@ -24,6 +42,7 @@ class _Chunk:
     start: float | None = None
     end: float | None = None
     text: str = ""
+    words: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -33,14 +52,16 @@ class Transcript:
     Attributes:
         first: the token of 0.00 seconds.
         timestamps: whether the tokens have timestamps, which end segments.
+        words: whether pieces tell when each token was said, and chunks are words.
     """
 
     tokenizer: Tokenizer
     first: int
     timestamps: bool
+    words: bool = False
     chunks: list[_Chunk] = field(default_factory=list)
     _open: _Chunk = field(default_factory=lambda: _Chunk(None))
-    _held: list[list[int]] = field(default_factory=list)  # of the open chunk, from parts that overlap
+    _held: list[tuple[list[int], Spans]] = field(default_factory=list)  # of the open chunk, from parts that overlap
     _skip: bool = False
 
     def add(
@@ -61,13 +82,19 @@ class Transcript:
         first = self.first + left / STEP if left else self.first
         last = None if right is None else self._last_shared(pieces, right)
         current: list[int] = []
-        for offset, tokens in pieces:
-            for token in tokens:
+        spans: Spans = []
+        said = pieces[0].begin if pieces else 0.0
+        for piece in pieces:
+            for number, token in enumerate(piece.tokens):
+                if self.words:
+                    before, said = said, piece.begin + piece.ends[number]
                 if token < self.first:
                     if token not in self.tokenizer.special_ids:
                         current.append(token)
+                        if self.words:
+                            spans.append((round(before, 2), round(said, 2)))
                     continue
-                time = round((token - self.first) * STEP + offset, 2)
+                time = round((token - self.first) * STEP + piece.begin, 2)
                 if last is not None and token >= last:  # of a pair in what the next part holds too
                     self._skip = True
                 elif self._skip or (self._held and token < first):
@@ -76,12 +103,12 @@ class Transcript:
                     self._open.start = time
                 elif time != self._open.start:
                     self._open.end = time
-                    self._held.append(current)
+                    self._held.append((current, spans))
                     self._close()
-                    current = []
+                    current, spans = [], []
         if current:
-            self._held.append(current)
-        elif not any(self._held):
+            self._held.append((current, spans))
+        elif not any(tokens for tokens, _ in self._held):
             self._held, self._open = [], _Chunk(self._open.language)
 
     def finish(self) -> None:
@@ -93,7 +120,13 @@ class Transcript:
         """`{"text"}`, with `chunks` where there are timestamps or languages are asked for."""
         self.finish()
         found: dict[str, Any] = {"text": "".join(chunk.text for chunk in self.chunks)}
-        if self.timestamps or languages:
+        if self.words:
+            found["chunks"] = [
+                ({"language": chunk.language} if languages else {}) | word
+                for chunk in self.chunks
+                for word in chunk.words
+            ]
+        elif self.timestamps or languages:
             found["chunks"] = [
                 ({"language": chunk.language} if languages else {})
                 | ({"timestamp": (chunk.start, chunk.end)} if self.timestamps else {})
@@ -103,38 +136,57 @@ class Transcript:
         return found
 
     def _close(self) -> None:
-        self._open.text = self.tokenizer.decode(joined(self._held))
+        tokens, spans = joined(self._held)
+        self._open.text = self.tokenizer.decode(tokens)
+        if self.words:
+            self._open.words = [
+                {"text": word.text, "timestamp": (spans[word.first][0], spans[word.end - 1][1])}
+                for word in words_of(self.tokenizer, tokens, self._open.language)
+            ]
         self.chunks.append(self._open)
         self._held, self._open = [], _Chunk(self._open.language)
 
     def _last_shared(self, pieces: Sequence[Piece], right: float) -> int | None:
         """The first timestamp in what the next part holds too, or the last one of all."""
         last = None
-        for token in reversed([token for _, tokens in pieces for token in tokens if token >= self.first]):
+        for token in reversed([token for piece in pieces for token in piece.tokens if token >= self.first]):
             if last is not None and (token - self.first) * STEP < right:
                 break
             last = token
         return last
 
 
-def joined(parts: Sequence[Sequence[int]]) -> list[int]:
-    """Tokens of parts that overlap: each goes on from the middle of where it agrees best with the one before."""
+def joined(parts: Sequence[tuple[Sequence[int], Spans]]) -> tuple[list[int], Spans]:
+    """Tokens of parts that overlap: each goes on from the middle of where it agrees best with the one before.
+
+    Where parts tell when tokens were said, those agree alone that are not said earlier than in the part before.
+    """
     if not parts:
-        return []
-    left = np.asarray(parts[0], np.int64)
+        return [], []
+    left, times = _arrays(parts[0])
     total: list[int] = []
+    spans: Spans = []
     for part in parts[1:]:
-        right = np.asarray(part, np.int64)
+        right, others = _arrays(part)
         best, cut = 0.0, (len(left), 0)
         for shift in range(1, len(left) + len(right)):
             ours = slice(max(0, len(left) - shift), min(len(left), len(left) + len(right) - shift))
             theirs = slice(max(0, shift - len(left)), min(len(right), shift))
-            same = int(np.count_nonzero(left[ours] == right[theirs]))
+            alike = left[ours] == right[theirs]
+            if len(times) and len(others):
+                (start, end), (other_start, other_end) = times[ours].T, others[theirs].T
+                alike &= (start < other_start) | ((start == other_start) & (end <= other_end))
+            same = int(np.count_nonzero(alike))
             score = same / shift + shift / 10000  # favors long ones
             if same > 1 and score > best:
                 best = score
                 cut = (ours.start + ours.stop) // 2, (theirs.start + theirs.stop) // 2
         total += left[: cut[0]].tolist()
-        left = right[cut[1] :]
-    total += left.tolist()
-    return total
+        spans += [(start, end) for start, end in times[: cut[0]].tolist()]
+        left, times = right[cut[1] :], others[cut[1] :]
+    return total + left.tolist(), spans + [(start, end) for start, end in times.tolist()]
+
+
+def _arrays(part: tuple[Sequence[int], Spans]) -> tuple[Array, Array]:
+    tokens, spans = part
+    return np.asarray(tokens, np.int64), np.asarray(spans, np.float64).reshape(-1, 2)

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from wherry.audio.alignment import first_frames
 from wherry.audio.features import WhisperFeatures
 from wherry.errors import InputError
 from wherry.generation import Decoder, Engine, GenerationConfig, search
 from wherry.generation.processors import Processor
 from wherry.generation.timestamps import Confidence, Timestamps
 from wherry.pipelines.languages import CODES
-from wherry.pipelines.transcript import STEP
+from wherry.pipelines.transcript import STEP, Piece
 from wherry.session import Session
 
 Array = np.ndarray[Any, Any]
@@ -29,6 +30,7 @@ class Manner:
 
     Attributes:
         timestamps: whether the model writes timestamps.
+        words: whether to find out when each token was said.
         language: a name, a code or a token; None to find out.
         task: `transcribe` or `translate` (into English).
         prompt_ids: tokens before the first window: words and names to expect.
@@ -41,6 +43,7 @@ class Manner:
 
     config: GenerationConfig
     timestamps: bool = False
+    words: bool = False
     language: str | None = None
     task: str | None = None
     prompt_ids: tuple[int, ...] = ()
@@ -69,6 +72,7 @@ class Reading:
     Attributes:
         window: gives the features (mels, frames) from a frame on.
         frames: how many there are.
+        heard: how many of them are the sound; the rest is padding.
         language: the token of its language, once that is known.
         segments: the tokens of what was written.
         seek: the frame where the next window begins.
@@ -76,6 +80,7 @@ class Reading:
 
     window: Callable[[int], Array]
     frames: int
+    heard: int
     language: int | None = None
     segments: list[list[int]] = field(default_factory=list)
     seek: int = 0
@@ -89,6 +94,7 @@ class Reading:
 @dataclass(frozen=True)
 class _Written:
     tokens: list[int]
+    ended: bool
     doubtful: bool
     silent: bool
 
@@ -116,9 +122,13 @@ class Whisper:
         self.tasks: Mapping[str, int] = generation.get("task_to_id") or {}
         self.no_timestamps: int | None = generation.get("no_timestamps_token_id")
         self.first = self.vocabulary + 1 if self.no_timestamps is None else self.no_timestamps + 1
+        self.heads: Sequence[Sequence[int]] = generation.get("alignment_heads") or ()
+        self.smoothing = int(config.get("median_filter_width", 7))
         self.forced = generation.get("forced_decoder_ids") or config.get("forced_decoder_ids") or ()
 
-    def manner(self, config: GenerationConfig, *, timestamps: bool, temperature: Any, **options: Any) -> Manner:
+    def manner(
+        self, config: GenerationConfig, *, timestamps: bool, words: bool, temperature: Any, **options: Any
+    ) -> Manner:
         """Checked options; what is None is as the model's generation_config.json says.
 
         Raises:
@@ -131,6 +141,16 @@ class Whisper:
         if timestamps and self.no_timestamps is None:
             raise InputError(
                 "this model's generation_config.json has no no_timestamps_token_id: it writes no timestamps"
+            )
+        if words and not self.heads:
+            raise InputError(
+                "this model's generation_config.json has no alignment_heads, which tell when words were said: pass "
+                "return_timestamps=True for timestamps of segments"
+            )
+        if words and not {layer for layer, _ in self.heads} <= self.decoder.attends:
+            raise InputError(
+                "timestamps of words need the decoder's cross-attention, which its graph does not give: export the "
+                "model anew with wherry export, or pass return_timestamps=True for those of segments"
             )
         if not self.generation.get("is_multilingual", True) and {"language", "task"} & set(given):
             raise InputError("this model knows English alone: leave language and task out")
@@ -151,7 +171,8 @@ class Whisper:
             given["prompt_ids"] = tuple(int(token) for token in np.asarray(given["prompt_ids"]).reshape(-1))
         if "language" in given:
             self.language(given["language"])
-        return Manner(config, timestamps=timestamps, temperatures=tuple(map(float, temperatures)), **given)
+        temperatures = tuple(map(float, temperatures))
+        return Manner(config, timestamps=timestamps, words=words, temperatures=temperatures, **given)
 
     def stamped(self, manner: Manner) -> Manner:
         """The same with timestamps, which tell where the next window of a long sound begins."""
@@ -177,7 +198,8 @@ class Whisper:
     def whole(self, samples: Array) -> Reading:
         """Samples of up to 30 seconds."""
         features = self.features([samples])["input_features"][0]
-        return Reading(lambda seek: features[:, seek : seek + self.frames], self.frames)
+        heard = -(-len(samples) // self.features.hop)
+        return Reading(lambda seek: features[:, seek : seek + self.frames], self.frames, heard)
 
     def long(self, blocks: Callable[[], Iterator[Array]]) -> Reading:
         """A sound of any length, read twice: once for how loud it is."""
@@ -190,19 +212,23 @@ class Whisper:
                 yield block
 
         loudest = self.features.loudest(counted())
-        return Reading(self.features.windows(blocks(), loudest).at, count // self.features.hop)
+        frames = count // self.features.hop
+        return Reading(self.features.windows(blocks(), loudest).at, frames, frames)
 
-    def write(self, readings: Sequence[Reading], manner: Manner) -> Iterator[tuple[Reading, float, list[int]]]:
-        """Write sounds down, one window of each at a time: (which, the second where the window begins, new tokens)."""
+    def write(self, readings: Sequence[Reading], manner: Manner) -> Iterator[tuple[Reading, Piece]]:
+        """Write sounds down, one window of each at a time: which one, and what is new."""
         while active := [reading for reading in readings if not reading.done]:
             states = [self.encode(reading) for reading in active]
             prompts = [self.prompt(reading, given, manner) for reading, given in zip(active, states, strict=True)]
-            for reading, written in zip(active, self._tried(active, states, prompts, manner), strict=True):
+            every = self._tried(active, states, prompts, manner)
+            for reading, given, prompt, written in zip(active, states, prompts, every, strict=True):
                 begin, frames = reading.seek, min(self.frames, reading.frames - reading.seek)
                 segments, end = ([], frames) if written.silent else self._segments(written.tokens, frames)
+                tokens = [token for segment in segments for token in segment]
+                ends = self._ends(written, given, prompt, reading.heard - begin) if manner.words and tokens else ()
                 reading.segments += segments
                 reading.seek += end
-                yield reading, begin * STEP / 2, [token for segment in segments for token in segment]
+                yield reading, Piece(begin * STEP / 2, tokens, ends[: len(tokens)])
 
     def encode(self, reading: Reading) -> dict[str, Array]:
         """What the decoder is given of the window that comes next."""
@@ -315,6 +341,20 @@ class Whisper:
                 means.append(each.mean(request.choosers[0].ids))
         return [self._judged(*each, manner, config) for each in zip(rows, means, states, prompts, strict=True)]
 
+    def _ends(self, written: _Written, given: Mapping[str, Array], prompt: Sequence[int], frames: int) -> list[float]:
+        """When each token was said, in seconds of the window, of which so many frames are not padding.
+
+        As in transformers, the last token of a text that was cut short has the time of the one before.
+        """
+        read = written.tokens if written.ended else written.tokens[:-1]
+        if not read:
+            return [0.0] * len(written.tokens)
+        found = self.decoder.attention(np.array([[*prompt, *read]]), given, {layer for layer, _ in self.heads})
+        states = frames // 2 if frames > 1 else None
+        weights = [found[layer][0, head, len(prompt) :, :states] for layer, head in self.heads]
+        ends: list[float] = (first_frames(np.stack(weights).astype(np.float32), self.smoothing) * STEP).tolist()
+        return [*ends, ends[-1]]
+
     def processors(self, prompt: Sequence[int], config: GenerationConfig, manner: Manner) -> list[Processor]:
         """What Whisper has beside the processors of every model."""
         if not manner.timestamps:
@@ -343,9 +383,8 @@ class Whisper:
             logits = self._logits(given, prompt[: start + 1])
             chance = float(np.exp(logits[self.no_timestamps - 1] - logits.max()) / np.exp(logits - logits.max()).sum())
             silent = chance > manner.no_speech_threshold
-        if tokens and tokens[-1] in config.eos_token_ids:
-            tokens = tokens[:-1]
-        return _Written(tokens, doubtful and not silent, silent)
+        ended = bool(tokens) and tokens[-1] in config.eos_token_ids
+        return _Written(tokens[:-1] if ended else tokens, ended, doubtful and not silent, silent)
 
     def _segments(self, tokens: list[int], frames: int) -> tuple[list[list[int]], int]:
         """Tokens cut behind each pair of timestamps, and how many frames further the next window begins."""
