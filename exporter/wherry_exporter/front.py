@@ -68,7 +68,8 @@ class Front:
 
     def _images(self, rows: Sequence[Row]) -> dict[str, Array]:
         values = self._processor("AutoImageProcessor")([open_image(row) for row in rows], return_tensors="np")
-        return {name: np.asarray(value, np.float32) for name, value in values.items() if name == "pixel_values"}
+        kinds = {"pixel_values": np.float32, "pixel_mask": np.int64}
+        return {name: np.asarray(values[name], kind) for name, kind in kinds.items() if name in values}
 
     def _sounds(self, rows: Sequence[Row]) -> dict[str, Array]:
         try:

@@ -26,6 +26,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "token_type_ids": (BATCH, SEQUENCE),
     "bbox": (BATCH, SEQUENCE, "box"),
     "pixel_values": IMAGE_AXES,
+    "pixel_mask": (BATCH, *IMAGE_AXES[2:]),
     "input_values": (BATCH, "num_samples"),
     "input_features": (BATCH, "feature_size", "num_frames"),
     "spectrogram": FRAMES,
@@ -65,6 +66,8 @@ def input_names(model: Any) -> list[str]:
             names.insert(1, "attention_mask")
         if "token_type_ids" in parameters and types > 1:
             names.insert(2, "token_type_ids")
+    if "input_ids" not in names and "pixel_mask" in names:  # images alone are of one size, texts are padded anyway
+        names.remove("pixel_mask")
     return names
 
 
@@ -146,6 +149,10 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             wider = scale if scale == 1 else 1.5 * scale
             shape = (batch, _channels(config), _stretched(height, scale), _stretched(width, wider))
             values[name] = torch.rand(shape, generator=random) * 2 - 1
+        elif name == "pixel_mask":
+            values[name] = torch.ones(batch, *values["pixel_values"].shape[2:], dtype=torch.int64)
+            height, width = image_size(config)
+            values[name][1:, -height // 4 :] = values[name][1:, :, -width // 2 :] = 0
         else:
             values[name] = _sounds(model, axes_of(model, name), batch, scale, random)
     return values

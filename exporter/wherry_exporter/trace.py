@@ -25,6 +25,7 @@ from wherry_exporter.pair import (
     plain_encoder_and_decoder,
     stepwise_encoder_and_decoder,
 )
+from wherry_exporter.sampled import whole_images
 from wherry_exporter.sizes import ShortSizes
 from wherry_exporter.speech import text_to_frames
 from wherry_exporter.tasks import TASKS, shape_of
@@ -80,7 +81,7 @@ class _Model(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         if self.lowering:
             self.lowering.begin(inputs.get("attention_mask"))
-        with nullcontext() if set(inputs) <= set(TEXT) else ShortSizes():
+        with whole_images(self.model), nullcontext() if set(inputs) <= set(TEXT) else ShortSizes():
             outputs = tensors_of(self.model(**inputs))
         return tuple(outputs[name] for name in self.outputs)
 

@@ -232,6 +232,7 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
         "vision_config": VISION,
         "projection_dim": 32,
     },
+    "ViltForQuestionAnswering": {**TEXT, "image_size": 32, "patch_size": 8},
     "DPTForDepthEstimation": {
         **VISION,
         "num_hidden_layers": 4,

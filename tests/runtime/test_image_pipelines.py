@@ -19,6 +19,7 @@ from tiny_images import make
 from wherry import pipeline
 from wherry.bundle import Bundle, Variant
 from wherry.cli import main
+from wherry.errors import InputError
 from wherry.files import read_json
 from wherry.pipelines import TASKS
 from wherry.pipelines.image_segmentation import QUERIES
@@ -246,6 +247,31 @@ def test_image_to_text(exported, theirs, folders, images):
         expected = [[{"generated_text": text}] for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
         assert ours(images, max_new_tokens=12, **options) == expected
     assert "".join(ours.stream(images[0], max_new_tokens=12)) == ours(images, max_new_tokens=12)[0][0]["generated_text"]
+
+
+def test_answers_about_an_image_are_the_likeliest(exported, folders, images):
+    folder, ours = folders("vilt"), exported("vilt")
+    model = transformers.ViltForQuestionAnswering.from_pretrained(folder)
+    prepare = transformers.ViltImageProcessorPil.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    questions = ["What is it", "Where is the boat?"]
+    expected = []
+    for image, question in ((image, question) for image in images for question in questions):
+        with torch.no_grad():
+            logits = model(**tokenizer(question, return_tensors="pt"), **prepare(image, return_tensors="pt")).logits
+        best = logits.sigmoid()[0].topk(3)
+        answers = [model.config.id2label[number] for number in best.indices.tolist()]
+        expected.append(
+            [{"score": score, "answer": answer} for score, answer in zip(best.values.tolist(), answers, strict=True)]
+        )
+    assert len({found[0]["score"] for found in expected}) == 4
+    same(ours(images, questions, top_k=3), expected)
+    same(ours(image=images[1], question=questions, top_k=3, batch_size=2), expected[2:])
+    same(ours({"image": images[0], "question": questions[1]}, top_k=3), expected[1])
+    same(list(ours(iter(images), questions[0], top_k=3)), expected[::2])
+    for given, part in ((([images[0]],), "a question is needed"), ((images[0], " "), "question 0 is empty")):
+        with pytest.raises(InputError, match=part):
+            ours(*given)
 
 
 def test_a_batch_gives_what_its_images_give_alone(exported, images):
