@@ -280,6 +280,9 @@ def _carried(folder: Path, task: str, config: Any) -> dict[str, bytes]:
     if "modules.json" in names:
         names += [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/config.json"))]
     files = {name: (folder / name).read_bytes() for name in names}
+    older = folder / "chat_template.json"  # of processors, before transformers 4.52
+    if older.is_file() and isinstance(template := read_json(older).get("chat_template"), str):
+        files.setdefault("chat_template.jinja", template.encode())
     if "tokenizer.json" in files:
         return files
     vocabularies = [path for pattern in VOCABULARIES for path in folder.glob(pattern)]

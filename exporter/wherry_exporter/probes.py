@@ -323,9 +323,15 @@ def text_feed(model: Any, tokenizer: Tokenizer, texts: Sequence[str], names: Seq
 
 
 def token_row(tokenizer: Tokenizer, text: str, length: int) -> Array:
-    """Token ids of a text, cut to a length."""
+    """Token ids of a text, cut to a length.
+
+    A vocabulary that is not of words, such as of proteins, may have a token or two for all of it: any others follow.
+    """
     row: Array = tokenizer.encode(text, max_length=length).input_ids[0]
-    return row
+    lacking = min(length, 2 * STEPS) - len(row)
+    if lacking <= 0:
+        return row
+    return np.concatenate([row, np.random.default_rng(0).integers(tokenizer.vocab_size, size=lacking)])
 
 
 def position_limit(model: Any) -> int:

@@ -14,6 +14,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from transformers import ProcessorMixin
+from transformers.models.smolvlm import processing_smolvlm
 
 from wherry_exporter.data import Row
 from wherry_exporter.decoder import added_layers
@@ -169,10 +170,10 @@ class PromptFront(Front):
 
 @contextmanager
 def without_videos() -> Iterator[None]:
-    """Processors lack what reads videos, which takes torchvision and which no graph takes."""
+    """Processors lack what reads videos, which takes torchvision and num2words and which no graph takes."""
     every: Any = ProcessorMixin.get_attributes.__func__
     some = classmethod(lambda kind: [name for name in every(kind) if "video" not in name])
-    with patch.object(ProcessorMixin, "get_attributes", some):
+    with patch.object(ProcessorMixin, "get_attributes", some), patch.object(processing_smolvlm, "num2words", str):
         yield
 
 

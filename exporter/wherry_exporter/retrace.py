@@ -22,6 +22,9 @@ type_as unbind unsqueeze view where zeros zeros_like
 """
 """Operators that a second trace leaves as they are, or turns into what is easily had without it."""
 
+UNTRANSLATED = ("__and__.Scalar", "conv1d.padding", "conv2d.padding", "split.sizes", "view.dtype")
+"""Their overloads for which that does not hold."""
+
 
 def spare_second_trace(program: ExportedProgram) -> None:
     """Let a program be taken for decomposed if it consists of such operators alone."""
@@ -42,7 +45,9 @@ def _is_translated(node: Node) -> bool:
     if target == aten.dropout.default:
         return not node.args[2]
     namespace, _, name = str(getattr(target, "name", str)()).partition("::")
-    return namespace == "onnx_symbolic" or (namespace == "aten" and name.partition(".")[0] in TRANSLATED.split())
+    if namespace != "aten" or name in UNTRANSLATED:
+        return namespace == "onnx_symbolic"
+    return name.partition(".")[0] in TRANSLATED.split()
 
 
 def _simplify(node: Node) -> None:

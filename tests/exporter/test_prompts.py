@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from wherry.bundle import Bundle
 from wherry.cli import main
+from wherry.errors import InputError
+from wherry.pipelines import pipeline
 from wherry_exporter import export
 from wherry_exporter.data import read_rows
 from wherry_exporter.examine import Examiner, configuration
@@ -43,6 +46,16 @@ VISION = {
     "image_size": 32,
     "patch_size": 8,
 }
+MERGED = {
+    "depth": 2,
+    "hidden_size": 32,
+    "out_hidden_size": 64,
+    "num_heads": 4,
+    "intermediate_size": 48,
+    "patch_size": 8,
+    "temporal_patch_size": 2,
+    "spatial_merge_size": 2,
+}
 SPECIAL = ("<image>", "<video>", "<start>", "<fake_token_around_image>", "<global-img>")
 IDS = {"image_token_id": 150, "video_token_id": 151, "vision_start_token_id": 152}
 TEMPLATE = (
@@ -60,17 +73,24 @@ def words() -> Any:
     characters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,?!:"
     vocabulary = {letter: number + 6 for number, letter in enumerate(characters)} | {"[UNK]": 5}
     vocabulary |= {token: number + 150 for number, token in enumerate(SPECIAL)}
+    vocabulary |= {f"<{number}>": number for number in set(range(160)) - set(vocabulary.values())}
     rust = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     rust.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    rust.decoder = decoders.Fuse()
     rust.add_special_tokens(list(SPECIAL))
     return PreTrainedTokenizerFast(
         tokenizer_object=rust,
         unk_token="[UNK]",
         pad_token="[UNK]",
-        bos_token="!",
-        eos_token="?",
+        bos_token="<1>",
+        eos_token="<2>",
         image_token="<image>",
-        extra_special_tokens={"image_token": "<image>", "video_token": "<video>"},
+        extra_special_tokens={
+            "image_token": "<image>",
+            "video_token": "<video>",
+            "boi_token": "<start>",
+            "eoi_token": "<global-img>",
+        },
     )
 
 
@@ -88,8 +108,8 @@ def llava(tokenizer: Any) -> tuple[Any, Any]:
 def idefics3(tokenizer: Any) -> tuple[Any, Any]:
     tokenizer.chat_template = TEMPLATE
     config = transformers.Idefics3Config(text_config=LONG, vision_config=VISION, scale_factor=2, image_token_id=150)
-    edge = {"longest_edge": 32}
-    images = transformers.Idefics3ImageProcessorPil(size=edge, max_image_size=edge, do_image_splitting=False)
+    size, part = {"longest_edge": 64}, {"longest_edge": 32}
+    images = transformers.Idefics3ImageProcessorPil(size=size, max_image_size=part, do_image_splitting=True)
     processor = transformers.Idefics3Processor(images, tokenizer, image_seq_len=4)
     return transformers.Idefics3ForConditionalGeneration(config), processor
 
@@ -110,11 +130,15 @@ class Seen:
 
     Attributes:
         mark: what a row's text has for its image; nothing where a chat template or the processor puts it there.
+        place: what stands for an image.
+        rows: those of `ROWS` that the processor takes.
     """
 
     model: Any
     processor: Any
     mark: str
+    place: str
+    rows: list[dict[str, str]]
     folder: Path
     bundle: Bundle
 
@@ -141,37 +165,101 @@ def florence2(tokenizer: Any) -> tuple[Any, Any]:
     return transformers.Florence2ForConditionalGeneration(config), processor
 
 
-MAKERS = {"llava": llava, "idefics3": idefics3, "qwen2_vl": qwen2_vl, "florence2": florence2}
-SWEPT = [pytest.param("florence2", marks=pytest.mark.sweep)]
+def smolvlm(tokenizer: Any) -> tuple[Any, Any]:
+    tokenizer.chat_template = TEMPLATE
+    config = transformers.SmolVLMConfig(text_config=LONG, vision_config=VISION, scale_factor=2, image_token_id=150)
+    size, part = {"longest_edge": 64}, {"longest_edge": 32}
+    images = transformers.SmolVLMImageProcessorPil(size=size, max_image_size=part)
+    processor = transformers.SmolVLMProcessor(images, tokenizer, None, image_seq_len=4)
+    return transformers.SmolVLMForConditionalGeneration(config), processor
 
 
-@pytest.fixture(scope="module", params=["llava", "idefics3", "qwen2_vl", *SWEPT])
+def gemma3(tokenizer: Any) -> tuple[Any, Any]:
+    tokenizer.chat_template = TEMPLATE.replace("<image>", "<start>")
+    text = {**LONG, "model_type": "gemma3_text", "head_dim": 16, "tie_word_embeddings": False}
+    text |= {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 32}
+    ids = {"image_token_index": 150, "boi_token_index": 152, "eoi_token_index": 154}
+    config = transformers.Gemma3Config(text_config=text, vision_config=VISION, mm_tokens_per_image=4, **ids)
+    images = transformers.Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
+    processor = transformers.Gemma3Processor(images, tokenizer, image_seq_length=4)
+    return transformers.Gemma3ForConditionalGeneration(config), processor
+
+
+def paligemma(tokenizer: Any) -> tuple[Any, Any]:
+    text = {**LONG, "model_type": "gemma", "head_dim": 16, "tie_word_embeddings": False}
+    vision = {**VISION, "model_type": "siglip_vision_model", "projection_dim": 64}
+    config = transformers.PaliGemmaConfig(
+        text_config=text, vision_config=vision, projection_dim=64, image_token_index=150
+    )
+    images = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    images.image_seq_length = 16
+    return transformers.PaliGemmaForConditionalGeneration(config), transformers.PaliGemmaProcessor(images, tokenizer)
+
+
+def qwen2_5_vl(tokenizer: Any) -> tuple[Any, Any]:
+    vision = {**MERGED, "window_size": 32, "fullatt_block_indexes": [1]}
+    return in_3d(tokenizer, "Qwen2_5_VL", "qwen2_5_vl_text", vision)
+
+
+def qwen3_vl(tokenizer: Any) -> tuple[Any, Any]:
+    vision = {**MERGED, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
+    return in_3d(tokenizer, "Qwen3VL", "qwen3_vl_text", vision)
+
+
+def in_3d(tokenizer: Any, kind: str, words: str, vision: dict[str, Any]) -> tuple[Any, Any]:
+    tokenizer.chat_template = TEMPLATE
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    text = {**LONG, "model_type": words, "rope_parameters": rope, "tie_word_embeddings": False, "head_dim": 16}
+    config = getattr(transformers, f"{kind}Config")(text_config=text, vision_config=vision, **IDS)
+    images = transformers.Qwen2VLImageProcessorPil(patch_size=8, min_pixels=32 * 32, max_pixels=64 * 64)
+    processor = getattr(transformers, f"{kind}Processor")(images, tokenizer)
+    return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
+
+
+MAKERS = {
+    maker.__name__: maker
+    for maker in (llava, idefics3, qwen2_vl, florence2, smolvlm, gemma3, paligemma, qwen2_5_vl, qwen3_vl)
+}
+OFTEN = ("llava", "idefics3", "qwen2_vl")
+SWEPT = [pytest.param(name, marks=pytest.mark.sweep) for name in MAKERS if name not in OFTEN]
+
+
+@pytest.fixture(scope="module", params=[*OFTEN, *SWEPT])
 def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     folder = tmp_path_factory.mktemp(request.param)
-    torch.manual_seed(0)
+    torch.manual_seed(int(request.param == "florence2"))  # whose tokens are ties without
     with without_videos():
         model, processor = MAKERS[request.param](words())
+        processor.chat_template = processor.tokenizer.chat_template
         processor.save_pretrained(folder / "model")
+    if request.param == "idefics3":  # as its processor was published
+        template = folder / "model/chat_template.jinja"
+        (folder / "model/chat_template.json").write_text(json.dumps({"chat_template": template.read_text()}))
+        template.unlink()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.15)
     model.eval().save_pretrained(folder / "model")
+    if request.param == "smolvlm":  # which its chats ask for numbers, images or not
+        processor.video_processor = SimpleNamespace(num_frames=1, fps=1)
     random = np.random.default_rng(0)
     for name, size in (("wide", (24, 48, 3)), ("high", (48, 30, 3))):
         Image.fromarray(random.integers(0, 255, size, dtype=np.uint8)).save(folder / f"{name}.png")
     mark = "<image>" if request.param == "llava" else ""
-    rows = [row | {"text": (mark if "image" in row else "") + row["text"]} for row in ROWS]
+    place = "<start>" if request.param == "gemma3" else "<image>"
+    rows = ROWS[:2] if request.param == "paligemma" else ROWS
+    told = [row | {"text": (mark if "image" in row else "") + row["text"]} for row in rows]
     data = folder / "data.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data.write_text("".join(json.dumps(row) + "\n" for row in told))
     small = "int8" if request.param == "florence2" else "int4"
     bundle = export(folder / "model", folder / "bundle", precision=["fp32", small], verify_data=data, calibration=data)
-    return Seen(model, processor, mark, folder, bundle)
+    return Seen(model, processor, mark, place, rows, folder, bundle)
 
 
 def losses(seen: Seen, row: dict[str, str]) -> list[float]:
     """How unlikely the original finds each token of the row's label."""
     images = [Image.open(seen.folder / row["image"]).convert("RGB")] if "image" in row else None
     template = seen.processor.tokenizer.chat_template
-    text = ("<image>" if images and (template or seen.mark) else "") + row["text"]
+    text = (seen.place if images and (template or seen.mark) else "") + row["text"]
     given = seen.processor(text=[f"user:{text}" if template else text], images=images, return_tensors="pt")
     answer = seen.processor.tokenizer(row["label"], return_tensors="pt").input_ids
     if seen.model.config.is_encoder_decoder:
@@ -180,8 +268,11 @@ def losses(seen: Seen, row: dict[str, str]) -> list[float]:
         return torch.nn.functional.cross_entropy(logits[0], answer[0], reduction="none").tolist()
     given["input_ids"] = torch.cat([given["input_ids"], answer], 1)
     given["attention_mask"] = torch.ones_like(given["input_ids"])
+    given.pop("labels", None)
     if "mm_token_type_ids" in given:
         given["mm_token_type_ids"] = torch.cat([given["mm_token_type_ids"], torch.zeros_like(answer)], 1)
+    if seen.model.config.model_type == "paligemma":  # whose answers do not see what follows
+        given["token_type_ids"] = torch.cat([given["token_type_ids"], torch.ones_like(answer)], 1)
     with torch.no_grad():
         logits = seen.model(**given).logits[0, -answer.shape[1] - 1 : -1]
     return torch.nn.functional.cross_entropy(logits, answer[0], reduction="none").tolist()
@@ -189,10 +280,10 @@ def losses(seen: Seen, row: dict[str, str]) -> list[float]:
 
 def test_perplexity_of_labels_is_that_of_transformers(seen):
     found = json.loads((seen.bundle.folder / "wherry.json").read_text(encoding="utf-8"))["variants"]
-    each = [losses(seen, row) for row in ROWS]
+    each = [losses(seen, row) for row in seen.rows]
     for precision, variant in found.items():
         data = variant["data"]
-        assert (data["rows"], data["group_gap_of"]) == (3, "perplexity")
+        assert (data["rows"], data["group_gap_of"]) == (len(seen.rows), "perplexity")
         for figures, rows in (
             (data["figures"], each),
             (data["groups"]["wide"], each[:1]),
@@ -207,7 +298,7 @@ def test_perplexity_of_labels_is_that_of_transformers(seen):
 
 
 def test_images_that_do_not_fit_are_refused_in_one_line(seen, tmp_path, capsys):
-    text = "What is this?" if seen.mark else "What is <image>this, and what is <image>this?"
+    text = "What is this?" if seen.mark else f"What is {seen.place}this, and what is {seen.place}this?"
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps({"image": str(seen.folder / "wide.png"), "text": text}))
     words = ["export", str(seen.folder / "model"), "-o", str(tmp_path / "out"), "--verify-data", str(data)]
@@ -221,7 +312,7 @@ def test_images_that_do_not_fit_are_refused_in_one_line(seen, tmp_path, capsys):
 
 def test_rows_without_labels_are_answered_as_by_transformers(seen):
     rows = read_rows(seen.folder / "data.jsonl")[:2]
-    front = PromptFront(seen.folder / "model", seen.model, 2)
+    front = PromptFront(seen.bundle.folder, seen.model, 2)
     unlabelled = [replace(row, label=None) for row in rows]
     task, original = "image-text-to-text", TorchRunner(seen.model)
     examiner = Examiner(unlabelled, front, original, task, "vision-language", configuration({}, 2, None))
@@ -233,3 +324,80 @@ def test_rows_without_labels_are_answered_as_by_transformers(seen):
     prompt = {name: torch.from_numpy(value) for name, value in front.prompt(rows[0]).inputs.items()}
     expected = seen.model.generate(**prompt, max_new_tokens=13, do_sample=False, eos_token_id=None)[:, -13:-1]
     assert examiner.work(runner)().tolist() == expected.tolist()
+
+
+@pytest.fixture(scope="module")
+def theirs(seen):
+    """transformers' pipeline."""
+    if seen.model.config.is_encoder_decoder:
+        pytest.skip("the pipeline runs no encoder that reads words and images")
+    with without_videos():
+        return transformers.pipeline(
+            "image-text-to-text",
+            model=str(seen.folder / "model"),
+            processor=seen.processor,
+            tokenizer=seen.processor.tokenizer,
+            device="cpu",
+        )
+
+
+def asked(seen, *names):
+    """A prompt as both pipelines take it: (images, text) or a chat."""
+    paths = [str(seen.folder / f"{name}.png") for name in names]
+    if seen.processor.tokenizer.chat_template is None:
+        return {"images": paths, "text": "<image>" * len(paths) + "What is this?"}
+    parts = [part for path in paths for part in ({"type": "image", "url": path}, {"type": "text", "text": "this?"})]
+    return {"text": [{"role": "user", "content": parts}]}
+
+
+@pytest.mark.parametrize("names", [["wide"], ["high"], ["wide", "high"]], ids="-".join)
+def test_the_pipeline_answers_as_transformers_does(seen, theirs, names):
+    pipe = pipeline(model=seen.bundle.folder, device="cpu")
+    prompt = asked(seen, *names)
+    expected = theirs(**prompt, max_new_tokens=12, generate_kwargs={"do_sample": False})
+    assert pipe(**prompt, max_new_tokens=12, do_sample=False) == expected
+    whole = theirs(**prompt, max_new_tokens=12, return_full_text=False, generate_kwargs={"do_sample": False})
+    assert pipe(**prompt, max_new_tokens=12, do_sample=False, return_full_text=False) == whole
+    assert "".join(pipe.stream(**prompt, max_new_tokens=12, do_sample=False)) == whole[0]["generated_text"]
+
+
+def test_an_image_is_asked_about_from_the_command_line(seen, theirs, capsys):
+    image = str(seen.folder / "wide.png")
+    parts = [{"type": "image", "url": image}, {"type": "text", "text": "What is this?"}]
+    chat = seen.processor.tokenizer.chat_template is not None
+    prompt = (
+        {"text": [{"role": "user", "content": parts}]} if chat else {"images": image, "text": "<image>What is this?"}
+    )
+    greedy = {"generate_kwargs": {"do_sample": False}, "return_full_text": False, "max_new_tokens": 8}
+    expected = theirs(**prompt, **greedy)[0]["generated_text"]
+    words = ["run", str(seen.bundle.folder), image, "--precision", "fp32", "--max-new-tokens", "8"]
+    assert main([*words, "--question", "What is this?"]) == 0
+    assert capsys.readouterr().out == f"{image}\n  {expected}\n"
+    assert main([*words, "--question", "What is this?", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["generated_text"] == expected
+    assert main([*words, "--question", "What is this?", "--stream"]) == 0
+    assert capsys.readouterr().out == f"{expected}\n"
+    assert main(words) == 2
+    assert (
+        capsys.readouterr().err
+        == "wherry: image-text-to-text needs --question, such as --question 'What is a wherry?'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("wide.png", "no place"), "0 places for 1 images"),
+        (("none.png", "{place}?"), "none.png"),
+        (([["wide.png"]], ["a", "b"]), "2 texts and images for 1"),
+        ((5,), "a prompt must be a str or a chat, not int"),
+        (([{"role": "user", "content": [{"type": "image"}]}],), "a part of type image needs one of"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_refused(seen, theirs, given, told):
+    pipe = pipeline(model=seen.bundle.folder, device="cpu")
+    filled = [str(seen.folder / each) if str(each).endswith(".png") else each for each in given]
+    if isinstance(filled[-1], str):
+        filled[-1] = filled[-1].replace("{place}", pipe.prompts.place)
+    with pytest.raises(InputError, match=told):
+        pipe(*filled)

@@ -167,6 +167,7 @@ READERS: Mapping[str, Callable[[str, Any], str]] = {
     "zero-shot-image-classification": _scores,
     "zero-shot-object-detection": _boxes,
     "image-to-text": _captions,
+    "image-text-to-text": _captions,
     "automatic-speech-recognition": _transcript,
     "audio-classification": _scores,
     "text-to-audio": _speech,

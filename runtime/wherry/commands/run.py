@@ -37,6 +37,7 @@ OPTIONS = {
 """A pipeline's argument to the option for it, and an example of one."""
 
 SPEECH = "text-to-audio"
+SEEN = "image-text-to-text"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_generation_arguments(parser)
     group = parser.add_argument_group("texts that are asked for something")
     group.add_argument("--labels", metavar="A,B", help="what to look for, in images too, for zero-shot tasks")
-    group.add_argument("--question", metavar="TEXT", help="what a text shall answer, for question-answering")
+    group.add_argument("--question", metavar="TEXT", help="what a text or an image shall answer")
     group.add_argument("--query", metavar="TEXT", help="what texts are ordered for, for text-ranking")
     group = parser.add_argument_group("images")
     group.add_argument("--threshold", type=float, metavar="S", help="tell what scores more than S")
@@ -75,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'examples:\n  wherry run gpt2-bundle "The river" --max-new-tokens 40 --stream\n'
         "  wherry run minilm-bundle --json < sentences.txt > vectors.jsonl\n"
         "  wherry run detr-bundle street.jpg --output found.png\n"
+        '  wherry run smolvlm-bundle street.jpg --question "What is this?" --stream\n'
         "  wherry run whisper-bundle speech.wav --timestamps segment"
     )
 
@@ -110,7 +112,9 @@ def _fitting(pipe: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, all of which the pipeline takes."""
     if arguments.stream and not hasattr(pipe, "stream"):
         raise InputError(f"--stream is for text-generation and other tasks that write, not for {pipe.task}")
-    taken = inspect.signature(pipe.stream if arguments.stream else pipe.__call__).parameters
+    taken = dict(inspect.signature(pipe.stream if arguments.stream else pipe.__call__).parameters)
+    if pipe.task == SEEN:
+        taken |= inspect.signature(pipe.asking).parameters
     generates = "options" in taken
     options = generation_options(arguments)
     for name, (option, example) in OPTIONS.items():
@@ -126,7 +130,7 @@ def _fitting(pipe: Any, arguments: argparse.Namespace) -> dict[str, Any]:
             option = name.removesuffix("_strings").replace("_", "-")
             raise InputError(f"--{option} is for text-generation and other tasks that write, not for {pipe.task}")
     if arguments.no_truncation:
-        if pipe.task == "text-generation" or "truncation" not in taken:
+        if pipe.task in ("text-generation", SEEN) or "truncation" not in taken:
             raise InputError(f"--no-truncation is for tasks that cut what is too long: {pipe.task} never does")
         options["truncation"] = False
     return options
@@ -151,16 +155,21 @@ def _results(pipe: Any, inputs: list[str], options: Mapping[str, Any]) -> Iterab
     if pipe.task == "text-ranking":
         return [(inputs[found["corpus_id"]], found) for found in pipe(documents=inputs, **options)]
     given: Any = tuple(inputs) if TASKS[pipe.task].takes == "text" else iter(inputs)
-    if pipe.task == "question-answering":
-        question = options["question"]
+    if "question" in options:
+        options = dict(options)
+        question = options.pop("question")
+        if pipe.task == SEEN:
+            return ((each, pipe(pipe.asking(each, question), return_full_text=False, **options)) for each in inputs)
         given = tuple({"question": question, "context": text} for text in inputs)
-        options = {name: value for name, value in options.items() if name != "question"}
     return zip(inputs, pipe(given, **options), strict=True)
 
 
-def _stream(pipe: Any, given: str, options: Mapping[str, Any]) -> None:
+def _stream(pipe: Any, given: Any, options: Mapping[str, Any]) -> None:
     if pipe.task == "text-generation":
         sys.stdout.write(given)
+    if pipe.task == SEEN:
+        options = dict(options)
+        given = pipe.asking(given, options.pop("question"))
     for piece in pipe.stream(given, **options):
         sys.stdout.write(piece)
         sys.stdout.flush()

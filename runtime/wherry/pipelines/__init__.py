@@ -145,6 +145,13 @@ TASKS: Mapping[str, Task] = {
         call='pipe("boat.jpg", "What is on the water?")',
     ),
     "image-to-text": Task("image_to_text", ("image-to-text",), "what an image shows or says, in words", takes="image"),
+    "image-text-to-text": Task(
+        "image_text_to_text",
+        ("image-text-to-text",),
+        "text about images, and chat with them",
+        takes="image",
+        call='pipe("boat.jpg", "<image> What is this?")',
+    ),
     "automatic-speech-recognition": Task(
         "automatic_speech_recognition", ("automatic-speech-recognition",), "the text of speech", takes="sound"
     ),

@@ -7,7 +7,7 @@ from wherry.bundle import Bundle
 from wherry.files import read_json
 from wherry.generation import Decoder, Engine, GenerationConfig, Request, search
 from wherry.session import Session
-from wherry_tokenization import Tokenizer, TokenStream
+from wherry_tokenization import Tokenizer
 
 DECODERS = (("decoder_model_merged",), ("decoder_with_past_model", "decoder_model"))
 """A decoder's graphs: one for every step, or one for later steps and another for the first."""
@@ -42,7 +42,7 @@ def pieces(tokenizer: Tokenizer, engine: Engine, config: GenerationConfig) -> It
     texts: dict[tuple[Request, int], _Text] = {}
     for event in engine.run():
         key = (event.request, event.index)
-        text = texts.setdefault(key, _Text(tokenizer.stream(), config.stop_strings))
+        text = texts.setdefault(key, _Text(tokenizer, config.stop_strings))
         if event.token is not None and event.token not in ends and (piece := text.add(event.token)):
             yield *key, piece
         if event.finish and (piece := text.finish()):
@@ -54,7 +54,7 @@ def pieces(tokenizer: Tokenizer, engine: Engine, config: GenerationConfig) -> It
 def whole(tokenizer: Tokenizer, tokens: Sequence[int], config: GenerationConfig) -> str:
     """The text of tokens, up to a stop string."""
     ends = set(config.eos_token_ids)
-    text = _Text(tokenizer.stream(), config.stop_strings)
+    text = _Text(tokenizer, config.stop_strings)
     return "".join([*(text.add(token) for token in tokens if token not in ends), text.finish()])
 
 
@@ -83,11 +83,14 @@ def written(
 class _Text:
     """New text of one row: held back while it may be the beginning of a stop text."""
 
-    def __init__(self, stream: TokenStream, stops: tuple[str, ...]) -> None:
-        self.stream, self.stops, self.held, self.stopped = stream, stops, "", False
+    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...]) -> None:
+        self.tokenizer, self.stops, self.held, self.stopped = tokenizer, stops, "", False
+        self.stream = tokenizer.stream()
 
     def add(self, token: int) -> str:
-        return "" if self.stopped else self._release(self.stream.step(token))
+        if self.stopped or self.tokenizer.id_to_token(token) is None:  # models have more logits than there are tokens
+            return ""
+        return self._release(self.stream.step(token))
 
     def finish(self) -> str:
         return "" if self.stopped else self._release(self.stream.finish(), last=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from wherry.errors import InputError
 from wherry.generation import Assistant, Engine, GenerationConfig, PrefixCache, search
+from wherry.generation.batch import Given
 from wherry.generation.grammar import FORMS, Grammar, Vocabulary
 from wherry.pipelines.base import TextPipeline
 from wherry.pipelines.generated import decoder_roles, defaults, open_decoder, pieces, whole
@@ -65,14 +66,9 @@ class TextGenerationPipeline(TextPipeline):
             ChatTemplateError: a chat for a model that has no chat template.
         """
         prompts, single = _prompts(inputs)
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, not {batch_size}")
-        grammar = self._grammar(options)
-        config = self._config(options)
-        rows = [self._encode(prompt, config, truncation) for prompt in prompts]
-        continued = self._continued(rows, config, grammar, batch_size, self._assistant(assistant_model))
+        continued = self.continued(prompts, batch_size, assistant_model, truncation=truncation, **options)
         results = [
-            [_result(_joined(prompt, text) if return_full_text else text, logprobs) for text, logprobs in found]
+            [_result(joined(prompt, text) if return_full_text else text, logprobs) for text, logprobs in found]
             for prompt, found in zip(prompts, continued, strict=True)
         ]
         return results[0] if single else results
@@ -93,14 +89,20 @@ class TextGenerationPipeline(TextPipeline):
         prompts, single = _prompts(inputs)
         if not single:
             raise InputError("a stream is of one prompt or chat, not of a list of them")
+        return self.streamed(prompts[0], assistant_model, truncation=truncation, **options)
+
+    def streamed(
+        self, prompt: Any, assistant_model: "TextGenerationPipeline | None", *, truncation: bool, **options: Any
+    ) -> Iterator[str]:
+        """The pieces of what follows one prompt."""
         grammar = self._grammar(options)
         config = self._config(options)
         if config.num_beams > 1 or config.num_return_sequences > 1:
             raise InputError("a stream is of one text: leave num_beams and num_return_sequences out")
-        row = self._encode(prompts[0], config, truncation)
-        prefixes = None if isinstance(inputs, str) else self._turns
+        row, given = self.encode(prompt, config, truncation=truncation)
+        prefixes = self._turns if is_chat(prompt) else None
         engine = Engine(self.decoder, max_rows=1, prefixes=prefixes, assistant=self._assistant(assistant_model))
-        engine.submit(row, config, grammar=grammar)
+        engine.submit(row, config, given, grammar=grammar)
         return (piece for _, _, piece in pieces(self.tokenizer, engine, config))
 
     def _config(self, options: Mapping[str, Any]) -> GenerationConfig:
@@ -131,24 +133,34 @@ class TextGenerationPipeline(TextPipeline):
             raise InputError(f"{pipe.bundle.folder} has other tokens than {self.bundle.folder}: it cannot assist")
         return Assistant(pipe.decoder, pipe.context)
 
-    def _continued(
+    def continued(
         self,
-        rows: Sequence[list[int]],
-        config: GenerationConfig,
-        grammar: Grammar | None,
+        prompts: Sequence[Any],
         batch_size: int,
-        assistant: Assistant | None,
+        assistant_model: "TextGenerationPipeline | None",
+        *,
+        truncation: bool,
+        **options: Any,
     ) -> list[list[tuple[str, Any]]]:
         """For each prompt its texts, each with the log-probabilities of its tokens where they are asked for."""
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        grammar = self._grammar(options)
+        config = self._config(options)
+        assistant = self._assistant(assistant_model)
+        rows = [self.encode(prompt, config, truncation=truncation) for prompt in prompts]
         if config.num_beams > 1:
             if grammar is not None:
                 raise InputError("beam search keeps to no form: leave num_beams out")
             return [
-                [(whole(self.tokenizer, found.tokens, config), None) for found in search(self.decoder, row, config)]
-                for row in rows
+                [
+                    (whole(self.tokenizer, each.tokens, config), None)
+                    for each in search(self.decoder, row, config, given)
+                ]
+                for row, given in rows
             ]
         engine = Engine(self.decoder, max_rows=max(batch_size, config.num_return_sequences), assistant=assistant)
-        requests = [engine.submit(row, config, grammar=grammar) for row in rows]
+        requests = [engine.submit(row, config, given, grammar=grammar) for row, given in rows]
         texts = {request: [""] * config.num_return_sequences for request in requests}
         for request, index, piece in pieces(self.tokenizer, engine, config):
             texts[request][index] += piece
@@ -160,15 +172,20 @@ class TextGenerationPipeline(TextPipeline):
             for request in requests
         ]
 
-    def _encode(self, prompt: str | Chat, config: GenerationConfig, truncation: bool) -> list[int]:
-        if isinstance(prompt, str):
-            text, special = prompt, True
-        else:
-            goes_on = prompt[-1].get("role") == "assistant"
-            text = self.tokenizer.apply_chat_template(
-                prompt, add_generation_prompt=not goes_on, continue_final_message=goes_on
-            )
-            special = False
+    def encode(self, prompt: Any, config: GenerationConfig, *, truncation: bool) -> tuple[list[int], Given]:
+        """The tokens of a prompt, and what else the decoder is given of it."""
+        text = prompt if isinstance(prompt, str) else self.written(prompt)
+        return self.tokens(text, config, special=isinstance(prompt, str), truncation=truncation), {}
+
+    def written(self, chat: Chat) -> str:
+        """A chat as the model's template writes it."""
+        goes_on = chat[-1].get("role") == "assistant"
+        return self.tokenizer.apply_chat_template(
+            chat, add_generation_prompt=not goes_on, continue_final_message=goes_on
+        )
+
+    def tokens(self, text: str, config: GenerationConfig, *, special: bool, truncation: bool) -> list[int]:
+        """The tokens of a prompt's text, which leave room for one more."""
         if not text:
             raise InputError("the prompt is empty: give at least one character")
         encoding = self.tokenizer.encode(text, add_special_tokens=special, truncation=False, max_length=2**62)
@@ -186,7 +203,7 @@ class TextGenerationPipeline(TextPipeline):
         return row
 
     def _context(self) -> int | None:
-        config = self.bundle.config
+        config = {**(self.bundle.config.get("text_config") or {}), **self.bundle.config}
         for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"):
             if config.get(name):
                 return int(config[name])
@@ -194,17 +211,18 @@ class TextGenerationPipeline(TextPipeline):
 
 
 def _prompts(inputs: Any) -> tuple[list[str | Chat], bool]:
-    if isinstance(inputs, str) or _is_chat(inputs):
+    if isinstance(inputs, str) or is_chat(inputs):
         return [inputs], True
     if not isinstance(inputs, list | tuple):
         raise InputError(f"a prompt must be a str, a chat or a list of either, not {type(inputs).__name__}")
     for index, item in enumerate(inputs):
-        if not isinstance(item, str) and not _is_chat(item):
+        if not isinstance(item, str) and not is_chat(item):
             raise InputError(f"prompt {index} is a {type(item).__name__}, not a str or a chat")
     return list(inputs), False
 
 
-def _is_chat(value: Any) -> bool:
+def is_chat(value: Any) -> bool:
+    """Whether it is a conversation: a list of messages."""
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, Mapping) for item in value)
 
 
@@ -212,12 +230,17 @@ def _result(text: Any, logprobs: Any) -> dict[str, Any]:
     return {"generated_text": text} if logprobs is None else {"generated_text": text, "logprobs": logprobs}
 
 
-def _joined(prompt: str | Chat, text: str) -> Any:
+def joined(prompt: str | Chat, text: str) -> Any:
+    """A prompt and what follows it."""
     if isinstance(prompt, str):
         return prompt + text
-    if prompt[-1].get("role") == "assistant":
-        return [*prompt[:-1], {**prompt[-1], "content": prompt[-1]["content"] + text}]
-    return [*prompt, {"role": "assistant", "content": text}]
+    if prompt[-1].get("role") != "assistant":
+        return [*prompt, {"role": "assistant", "content": text}]
+    content = prompt[-1]["content"]
+    if isinstance(content, str):
+        return [*prompt[:-1], {**prompt[-1], "content": content + text}]
+    *before, last = content
+    return [*prompt[:-1], {**prompt[-1], "content": [*before, {**last, "text": last["text"] + text}]}]
 
 
 PIPELINE = TextGenerationPipeline

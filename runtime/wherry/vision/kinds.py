@@ -36,6 +36,13 @@ DETECTION: Settings = {
     "do_pad": True,
 }
 
+IDEFICS: Settings = {
+    "resample": 1,
+    "size": {"longest_edge": 4 * 364},
+    "max_image_size": {"longest_edge": 364},
+    "do_image_splitting": True,
+}
+
 
 def _own(settings: Settings) -> Rule:
     return sizes.rule_of(settings["size"])
@@ -82,6 +89,12 @@ def _vilt(settings: Settings) -> Rule:
     return sizes.capped(settings["size"]["shortest_edge"], settings["size_divisor"])
 
 
+def _qwen(settings: Settings) -> Rule:
+    least = settings.get("min_pixels") or settings["size"]["shortest_edge"]
+    most = settings.get("max_pixels") or settings["size"]["longest_edge"]
+    return sizes.between(least, most, settings["patch_size"] * settings["merge_size"])
+
+
 @dataclass(frozen=True)
 class Kind:
     """One processor.
@@ -120,6 +133,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "Gemma3": Kind({**SQUARE, "resample": 2}),
     "GLPN": Kind({"resample": 2, "size_divisor": 32, "do_normalize": None}, _glpn),
+    "Idefics3": Kind(IDEFICS),
     "Levit": Kind({**IMAGENET, **BY_SHORTEST, "do_center_crop": True}, _levit),
     "Mask2Former": Kind({**DETECTION, "size_divisor": 32}, _segments),
     "MaskFormer": Kind({**DETECTION, "size_divisor": 32}, _segments),
@@ -139,11 +153,23 @@ KINDS: Mapping[str, Kind] = {
     ),
     "PoolFormer": Kind({**IMAGENET, **BY_SHORTEST, "crop_pct": 0.9, "do_center_crop": True}, _poolformer),
     "Pvt": Kind({**IMAGENET, **SQUARE}),
+    "Qwen2VL": Kind(
+        {
+            **CLIP,
+            "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
+            "default_to_square": False,
+            "patch_size": 14,
+            "temporal_patch_size": 2,
+            "merge_size": 2,
+        },
+        _qwen,
+    ),
     "RTDetr": Kind(
         {**DETECTION, "size": {"height": 640, "width": 640}, "do_normalize": False, "do_pad": False},
     ),
     "Segformer": Kind({**IMAGENET, "resample": 2, "size": {"height": 512, "width": 512}}),
     "Siglip": Kind({**SQUARE, "default_to_square": False}),
+    "SmolVLM": Kind(IDEFICS),
     "TextNet": Kind(
         {
             **IMAGENET,

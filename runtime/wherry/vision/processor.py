@@ -3,10 +3,10 @@
 Knows nothing of graphs and tasks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from wherry.vision.read import MAX_PIXELS
 from wherry.vision.sizes import Rule, Size
 
 Array = np.ndarray[Any, Any]
+Followed = TypeVar("Followed")
 
 SETTINGS = "preprocessor_config.json"
 LEVELS = np.arange(256, dtype=np.uint8)
@@ -69,18 +70,7 @@ class ImageProcessor:
         Raises:
             BundleError: there are none, or none that can be followed.
         """
-        path, found = folder / SETTINGS, {}
-        if path.exists():
-            found = read_json(path)
-        elif (folder / "processor_config.json").exists():
-            path = folder / "processor_config.json"
-            found = read_json(path).get("image_processor") or {}
-        if not found:
-            raise BundleError(f"{folder} has no {SETTINGS}, which tells how images are prepared: copy the model's")
-        try:
-            return cls.of(found)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BundleError(f"{path} cannot be followed: {error}") from error
+        return followed(folder, cls.of)
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "ImageProcessor":
@@ -89,12 +79,7 @@ class ImageProcessor:
         Raises:
             KeyError, TypeError, ValueError, AttributeError: they make no sense.
         """
-        kind = _kind(settings)
-        told = {
-            **COMMON,
-            **KINDS[kind].defaults,
-            **{name: value for name, value in settings.items() if value is not None},
-        }
+        kind, told = complete(settings)
         if told["resample"] not in range(6):
             raise ValueError(f"resample is {told['resample']!r}, not a number from 0 to 5")
         for name in ("size", "crop_size", "pad_size"):
@@ -151,6 +136,33 @@ class ImageProcessor:
                 f"{name} becomes {width}x{height}, larger than the {self.pad[1]}x{self.pad[0]} of pad_size"
             )
         return np.pad(pixels, ((0, 0), (0, below), (0, right))), np.pad(mask, ((0, below), (0, right)))
+
+
+def followed(folder: Path, follow: Callable[[Mapping[str, Any]], Followed]) -> Followed:
+    """What is made of a model folder's settings.
+
+    Raises:
+        BundleError: there are none, or none that can be followed.
+    """
+    path, found = folder / SETTINGS, {}
+    if path.exists():
+        found = read_json(path)
+    elif (folder / "processor_config.json").exists():
+        path = folder / "processor_config.json"
+        found = read_json(path).get("image_processor") or {}
+    if not found:
+        raise BundleError(f"{folder} has no {SETTINGS}, which tells how images are prepared: copy the model's")
+    try:
+        return follow(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{path} cannot be followed: {error}") from error
+
+
+def complete(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Which processor settings are of, and all that hold, told or not."""
+    kind = _kind(settings)
+    told = {name: value for name, value in settings.items() if value is not None}
+    return kind, {**COMMON, **KINDS[kind].defaults, **told}
 
 
 def _kind(settings: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ A rule takes and gives (height, width). It rounds as transformers does, to the p
 """
 
 from collections.abc import Callable, Mapping
+from math import ceil, floor, sqrt
 
 Size = tuple[int, int]
 Rule = Callable[[int, int], Size]
@@ -22,6 +23,8 @@ def rule_of(size: Mapping[str, int]) -> Rule:
         return shortest(size["shortest_edge"])
     if names == {"shortest_edge", "longest_edge"}:
         return within(size["shortest_edge"], size["longest_edge"])
+    if names == {"longest_edge"}:
+        return longest(size["longest_edge"])
     if names == {"max_height", "max_width"}:
         return inside(size["max_height"], size["max_width"])
     raise ValueError(f"size has {', '.join(map(repr, size)) or 'no entries'}")
@@ -124,3 +127,55 @@ def enlarged(size: Mapping[str, int], share: float) -> Rule:
     if size["height"] == size["width"]:
         return shortest(int(size["height"] / share))
     return exact(int(size["height"] / share), int(size["width"] / share))
+
+
+def longest(edge: int) -> Rule:
+    """Idefics's: the longer edge becomes `edge`, the other keeps the ratio, made even; none passes 4096."""
+
+    def rule(height: int, width: int) -> Size:
+        ratio = width / height
+        if width >= height:
+            width, height = edge, int(edge / ratio)
+            height += height % 2
+        else:
+            width, height = int(edge * ratio), edge
+            width += width % 2
+        height, width = max(height, 1), max(width, 1)
+        ratio = width / height
+        if width >= height and width > 4096:
+            width, height = 4096, int(4096 / ratio)
+        elif height > 4096:
+            width, height = int(4096 * ratio), 4096
+        return max(height, 1), max(width, 1)
+
+    return rule
+
+
+def tiled(edge: int) -> Rule:
+    """Idefics's: both edges up to a multiple of `edge`, the longer one first."""
+
+    def rule(height: int, width: int) -> Size:
+        ratio = width / height
+        if width >= height:
+            width = -(-width // edge) * edge
+            return -(-int(width / ratio) // edge) * edge, width
+        height = -(-height // edge) * edge
+        return height, -(-int(height * ratio) // edge) * edge
+
+    return rule
+
+
+def between(least: int, most: int, multiple: int) -> Rule:
+    """Qwen's: each edge to the nearest multiple, or such that there are `least` to `most` pixels."""
+
+    def rule(height: int, width: int) -> Size:
+        tall, wide = round(height / multiple) * multiple, round(width / multiple) * multiple
+        if tall * wide > most:
+            scale = sqrt(height * width / most)
+            tall, wide = (max(multiple, floor(edge / scale / multiple) * multiple) for edge in (height, width))
+        elif tall * wide < least:
+            scale = sqrt(least / (height * width))
+            tall, wide = (ceil(edge * scale / multiple) * multiple for edge in (height, width))
+        return tall, wide
+
+    return rule

@@ -1,0 +1,114 @@
+"""What stands for an image in the prompt of a model that sees images among its words; one row an architecture.
+
+As transformers' processors write it. Knows nothing of graphs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wherry.errors import BundleError, InputError
+from wherry.vision.views import View
+from wherry_tokenization import Tokenizer
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The tokens of a model that tell of images.
+
+    Attributes:
+        image: what stands for one feature.
+        begin: what begins an image, where there is such a token.
+        end: what ends it.
+    """
+
+    image: str
+    begin: str = ""
+    end: str = ""
+
+
+Writer = Callable[[View, int, Marks], str]
+"""(image, features of one part of it, tokens) to the text that stands for it."""
+
+
+def _bare(_view: View, features: int, marks: Marks) -> str:
+    return marks.image * features
+
+
+def _gemma(_view: View, features: int, marks: Marks) -> str:
+    return f"\n\n{marks.begin}{marks.image * features}{marks.end}\n\n"
+
+
+def _idefics(view: View, features: int, marks: Marks) -> str:
+    around, seen = "<fake_token_around_image>", marks.image * features
+    rows = [
+        "".join(f"{around}<row_{row + 1}_col_{column + 1}>{seen}" for column in range(view.columns)) + "\n"
+        for row in range(view.rows)
+    ]
+    return "".join(rows) + "\n" * bool(rows) + f"{around}<global-img>{seen}{around}"
+
+
+WRITERS: Mapping[str, Writer] = {
+    "gemma3": _gemma,
+    "idefics3": _idefics,
+    "llava": _bare,
+    "paligemma": _bare,
+    "qwen2_5_vl": _bare,
+    "qwen2_vl": _bare,
+    "qwen3_vl": _bare,
+    "smolvlm": _idefics,
+}
+
+
+class ImagePrompts:
+    """Writes prompts of one model.
+
+    Attributes:
+        token: the id of what stands for a feature.
+        place: what stands for an image in a text that is given.
+        special: whether the tokenizer adds its special tokens.
+    """
+
+    def __init__(self, kind: str, config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+        """Find the model's tokens.
+
+        Args:
+            kind: its `model_type`.
+            config: config.json's.
+            tokenizer: the model's.
+
+        Raises:
+            BundleError: an architecture whose prompts are not known, or a configuration without its tokens.
+        """
+        if kind not in WRITERS:
+            raise BundleError(f"how {kind} takes images among words is not known: known are {', '.join(WRITERS)}")
+        self._write, self._bos = WRITERS[kind], tokenizer.special_tokens.get("bos_token", "")
+        self.token = int(config.get("image_token_id") or config.get("image_token_index") or -1)
+        found = [self.token, *(int(config.get(f"{name}_token_index") or -1) for name in ("boi", "eoi"))]
+        texts = [tokenizer.id_to_token(token) if token >= 0 else None for token in found]
+        if texts[0] is None:
+            raise BundleError(f"config.json's image_token_id is {self.token}, which the tokenizer does not have")
+        self._marks = Marks(texts[0], texts[1] or "", texts[2] or "")
+        self.place = self._marks.begin if self._write is _gemma else self._marks.image
+        self.special = kind != "paligemma"
+
+    def __call__(self, text: str, views: Sequence[View], features: Sequence[int]) -> str:
+        """A prompt with the tokens of its images written out.
+
+        Args:
+            text: with `place` for each image.
+            views: the images.
+            features: of one part of each.
+
+        Raises:
+            InputError: not as many images as places.
+        """
+        between = text.split(self.place)
+        if len(between) != len(views) + 1:
+            raise InputError(
+                f"the prompt has {len(between) - 1} places for {len(views)} images: write {self.place} for each of them"
+            )
+        told = [self._write(view, count, self._marks) for view, count in zip(views, features, strict=True)]
+        if not self.special:
+            between[-1] = f"{self._bos}{between[-1]}\n"
+        return "".join(part for pair in zip(between, [*told, ""], strict=True) for part in pair)

@@ -1,0 +1,153 @@
+"""An image among words: what a graph for images takes of it, whole, in parts or as patches.
+
+Knows nothing of graphs and tasks. The rules are those of transformers' Idefics3 and Qwen2-VL image processors.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wherry.errors import InputError
+from wherry.vision import sizes
+from wherry.vision.processor import Array, ImageProcessor, complete, followed
+
+SLENDER = 200
+"""How often the longer edge may hold the shorter one, where an image comes as patches."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One image as a graph takes it.
+
+    Attributes:
+        pixels: float32 of shape (parts, 3, height, width), the whole image last, or (patches, values) of one.
+        rows: of parts beside the whole; 0 where there are none.
+        columns: likewise.
+        grid: int64 (1, 3), patches in time, height and width, where it comes as patches.
+    """
+
+    pixels: Array
+    rows: int = 0
+    columns: int = 0
+    grid: Array | None = None
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Makes views of images.
+
+    Attributes:
+        processor: of a whole image, or of a part.
+        edge: of a part; None where the image is whole alone.
+        parts: whether there are parts where an image is larger than one.
+        first: what an image that is cut into parts is resized to before.
+        patch: (edge, how often it is repeated in time, patches an edge of a feature), where it comes as patches.
+    """
+
+    processor: ImageProcessor
+    edge: int | None = None
+    parts: bool = False
+    first: sizes.Rule | None = None
+    patch: tuple[int, int, int] | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> "Viewer":
+        """Read a model folder's settings.
+
+        Raises:
+            BundleError: there are none, or none that can be followed.
+        """
+        return followed(folder, cls.of)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Viewer":
+        """Follow the settings of a file.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: they make no sense.
+        """
+        kind, told = complete(settings)
+        if told.get("do_pan_and_scan"):
+            raise ValueError("do_pan_and_scan is not followed: set it to false")
+        processor = ImageProcessor.of(settings)
+        if kind in ("Idefics3", "SmolVLM"):
+            edge = int(told["max_image_size"]["longest_edge"])
+            if edge < 1:
+                raise ValueError(f"max_image_size is {edge} pixels")
+            return cls(replace(processor, rule=None), edge, bool(told["do_image_splitting"]), processor.rule)
+        if kind == "Qwen2VL":
+            return cls(
+                processor,
+                patch=(int(told["patch_size"]), int(told["temporal_patch_size"]), int(told["merge_size"])),
+            )
+        return cls(processor)
+
+    def __call__(self, image: Any, *, name: str = "image") -> View:
+        """Prepare one image, a PIL.Image.Image of mode RGB.
+
+        Raises:
+            InputError: it becomes nothing, too large, or is too slender.
+        """
+        if self.edge is not None:
+            return self._cut(image, self.edge, name)
+        if self.patch is not None and max(image.size) > SLENDER * min(image.size):
+            raise InputError(f"{name} is {image.width}x{image.height}, more slender than 1:{SLENDER}: cut it first")
+        pixels = self.processor(image, name=name).pixels
+        return View(pixels[None]) if self.patch is None else packed(pixels, *self.patch)
+
+    def _cut(self, image: Any, edge: int, name: str) -> View:
+        def resized(given: Any, size: sizes.Size) -> Any:
+            return given.resize(size[::-1], resample=self.processor.resample)
+
+        if self.first is not None:
+            image = resized(image, self.first(image.height, image.width))
+        rows = columns = 0
+        found = []
+        if self.parts:
+            image = resized(image, sizes.tiled(edge)(image.height, image.width))
+            if max(image.size) > edge:
+                rows, columns = image.height // edge, image.width // edge
+                corners = [(column * edge, row * edge) for row in range(rows) for column in range(columns)]
+                found = [image.crop((left, top, left + edge, top + edge)) for left, top in corners]
+        if image.size != (edge, edge):
+            image = resized(image, (edge, edge))
+        every = [self.processor(part, name=name).pixels for part in (*found, image)]
+        return View(np.stack(every), rows, columns)
+
+
+def packed(pixels: Array, edge: int, times: int, merge: int) -> View:
+    """An image (3, height, width) as patches, those together that become one feature."""
+    channels, *size = pixels.shape
+    high, wide = (length // edge for length in size)
+    patches = pixels.reshape(channels, high // merge, merge, edge, wide // merge, merge, edge)
+    patches = patches.transpose(1, 4, 2, 5, 0, 3, 6).reshape(high * wide, channels, 1, edge, edge)
+    repeated = np.broadcast_to(patches, (high * wide, channels, times, edge, edge))
+    return View(repeated.reshape(high * wide, -1), grid=np.array([[1, high, wide]]))
+
+
+def positions(image: Array, grids: Sequence[Array], merge: int) -> Array:
+    """Where tokens stand in time, height and width, as Qwen2-VL counts (arXiv:2409.12191, section 2.1).
+
+    Args:
+        image: bool (length,), which tokens stand for features of images.
+        grids: of each image, (1, 3).
+        merge: patches an edge of a feature.
+
+    Returns:
+        int64 (3, 1, length).
+    """
+    found, at, start = [], 0, 0
+    for grid in grids:
+        words = int(image[at:].argmax())
+        found.append(np.tile(start + np.arange(words), (3, 1)))
+        start += words
+        _, high, wide = (grid[0] // (1, merge, merge)).tolist()
+        places = np.indices((1, high, wide)).reshape(3, -1)
+        found.append(start + places)
+        start += max(high, wide)
+        at += words + high * wide
+    found.append(np.tile(start + np.arange(len(image) - at), (3, 1)))
+    return np.concatenate(found, 1)[:, None]
