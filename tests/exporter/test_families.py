@@ -744,6 +744,13 @@ def test_a_model_fed_with_images_first_is_refused_in_one_line(folder):
         trace_verified(checkpoint("Blip2ForConditionalGeneration", settings), folder)
 
 
+def test_a_model_that_leaves_out_parts_of_images_by_chance_is_refused_in_one_line(folder):
+    settings = {**TEXT, "image_size": 32, "patch_size": 8, "max_image_length": 9}
+    with pytest.raises(ExportError, match="it draws 9 patches of a larger image by chance") as caught:
+        trace_verified(checkpoint("ViltForQuestionAnswering", settings), folder)
+    assert "\n" not in str(caught.value)
+
+
 def test_speech(folder):
     model, traced = crossed("SpeechT5ForTextToSpeech", SPEECHT5, folder)
     kinds = [node.op_type for node in traced.graphs["decoder_model_merged"].graph]

@@ -308,7 +308,9 @@ def wherry(capsys, exported):
     """`wherry run` on a tiny model's bundle."""
 
     def run(name, *words):
-        code = main(["run", str(exported(name).bundle.folder), "--device", "cpu", *map(str, words)])
+        folder = exported(name).bundle.folder
+        capsys.readouterr()  # what an export says
+        code = main(["run", str(folder), "--device", "cpu", *map(str, words)])
         return code, *capsys.readouterr()
 
     return run
@@ -361,10 +363,19 @@ def test_labels_at_the_command_line(wherry, photo):
     assert sorted(line.split()[0] for line in out.splitlines()) == sorted([str(photo), "cat", "house"] * 2)
 
 
+def test_answers_at_the_command_line(wherry, exported, photo):
+    expected = exported("vilt")(photo, "What is it")
+    code, out, _ = wherry("vilt", photo, "--question", "What is it")
+    assert (code, out.splitlines()[:2]) == (0, [str(photo), f"  {expected[0]['answer']}  {expected[0]['score']:.4f}"])
+    code, out, _ = wherry("vilt", photo, "--question", "What is it", "--json")
+    same(json.loads(out), expected)
+
+
 @pytest.mark.parametrize(
     ("name", "words", "part"),
     [
         ("clip", ["photo"], "needs --labels"),
+        ("vilt", ["photo"], "needs --question"),
         ("detr", ["photo", "--labels", "cat"], "--labels is not for"),
         ("detr", ["photo", "--threshold", "7"], "threshold must be from 0 to 1"),
         ("detr", ["photo", "--max-new-tokens", "7"], "--max-new-tokens is for text-generation"),
