@@ -39,6 +39,7 @@ class Lowering:
 
     Attributes:
         attention_mask: (batch, total_sequence) int64; 1 for a token, 0 for padding.
+        patch_mask: (batch, patches) int64, the same of an image's patches where some are padding.
         past: per layer, key and value of shape (batch, kv_heads, past_sequence, head_size); empty for encoders.
         present: per layer, what the traced attention returned as the new key and value.
         seqlens_k: (batch,) int32, number of valid tokens per row minus one.
@@ -48,6 +49,7 @@ class Lowering:
     """
 
     attention_mask: Tensor | None = None
+    patch_mask: Tensor | None = None
     past: Sequence[tuple[Tensor, Tensor]] = ()
     present: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     seqlens_k: Tensor | None = None
@@ -56,9 +58,15 @@ class Lowering:
     interleaved: bool = False
     calls: int = 0
 
-    def begin(self, attention_mask: Tensor | None, past: Sequence[tuple[Tensor, Tensor]] = ()) -> None:
+    def begin(
+        self,
+        attention_mask: Tensor | None,
+        past: Sequence[tuple[Tensor, Tensor]] = (),
+        patch_mask: Tensor | None = None,
+    ) -> None:
         """Start one traced forward."""
-        self.attention_mask, self.past, self.present, self.calls = attention_mask, past, [], 0
+        self.attention_mask, self.patch_mask = attention_mask, patch_mask
+        self.past, self.present, self.calls = past, [], 0
         if past:
             assert attention_mask is not None
             self.seqlens_k = (attention_mask.sum(1) - 1).to(torch.int32)
@@ -109,9 +117,8 @@ class Lowering:
                 raise NotLowered("an encoder with windowed, capped or grouped attention")
             if options.get("is_causal", getattr(module, "is_causal", False)):
                 attributes["unidirectional"] = 1
-            mask = self.attention_mask
-            if mask is not None and not (mask.shape[1] == length and mask.shape[0] == batch):
-                mask = None  # it is of the text, and these are an image's patches
+            masks = (self.attention_mask, self.patch_mask)  # of the text, and of images, which may have none
+            mask = next((each for each in masks if each is not None and each.shape == (batch, length)), None)
             output = symbolic(
                 "com.microsoft::MultiHeadAttention",
                 [*inputs, None, mask.to(torch.int32)] if mask is not None else inputs,
