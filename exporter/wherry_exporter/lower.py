@@ -11,6 +11,7 @@ Operators: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -169,6 +170,9 @@ def lowered(model: PreTrainedModel, *, decoder: bool, rotary: bool = True) -> It
             if isinstance(module, PreTrainedModel):
                 attention = module.config._attn_implementation
                 stack.callback(setattr, module.config, "_attn_implementation_internal", attention)
+            elif any(isinstance(inner, nn.MultiheadAttention) for inner in module.children()):
+                if hasattr(module, "config"):  # torch's own attention goes on taking the masks that this asks for
+                    stack.enter_context(patch.object(module, "config", copy(module.config)))
         model.set_attn_implementation(NAME)
         for module in model.modules():
             if isinstance(module, Conv1D):

@@ -232,6 +232,10 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
         "vision_config": VISION,
         "projection_dim": 32,
     },
+    "Siglip2Model": {  # images as patches, some of them padding
+        "text_config": {**TEXT, "projection_size": 32},
+        "vision_config": {**{name: VISION[name] for name in VISION if name != "image_size"}, "num_patches": 16},
+    },
     "ViltForQuestionAnswering": {**TEXT, "image_size": 32, "patch_size": 8},
     "DPTForDepthEstimation": {
         **VISION,
@@ -260,6 +264,9 @@ ONE_SIZE = {
     "ASTForAudioClassification": {"input_values": {"num_frames": 64}},
 }
 """What only takes inputs of its own size; all others take any."""
+
+APART = ("OwlViTForObjectDetection", "Siglip2Model")
+"""What takes more texts than images."""
 
 TOWERS: dict[str, tuple[list[str], list[str]]] = {
     "CLIPModel": (["text_embeds"], ["image_embeds"]),
@@ -450,6 +457,7 @@ VISION_LANGUAGE: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
 
 
 SWEPT = {
+    "Siglip2Model",
     "ProphetNetForConditionalGeneration",
     "DeformableDetrForObjectDetection",
     "LevitForImageClassificationWithTeacher",
@@ -494,7 +502,7 @@ def test_in_one_go(name, folder):
     _, traced = crossed(name, IN_ONE_GO[name], folder)
     shapes = {value.name: value.shape for value in traced.graphs["model"].graph.inputs}
     assert all(str(shape[0]) in ("batch_size", "text_batch_size") for shape in shapes.values())
-    assert (str(next(iter(shapes.values()))[0]) == "text_batch_size") == (name == "OwlViTForObjectDetection")
+    assert (str(next(iter(shapes.values()))[0]) == "text_batch_size") == (name in APART)
     assert fixed_sizes(traced.graphs.values()) == ONE_SIZE.get(name, {})
     draws = [node for node in traced.graphs["model"].graph if node.op_type == "RandomNormalLike"]
     assert bool(draws) == (name == "VitsModel")  # it is measured without noise, and goes on making it
