@@ -170,9 +170,9 @@ def lowered(model: PreTrainedModel, *, decoder: bool, rotary: bool = True) -> It
             if isinstance(module, PreTrainedModel):
                 attention = module.config._attn_implementation
                 stack.callback(setattr, module.config, "_attn_implementation_internal", attention)
-            elif any(isinstance(inner, nn.MultiheadAttention) for inner in module.children()):
-                if hasattr(module, "config"):  # torch's own attention goes on taking the masks that this asks for
-                    stack.enter_context(patch.object(module, "config", copy(module.config)))
+            elif hasattr(module, "config") and nn.MultiheadAttention in map(type, module.children()):
+                # torch's own attention goes on taking the masks that this asks for
+                stack.enter_context(patch.object(module, "config", copy(module.config)))
         model.set_attn_implementation(NAME)
         for module in model.modules():
             if isinstance(module, Conv1D):

@@ -57,7 +57,7 @@ def _embed(module: Any, pixels: Tensor, mask: Tensor, max_image_length: int) -> 
 
 
 def _positions(table: Tensor, spatial_shapes: Tensor, max_length: int) -> Tensor:
-    """SigLIP 2's: of shape (batch, max_length, size), for a table (side, side, size) and a height and width an image."""
+    """SigLIP 2's, (batch, max_length, size), of a table (side, side, size) for a height and width an image."""
     side, (height, width) = table.shape[0], spatial_shapes[:, :, None].unbind(1)
     places = torch.arange(max_length)
     places = torch.where(places < height * width, places, 0)

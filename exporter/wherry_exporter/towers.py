@@ -57,6 +57,9 @@ def parts_of(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
     parts = {"model": checkpoint}
     if checkpoint.task == "zero-shot-image-classification":
         patches = "spatial_shapes" in parameters_of(model)
-        towers: dict[str, Any] = {"text_model": _TextTower(model), "vision_model": (_PatchTower if patches else _ImageTower)(model)}
+        towers: dict[str, Any] = {
+            "text_model": _TextTower(model),
+            "vision_model": (_PatchTower if patches else _ImageTower)(model),
+        }
         parts |= {role: replace(checkpoint, model=tower) for role, tower in towers.items()}
     return parts

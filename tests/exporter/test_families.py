@@ -401,6 +401,16 @@ VISION_LANGUAGE: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
             "projection_dim": 64,
         },
     ),
+    "Blip2ForConditionalGeneration": (  # images in every forward pass
+        PIXELS,
+        [],
+        {
+            "text_config": {**TEXT, "model_type": "opt", "ffn_dim": 48, "word_embed_proj_dim": 32},
+            "vision_config": VISION,
+            "qformer_config": {**TEXT, "encoder_hidden_size": 32},
+            "num_query_tokens": 4,
+        },
+    ),
     "Mistral3ForConditionalGeneration": (  # one image at a time, of any size
         PIXELS,
         [],
@@ -457,6 +467,7 @@ VISION_LANGUAGE: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
 
 
 SWEPT = {
+    "Blip2ForConditionalGeneration",
     "Siglip2Model",
     "ProphetNetForConditionalGeneration",
     "DeformableDetrForObjectDetection",
@@ -744,7 +755,7 @@ def test_a_model_fed_with_images_first_is_refused_in_one_line(folder):
     settings = {
         "vision_config": VISION,
         "qformer_config": {**TEXT, "encoder_hidden_size": 32},
-        "text_config": {**TEXT, "model_type": "opt", "ffn_dim": 48, "word_embed_proj_dim": 32},
+        "text_config": {**T5, "model_type": "t5"},
         "num_query_tokens": 4,
         "image_token_index": IMAGE_TOKEN,
     }
@@ -756,6 +767,16 @@ def test_a_model_that_leaves_out_parts_of_images_by_chance_is_refused_in_one_lin
     settings = {**TEXT, "image_size": 32, "patch_size": 8, "max_image_length": 9}
     with pytest.raises(ExportError, match="it draws 9 patches of a larger image by chance") as caught:
         trace_verified(checkpoint("ViltForQuestionAnswering", settings), folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_takes_what_is_not_known_is_refused_in_one_line(folder):
+    sound = {"depths": [1], "num_attention_heads": [2], "hidden_size": 16, "patch_embeds_hidden_size": 16}
+    settings = {"text_config": TEXT, "audio_config": {**sound, "spec_size": 32, "num_mel_bins": 16, "window_size": 4}}
+    with pytest.raises(
+        ExportError, match="it does not run on input_ids, attention_mask, input_features alone"
+    ) as caught:
+        trace_verified(checkpoint("ClapModel", settings), folder)
     assert "\n" not in str(caught.value)
 
 
