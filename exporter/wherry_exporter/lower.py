@@ -19,7 +19,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.onnx.ops import symbolic, symbolic_multi_out
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
@@ -167,12 +167,12 @@ def lowered(model: PreTrainedModel, *, decoder: bool, rotary: bool = True) -> It
     with ExitStack() as stack:
         ALL_ATTENTION_FUNCTIONS.register(NAME, state.attention)
         for module in model.modules():  # which may each have another one
-            if isinstance(module, PreTrainedModel):
-                attention = module.config._attn_implementation
-                stack.callback(setattr, module.config, "_attn_implementation_internal", attention)
-            elif hasattr(module, "config") and nn.MultiheadAttention in map(type, module.children()):
-                # torch's own attention goes on taking the masks that this asks for
-                stack.enter_context(patch.object(module, "config", copy(module.config)))
+            config = getattr(module, "config", None)
+            if isinstance(config, PreTrainedConfig):
+                stack.callback(setattr, config, "_attn_implementation_internal", config._attn_implementation)
+                if any(isinstance(inner, nn.MultiheadAttention) for inner in module.children()):
+                    # torch's own attention goes on taking the masks that this asks for
+                    stack.enter_context(patch.object(module, "config", copy(config)))
         model.set_attn_implementation(NAME)
         for module in model.modules():
             if isinstance(module, Conv1D):
