@@ -240,6 +240,12 @@ TINY: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         "ViT",
         SMALL,
     ),
+    "vilt": (
+        "ViltForQuestionAnswering",
+        {**TEXT, **FIVE, "image_size": 32, "patch_size": 8},
+        "Vilt",
+        {"size": {"shortest_edge": 64}},
+    ),
     "blip": (
         "BlipForConditionalGeneration",
         {"text_config": {**TEXT, "encoder_hidden_size": 32, "sep_token_id": 3}, "vision_config": VISION},
@@ -247,7 +253,7 @@ TINY: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         SMALL,
     ),
 }
-READS = ("clip", "siglip", "owlvit", "trocr", "blip")
+READS = ("clip", "siglip", "owlvit", "trocr", "blip", "vilt")
 
 
 def make(name: str, folder: Path) -> Path:

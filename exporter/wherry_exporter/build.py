@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wherry_exporter.convert import FAILURES, Traced
 from wherry_exporter.errors import ExportError
+from wherry_exporter.fed import words_alone
 from wherry_exporter.fuse import fuse
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import NotLowered
@@ -24,6 +25,7 @@ def trace_verified(checkpoint: Checkpoint, folder: Path) -> tuple[Traced, Verifi
     Raises:
         ExportError: none does; the message gathers each way's reason.
     """
+    words_alone(checkpoint.model)
     reasons: dict[str, list[str]] = {}
     for name, way in ways(checkpoint).items():
         try:

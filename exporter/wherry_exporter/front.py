@@ -68,7 +68,11 @@ class Front:
 
     def _images(self, rows: Sequence[Row]) -> dict[str, Array]:
         values = self._processor("AutoImageProcessor")([open_image(row) for row in rows], return_tensors="np")
-        return {name: np.asarray(value, np.float32) for name, value in values.items() if name == "pixel_values"}
+        return {
+            name: np.asarray(values[name], np.float32 if name == "pixel_values" else np.int64)
+            for name in self.names
+            if name in values
+        }
 
     def _sounds(self, rows: Sequence[Row]) -> dict[str, Array]:
         try:

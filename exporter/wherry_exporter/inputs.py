@@ -18,6 +18,8 @@ BATCH, SEQUENCE, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_l
 IMAGE_AXES = (BATCH, "num_channels", "height", "width")
 FRAMES = (BATCH, "num_frames", "feature_size")
 """The axes of sounds' features where frames come first."""
+PATCHES = (BATCH, "num_patches", "patch_size")
+"""The axes of images where each comes as patches, as many as its own size has, filled up to the most of a batch."""
 
 TEXT = ("input_ids", "attention_mask", "token_type_ids")
 AXES: Mapping[str, tuple[str, ...]] = {
@@ -26,6 +28,9 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "token_type_ids": (BATCH, SEQUENCE),
     "bbox": (BATCH, SEQUENCE, "box"),
     "pixel_values": IMAGE_AXES,
+    "pixel_mask": (BATCH, *IMAGE_AXES[2:]),
+    "pixel_attention_mask": (BATCH, "num_patches"),
+    "spatial_shapes": (BATCH, "height_width"),
     "input_values": (BATCH, "num_samples"),
     "input_features": (BATCH, "feature_size", "num_frames"),
     "spectrogram": FRAMES,
@@ -35,7 +40,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
 BINS = ("num_mel_bins", "feature_size", "input_feat_per_channel", "feature_projection_input_dim", "model_in_dim")
 """What configurations call the size of a frame's features."""
 
-FIXED = ("num_channels", "feature_size", "box")
+FIXED = ("num_channels", "feature_size", "box", "patch_size", "height_width")
 """Axes that are part of the architecture."""
 
 
@@ -65,6 +70,10 @@ def input_names(model: Any) -> list[str]:
             names.insert(1, "attention_mask")
         if "token_type_ids" in parameters and types > 1:
             names.insert(2, "token_type_ids")
+    if "input_ids" not in names and "pixel_mask" in names:  # images alone are of one size, texts are padded anyway
+        names.remove("pixel_mask")
+    if "pixel_attention_mask" in names and "spatial_shapes" not in names:  # of several images a row
+        names.remove("pixel_attention_mask")
     return names
 
 
@@ -75,6 +84,8 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
     """The names of an input's axes; those of sounds and of their features are the ones that the model runs on."""
     if name in TEXT and apart(model):
         return ("text_batch_size", SEQUENCE)
+    if name == "pixel_values" and "spatial_shapes" in parameters_of(model):
+        return PATCHES
     if name not in ("input_values", "input_features"):
         return AXES[name]
     if model not in _SOUNDS:
@@ -125,8 +136,8 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
     real = torch.randint(2, length + 1, (rows, 1), generator=random)
     real[0] = length
     mask = (torch.arange(length) < real).to(torch.int64)
-    values: dict[str, Tensor] = {}
-    for name in names:
+    values = _patches(config, batch, scale, random) if "spatial_shapes" in names else {}
+    for name in [name for name in names if name not in values]:
         if name == "input_ids":
             vocabulary = int(getattr(text, "vocab_size", 0) or 100)
             ids = torch.randint(min(5, vocabulary - 1), vocabulary, (rows, length), generator=random)
@@ -146,9 +157,26 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             wider = scale if scale == 1 else 1.5 * scale
             shape = (batch, _channels(config), _stretched(height, scale), _stretched(width, wider))
             values[name] = torch.rand(shape, generator=random) * 2 - 1
+        elif name == "pixel_mask":
+            values[name] = torch.ones(batch, *values["pixel_values"].shape[2:], dtype=torch.int64)
+            height, width = image_size(config)
+            values[name][1:, -height // 4 :] = values[name][1:, :, -width // 2 :] = 0
         else:
             values[name] = _sounds(model, axes_of(model, name), batch, scale, random)
-    return values
+    return {name: values[name] for name in names}
+
+
+def _patches(config: Any, batch: int, scale: float, random: torch.Generator) -> dict[str, Tensor]:
+    """Images of unlike sizes as patches, near as many as there are positions; the first has the most."""
+    side = max(2, round(scale * int(setting(config, "num_patches")) ** 0.5))
+    row = torch.arange(batch)
+    shapes = torch.stack([side - row % 2, side + 1 - row % 3], 1)
+    count, size = side * (side + 1), _channels(config) * int(setting(config, "patch_size")) ** 2
+    return {
+        "pixel_values": torch.rand((batch, count, size), generator=random) * 2 - 1,
+        "pixel_attention_mask": (torch.arange(count) < shapes.prod(1, keepdim=True)).to(torch.int64),
+        "spatial_shapes": shapes,
+    }
 
 
 def free_axes(

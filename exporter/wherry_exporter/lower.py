@@ -11,6 +11,7 @@ Operators: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -18,7 +19,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.onnx.ops import symbolic, symbolic_multi_out
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
@@ -39,6 +40,7 @@ class Lowering:
 
     Attributes:
         attention_mask: (batch, total_sequence) int64; 1 for a token, 0 for padding.
+        patch_mask: (batch, patches) int64, the same of an image's patches where some are padding.
         past: per layer, key and value of shape (batch, kv_heads, past_sequence, head_size); empty for encoders.
         present: per layer, what the traced attention returned as the new key and value.
         seqlens_k: (batch,) int32, number of valid tokens per row minus one.
@@ -48,6 +50,7 @@ class Lowering:
     """
 
     attention_mask: Tensor | None = None
+    patch_mask: Tensor | None = None
     past: Sequence[tuple[Tensor, Tensor]] = ()
     present: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     seqlens_k: Tensor | None = None
@@ -56,9 +59,15 @@ class Lowering:
     interleaved: bool = False
     calls: int = 0
 
-    def begin(self, attention_mask: Tensor | None, past: Sequence[tuple[Tensor, Tensor]] = ()) -> None:
+    def begin(
+        self,
+        attention_mask: Tensor | None,
+        past: Sequence[tuple[Tensor, Tensor]] = (),
+        patch_mask: Tensor | None = None,
+    ) -> None:
         """Start one traced forward."""
-        self.attention_mask, self.past, self.present, self.calls = attention_mask, past, [], 0
+        self.attention_mask, self.patch_mask = attention_mask, patch_mask
+        self.past, self.present, self.calls = past, [], 0
         if past:
             assert attention_mask is not None
             self.seqlens_k = (attention_mask.sum(1) - 1).to(torch.int32)
@@ -109,9 +118,8 @@ class Lowering:
                 raise NotLowered("an encoder with windowed, capped or grouped attention")
             if options.get("is_causal", getattr(module, "is_causal", False)):
                 attributes["unidirectional"] = 1
-            mask = self.attention_mask
-            if mask is not None and not (mask.shape[1] == length and mask.shape[0] == batch):
-                mask = None  # it is of the text, and these are an image's patches
+            masks = (self.attention_mask, self.patch_mask)  # of the text, and of images, which may have none
+            mask = next((each for each in masks if each is not None and each.shape == (batch, length)), None)
             output = symbolic(
                 "com.microsoft::MultiHeadAttention",
                 [*inputs, None, mask.to(torch.int32)] if mask is not None else inputs,
@@ -159,9 +167,12 @@ def lowered(model: PreTrainedModel, *, decoder: bool, rotary: bool = True) -> It
     with ExitStack() as stack:
         ALL_ATTENTION_FUNCTIONS.register(NAME, state.attention)
         for module in model.modules():  # which may each have another one
-            if isinstance(module, PreTrainedModel):
-                attention = module.config._attn_implementation
-                stack.callback(setattr, module.config, "_attn_implementation_internal", attention)
+            config = getattr(module, "config", None)
+            if isinstance(config, PreTrainedConfig):
+                stack.callback(setattr, config, "_attn_implementation_internal", config._attn_implementation)
+                if any(isinstance(inner, nn.MultiheadAttention) for inner in module.children()):
+                    # torch's own attention goes on taking the masks that this asks for
+                    stack.enter_context(patch.object(module, "config", copy(config)))
         model.set_attn_implementation(NAME)
         for module in model.modules():
             if isinstance(module, Conv1D):

@@ -3,6 +3,7 @@
 The table grows by a row per task. Nothing here loads weights.
 """
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,11 +144,23 @@ def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-deco
         return "speech"
     if not TASKS[task].generates:
         return "model"
-    if TASKS[task].auto == "image-text-to-text" and model.main_input_name == "input_ids":
+    if TASKS[task].auto == "image-text-to-text" and (model.main_input_name == "input_ids" or fed_first(model)):
         return "vision-language"
-    if model.config.is_encoder_decoder or is_captioner(model):
+    if is_captioner(model) or (model.config.is_encoder_decoder and not hasattr(model, "get_image_features")):
         return "encoder-decoder"
     return "decoder" if model.main_input_name == "input_ids" else "model"
+
+
+def fed_first(model: Any) -> bool:
+    """Whether a decoder among whose words images stand takes them in every forward pass, such as BLIP-2.
+
+    What makes other features of an image for other words, such as InstructBLIP, is not meant.
+    """
+    if model.main_input_name != "pixel_values" or model.config.is_encoder_decoder:
+        return False
+    features = getattr(model, "get_image_features", None)
+    takes = inspect.signature(features).parameters if features else ("input_ids",)
+    return hasattr(model, "language_model") and not any(name.endswith("input_ids") for name in takes)
 
 
 def is_captioner(model: Any) -> bool:

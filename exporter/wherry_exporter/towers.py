@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from wherry_exporter.inputs import parameters_of
 from wherry_exporter.load import Checkpoint
 
 
@@ -34,6 +35,18 @@ class _ImageTower(nn.Module):
         return {self.name: output.pooler_output, "last_hidden_state": output.last_hidden_state}
 
 
+class _PatchTower(_ImageTower):
+    """Of images that come as patches."""
+
+    def forward(  # type: ignore[override]
+        self, pixel_values: Tensor, pixel_attention_mask: Tensor, spatial_shapes: Tensor
+    ) -> dict[str, Tensor]:
+        output = self.model.get_image_features(
+            pixel_values=pixel_values, pixel_attention_mask=pixel_attention_mask, spatial_shapes=spatial_shapes
+        )
+        return {self.name: output.pooler_output, "last_hidden_state": output.last_hidden_state}
+
+
 def parts_of(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
     """Role to what a graph is made of: the whole model, and its towers where it has a text's and an image's.
 
@@ -43,6 +56,10 @@ def parts_of(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
     model: Any = checkpoint.model
     parts = {"model": checkpoint}
     if checkpoint.task == "zero-shot-image-classification":
-        towers: dict[str, Any] = {"text_model": _TextTower(model), "vision_model": _ImageTower(model)}
+        patches = "spatial_shapes" in parameters_of(model)
+        towers: dict[str, Any] = {
+            "text_model": _TextTower(model),
+            "vision_model": (_PatchTower if patches else _ImageTower)(model),
+        }
         parts |= {role: replace(checkpoint, model=tower) for role, tower in towers.items()}
     return parts

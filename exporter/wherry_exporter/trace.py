@@ -27,6 +27,7 @@ from wherry_exporter.pair import (
 )
 from wherry_exporter.sizes import ShortSizes
 from wherry_exporter.speech import text_to_frames
+from wherry_exporter.stretched import stretched
 from wherry_exporter.tasks import TASKS, shape_of
 from wherry_exporter.towers import parts_of
 from wherry_exporter.vision_language import VISION_LANGUAGE
@@ -79,8 +80,8 @@ class _Model(nn.Module):
 
     def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         if self.lowering:
-            self.lowering.begin(inputs.get("attention_mask"))
-        with nullcontext() if set(inputs) <= set(TEXT) else ShortSizes():
+            self.lowering.begin(inputs.get("attention_mask"), patch_mask=inputs.get("pixel_attention_mask"))
+        with stretched(self.model), nullcontext() if set(inputs) <= set(TEXT) else ShortSizes():
             outputs = tensors_of(self.model(**inputs))
         return tuple(outputs[name] for name in self.outputs)
 

@@ -156,4 +156,5 @@ def _of_what(config: Mapping[str, Any], task: str) -> str:
     heard = bool({"conv_dim", "num_mel_bins"} & set(config))
     if heard and task in HEARD:
         return HEARD[task]
-    return f"image-{task}" if "image_size" in config and task == "feature-extraction" else task
+    by_sight = {"feature-extraction": "image-feature-extraction", "question-answering": "visual-question-answering"}
+    return by_sight.get(task, task) if "image_size" in config else task

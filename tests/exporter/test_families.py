@@ -232,6 +232,11 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
         "vision_config": VISION,
         "projection_dim": 32,
     },
+    "Siglip2Model": {  # images as patches, some of them padding
+        "text_config": {**TEXT, "projection_size": 32},
+        "vision_config": {**{name: VISION[name] for name in VISION if name != "image_size"}, "num_patches": 16},
+    },
+    "ViltForQuestionAnswering": {**TEXT, "image_size": 32, "patch_size": 8},
     "DPTForDepthEstimation": {
         **VISION,
         "num_hidden_layers": 4,
@@ -259,6 +264,9 @@ ONE_SIZE = {
     "ASTForAudioClassification": {"input_values": {"num_frames": 64}},
 }
 """What only takes inputs of its own size; all others take any."""
+
+APART = ("OwlViTForObjectDetection", "Siglip2Model")
+"""What takes more texts than images."""
 
 TOWERS: dict[str, tuple[list[str], list[str]]] = {
     "CLIPModel": (["text_embeds"], ["image_embeds"]),
@@ -393,6 +401,16 @@ VISION_LANGUAGE: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
             "projection_dim": 64,
         },
     ),
+    "Blip2ForConditionalGeneration": (  # images in every forward pass
+        PIXELS,
+        [],
+        {
+            "text_config": {**TEXT, "model_type": "opt", "ffn_dim": 48, "word_embed_proj_dim": 32},
+            "vision_config": VISION,
+            "qformer_config": {**TEXT, "encoder_hidden_size": 32},
+            "num_query_tokens": 4,
+        },
+    ),
     "Mistral3ForConditionalGeneration": (  # one image at a time, of any size
         PIXELS,
         [],
@@ -449,6 +467,8 @@ VISION_LANGUAGE: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
 
 
 SWEPT = {
+    "Blip2ForConditionalGeneration",
+    "Siglip2Model",
     "ProphetNetForConditionalGeneration",
     "DeformableDetrForObjectDetection",
     "LevitForImageClassificationWithTeacher",
@@ -493,7 +513,7 @@ def test_in_one_go(name, folder):
     _, traced = crossed(name, IN_ONE_GO[name], folder)
     shapes = {value.name: value.shape for value in traced.graphs["model"].graph.inputs}
     assert all(str(shape[0]) in ("batch_size", "text_batch_size") for shape in shapes.values())
-    assert (str(next(iter(shapes.values()))[0]) == "text_batch_size") == (name == "OwlViTForObjectDetection")
+    assert (str(next(iter(shapes.values()))[0]) == "text_batch_size") == (name in APART)
     assert fixed_sizes(traced.graphs.values()) == ONE_SIZE.get(name, {})
     draws = [node for node in traced.graphs["model"].graph if node.op_type == "RandomNormalLike"]
     assert bool(draws) == (name == "VitsModel")  # it is measured without noise, and goes on making it
@@ -735,12 +755,19 @@ def test_a_model_fed_with_images_first_is_refused_in_one_line(folder):
     settings = {
         "vision_config": VISION,
         "qformer_config": {**TEXT, "encoder_hidden_size": 32},
-        "text_config": {**TEXT, "model_type": "opt", "ffn_dim": 48, "word_embed_proj_dim": 32},
+        "text_config": {**T5, "model_type": "t5"},
         "num_query_tokens": 4,
         "image_token_index": IMAGE_TOKEN,
     }
     with pytest.raises(ExportError, match="fed with images first"):
         trace_verified(checkpoint("Blip2ForConditionalGeneration", settings), folder)
+
+
+def test_a_model_that_leaves_out_parts_of_images_by_chance_is_refused_in_one_line(folder):
+    settings = {**TEXT, "image_size": 32, "patch_size": 8, "max_image_length": 9}
+    with pytest.raises(ExportError, match="it draws 9 patches of a larger image by chance") as caught:
+        trace_verified(checkpoint("ViltForQuestionAnswering", settings), folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_speech(folder):

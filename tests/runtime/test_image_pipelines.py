@@ -19,6 +19,7 @@ from tiny_images import make
 from wherry import pipeline
 from wherry.bundle import Bundle, Variant
 from wherry.cli import main
+from wherry.errors import InputError
 from wherry.files import read_json
 from wherry.pipelines import TASKS
 from wherry.pipelines.image_segmentation import QUERIES
@@ -248,6 +249,31 @@ def test_image_to_text(exported, theirs, folders, images):
     assert "".join(ours.stream(images[0], max_new_tokens=12)) == ours(images, max_new_tokens=12)[0][0]["generated_text"]
 
 
+def test_answers_about_an_image_are_the_likeliest(exported, folders, images):
+    folder, ours = folders("vilt"), exported("vilt")
+    model = transformers.ViltForQuestionAnswering.from_pretrained(folder)
+    prepare = transformers.ViltImageProcessorPil.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    questions = ["What is it", "Where is the boat?"]
+    expected = []
+    for image, question in ((image, question) for image in images for question in questions):
+        with torch.no_grad():
+            logits = model(**tokenizer(question, return_tensors="pt"), **prepare(image, return_tensors="pt")).logits
+        best = logits.sigmoid()[0].topk(3)
+        answers = [model.config.id2label[number] for number in best.indices.tolist()]
+        expected.append(
+            [{"score": score, "answer": answer} for score, answer in zip(best.values.tolist(), answers, strict=True)]
+        )
+    assert len({found[0]["score"] for found in expected}) == 4
+    same(ours(images, questions, top_k=3), expected)
+    same(ours(image=images[1], question=questions, top_k=3, batch_size=2), expected[2:])
+    same(ours({"image": images[0], "question": questions[1]}, top_k=3), expected[1])
+    same(list(ours(iter(images), questions[0], top_k=3)), expected[::2])
+    for given, part in ((([images[0]],), "a question is needed"), ((images[0], " "), "question 0 is empty")):
+        with pytest.raises(InputError, match=part):
+            ours(*given)
+
+
 def test_a_batch_gives_what_its_images_give_alone(exported, images):
     many = [*images, images[0], images[0], images[1]]
     ours = exported("detr")
@@ -282,7 +308,9 @@ def wherry(capsys, exported):
     """`wherry run` on a tiny model's bundle."""
 
     def run(name, *words):
-        code = main(["run", str(exported(name).bundle.folder), "--device", "cpu", *map(str, words)])
+        folder = exported(name).bundle.folder
+        capsys.readouterr()  # what an export says
+        code = main(["run", str(folder), "--device", "cpu", *map(str, words)])
         return code, *capsys.readouterr()
 
     return run
@@ -335,10 +363,19 @@ def test_labels_at_the_command_line(wherry, photo):
     assert sorted(line.split()[0] for line in out.splitlines()) == sorted([str(photo), "cat", "house"] * 2)
 
 
+def test_answers_at_the_command_line(wherry, exported, photo):
+    expected = exported("vilt")(photo, "What is it")
+    code, out, _ = wherry("vilt", photo, "--question", "What is it")
+    assert (code, out.splitlines()[:2]) == (0, [str(photo), f"  {expected[0]['answer']}  {expected[0]['score']:.4f}"])
+    code, out, _ = wherry("vilt", photo, "--question", "What is it", "--json")
+    same(json.loads(out), expected)
+
+
 @pytest.mark.parametrize(
     ("name", "words", "part"),
     [
         ("clip", ["photo"], "needs --labels"),
+        ("vilt", ["photo"], "needs --question"),
         ("detr", ["photo", "--labels", "cat"], "--labels is not for"),
         ("detr", ["photo", "--threshold", "7"], "threshold must be from 0 to 1"),
         ("detr", ["photo", "--max-new-tokens", "7"], "--max-new-tokens is for text-generation"),

@@ -166,6 +166,7 @@ READERS: Mapping[str, Callable[[str, Any], str]] = {
     "depth-estimation": _depth,
     "zero-shot-image-classification": _scores,
     "zero-shot-object-detection": _boxes,
+    "visual-question-answering": _answers,
     "image-to-text": _captions,
     "image-text-to-text": _captions,
     "automatic-speech-recognition": _transcript,

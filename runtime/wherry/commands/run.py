@@ -155,7 +155,7 @@ def _results(pipe: Any, inputs: list[str], options: Mapping[str, Any]) -> Iterab
     if pipe.task == "text-ranking":
         return [(inputs[found["corpus_id"]], found) for found in pipe(documents=inputs, **options)]
     given: Any = tuple(inputs) if TASKS[pipe.task].takes == "text" else iter(inputs)
-    if "question" in options:
+    if pipe.task in (SEEN, "question-answering"):
         options = dict(options)
         question = options.pop("question")
         if pipe.task == SEEN:

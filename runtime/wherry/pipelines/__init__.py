@@ -136,6 +136,14 @@ TASKS: Mapping[str, Task] = {
         takes="image",
         call='pipe("boat.jpg", candidate_labels=["boat", "house"])',
     ),
+    "visual-question-answering": Task(
+        "visual_question_answering",
+        ("visual-question-answering",),
+        "answers to a question about an image",
+        ("vqa",),
+        takes="image",
+        call='pipe("boat.jpg", "What is on the water?")',
+    ),
     "image-to-text": Task("image_to_text", ("image-to-text",), "what an image shows or says, in words", takes="image"),
     "image-text-to-text": Task(
         "image_text_to_text",
