@@ -308,6 +308,10 @@ def _silero(scratch: Path) -> Path:
     return folder
 
 
+def _ppocr(scratch: Path) -> Path:
+    return first(unpack("rapidocr-onnxruntime==1.4.4", scratch), "*.onnx").parent
+
+
 BUILDERS: dict[str, Callable[[Path], Path]] = {
     "minilm": _minilm,
     "smollm2-gguf": _smollm2_gguf,
@@ -318,4 +322,5 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "efficientnet": _efficientnet,
     "piper": _piper,
     "silero": _silero,
+    "ppocr": _ppocr,
 }

@@ -18,6 +18,7 @@ from wherry.errors import BundleError
 from wherry.files import read_json, sha256
 from wherry.hub import resolve
 from wherry_exporter.errors import ExportError
+from wherry_exporter.pieces import fast_form
 from wherry_exporter.quiet import quiet
 from wherry_exporter.tasks import TASKS, find_task, task_of
 
@@ -56,6 +57,8 @@ CHECKPOINT = [
     "*.txt",
     "*.jinja",
     "*.model",
+    "*.spm",
+    "*.tiktoken",
     "*.gguf",
     "*/config.json",
     "README.md",
@@ -146,7 +149,7 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
     size = _size_of_images(folder)
     if size is not None and not setting(model.config, "image_size"):
         model.config.image_size = size
-    return Checkpoint(model, chosen, _carried(folder, chosen, config), source, revision, _licence(folder))
+    return Checkpoint(model, chosen, carried(folder, chosen, config), source, revision, _licence(folder))
 
 
 def _from_gguf(path: Path, task: str | None) -> Checkpoint:
@@ -178,7 +181,7 @@ def _from_python(model: "PreTrainedModel", task: str | None, tokenizer: Any) -> 
     if tokenizer is not None:
         files = _save_tokenizer(tokenizer)
     elif folder is not None:
-        files = _carried(folder, chosen, config)
+        files = carried(folder, chosen, config)
     elif not TASKS[chosen].text:
         files = {}
     else:
@@ -272,11 +275,11 @@ def _finite(tensor: "torch.Tensor") -> bool:
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
-def _carried(folder: Path, task: str, config: Any) -> dict[str, bytes]:
+def carried(folder: Path, task: str, config: Any) -> dict[str, bytes]:
     """The files of a checkpoint's folder that travel unchanged, and a tokenizer.json made where there is none."""
     from transformers import AutoTokenizer
 
-    names = [name for name in CARRIED if (folder / name).is_file()]
+    names = [name for name in CARRIED if (folder / name).is_file()] + named_templates(folder)
     if "modules.json" in names:
         names += [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/config.json"))]
     files = {name: (folder / name).read_bytes() for name in names}
@@ -294,13 +297,22 @@ def _carried(folder: Path, task: str, config: Any) -> dict[str, bytes]:
     if any(name.endswith("ForCTC") for name in config.architectures or ()):  # labels of frames, and no tokenizer
         return files | copied
     try:
-        return files | _save_tokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if not {path.name for path in vocabularies} & set(tokenizer.vocab_files_names.values()):
+            names = ", ".join(path.name for path in vocabularies)
+            raise ExportError(f"{type(tokenizer).__name__} does not read {names}")
+        return files | _save_tokenizer(tokenizer)
     except (ExportError, ValueError, TypeError, KeyError, OSError, ImportError) as error:
         reason = f"{folder} has no usable tokenizer (tokenizer.json): {_first_line(error)}"
         if TASKS[task].text or TASKS[task].generates:
             raise ExportError(f"{reason}; copy the tokenizer's files into the folder") from error
         warnings.warn(f"{reason}; its vocabulary is copied as it is", stacklevel=2)
         return files | copied
+
+
+def named_templates(folder: Path) -> list[str]:
+    """Chat templates beside the usual one, for tools or documents: names relative to the folder."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.glob("additional_chat_templates/*.jinja"))
 
 
 def _size_of_images(folder: Path) -> Mapping[str, int] | None:
@@ -316,11 +328,12 @@ def _size_of_images(folder: Path) -> Mapping[str, int] | None:
 
 
 def _save_tokenizer(tokenizer: Any) -> dict[str, bytes]:
+    if not tokenizer.is_fast:
+        tokenizer = fast_form(tokenizer)
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer.save_pretrained(scratch)
-        files = {path.name: path.read_bytes() for path in Path(scratch).iterdir() if path.name in CARRIED}
-    if "tokenizer.json" not in files:
-        raise ExportError(f"{type(tokenizer).__name__} has no fast form: it cannot be saved as tokenizer.json")
+        names = [name for name in CARRIED if Path(scratch, name).is_file()] + named_templates(Path(scratch))
+        files = {name: Path(scratch, name).read_bytes() for name in names}
     config = json.loads(files["tokenizer_config.json"])
     config["model_input_names"] = list(tokenizer.model_input_names)
     return files | {"tokenizer_config.json": _for_older_readers(config)}

@@ -19,7 +19,7 @@ from wherry_exporter.card import record, write_card
 from wherry_exporter.data import read_rows
 from wherry_exporter.errors import ExportError, UsageError
 from wherry_exporter.export import check_output, check_precisions, progress, tools
-from wherry_exporter.load import CARRIED
+from wherry_exporter.load import CARRIED, named_templates
 from wherry_exporter.memory import peak_mb
 from wherry_exporter.plan import Plan, Settings
 
@@ -115,7 +115,7 @@ def _write(folder: Path, bundle: Bundle, source: str, plan: Plan, started: float
     from wherry_exporter.subject import GraphSubject
     from wherry_exporter.variants import write_variants
 
-    for name in COPIED:
+    for name in (*COPIED, *named_templates(bundle.folder)):
         if (bundle.folder / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.folder / name, folder / name)

