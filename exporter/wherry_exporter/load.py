@@ -299,8 +299,7 @@ def carried(folder: Path, task: str, config: Any) -> dict[str, bytes]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         if not {path.name for path in vocabularies} & set(tokenizer.vocab_files_names.values()):
-            names = ", ".join(path.name for path in vocabularies)
-            raise ExportError(f"{type(tokenizer).__name__} does not read {names}")
+            raise ExportError(f"{type(tokenizer).__name__} does not read {', '.join(sorted(copied))}")
         return files | _save_tokenizer(tokenizer)
     except (ExportError, ValueError, TypeError, KeyError, OSError, ImportError) as error:
         reason = f"{folder} has no usable tokenizer (tokenizer.json): {_first_line(error)}"

@@ -1,4 +1,4 @@
-"""The fast form of tokenizers that transformers has in Python only, such as Marian's: sentencepiece beside a vocab.json.
+"""The fast form of tokenizers that transformers has in Python only, as Marian's: sentencepiece beside a vocab.json.
 
 Knows nothing of models. What it makes is compared with the original on sentences, and refused where they differ.
 """
@@ -19,8 +19,8 @@ NEVER = -1e5
 def fast_form(tokenizer: Any) -> "PreTrainedTokenizerFast":
     """A tokenizer that gives the same ids as Marian's, M2M-100's or a like one.
 
-    It is another in two things: a text's language code (`>>fra<<`) counts wherever it stands, and of several characters in
-    a row that the source's model lacks, those count that the vocabulary has.
+    It is another in two things: a text's language code (`>>fra<<`) counts wherever it stands, and of several characters
+    in a row that the source's model lacks, those count that the vocabulary has.
 
     Raises:
         ExportError: there is no sentencepiece model, two vocabularies, or other ids for the same text.
@@ -54,7 +54,7 @@ def _rust(tokenizer: Any, model: bytes) -> Any:
     vocabulary = tokenizer.get_vocab() | languages
     rust = Tokenizer(_segmenter(proto, vocabulary, tokenizer.unk_token))
     spec = proto.normalizer_spec
-    steps = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
+    steps: list[Any] = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
     if spec.remove_extra_whitespaces:
         steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     rust.normalizer = normalizers.Sequence(steps)
