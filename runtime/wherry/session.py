@@ -145,7 +145,7 @@ class Session:
             self._look_at_placement(path)
         self.graphs = device.kind == "cuda" and str(given.get("enable_cuda_graph", 0)) not in ("0", "False")
         self._numbers = count(1)
-        self._uncaptured = self._options(None)
+        self._uncaptured = self._options(None) if self.graphs else None  # looking for what is not there takes its time
         infos = zip(self.raw.get_inputs(), self.raw.get_input_memory_infos(), strict=True)
         self._resident = {port.name for port, info in infos if info.name.lower().startswith(device.memory)}
         self.operators = frozenset(operator for _, operator in self._nodes)

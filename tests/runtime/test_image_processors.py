@@ -14,11 +14,15 @@ from transformers.image_utils import load_image
 from wherry.errors import BundleError, InputError
 from wherry.vision import ImageProcessor, read_image
 from wherry.vision.kinds import KINDS
+from wherry.vision.views import Viewer
 
 SHAPES = [(90, 130), (131, 64), (40, 40)]
 BY_EDGE = {"size": {"shortest_edge": 50}, "crop_size": {"height": 44, "width": 60}}
+VIEWED = ("Idefics3", "Qwen2VL", "SmolVLM")
+"""Those whose images come in parts or as patches; see `Viewer`."""
+WHOLE = [kind for kind in KINDS if kind not in VIEWED]
 OPTIONS = [
-    *((kind, {}) for kind in KINDS),
+    *((kind, {}) for kind in WHOLE),
     *(("ViT", {"size": {"height": 40, "width": 60}, "resample": resample}) for resample in range(6)),
     ("ViT", {"do_resize": False, "do_normalize": False}),
     ("ViT", {"do_rescale": False, "image_mean": [100, 110, 120], "image_std": [50, 60, 70]}),
@@ -60,7 +64,30 @@ def test_pixels_are_those_of_transformers(tmp_path, kind, options):
             np.testing.assert_array_equal(found.mask, expected["pixel_mask"][0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        *((kind, {}) for kind in VIEWED),
+        ("Idefics3", {"size": {"longest_edge": 120}, "max_image_size": {"longest_edge": 40}}),
+        ("SmolVLM", {"do_image_splitting": False, "max_image_size": {"longest_edge": 40}}),
+        ("Qwen2VL", {"patch_size": 8, "merge_size": 3, "min_pixels": 48 * 48, "max_pixels": 72 * 72}),
+    ],
+)
+def test_images_in_parts_and_as_patches(tmp_path, kind, options):
+    theirs = getattr(transformers, f"{kind}ImageProcessorPil")(**options)
+    theirs.save_pretrained(tmp_path)
+    ours = Viewer.load(tmp_path) if options else Viewer.of({"image_processor_type": f"{kind}ImageProcessor"})
+    for image in (picture(*shape) for shape in SHAPES):
+        expected, found = theirs(image, return_tensors="np"), ours(image)
+        pixels = expected["pixel_values"] if kind == "Qwen2VL" else expected["pixel_values"][0]
+        np.testing.assert_allclose(found.pixels, pixels, atol=1e-5, rtol=0)
+        if kind == "Qwen2VL":
+            np.testing.assert_array_equal(found.grid, expected["image_grid_thw"])
+        else:
+            assert len(pixels) == found.rows * found.columns + 1
+
+
+@pytest.mark.parametrize("kind", WHOLE)
 def test_a_file_that_names_only_its_processor(kind):
     """Older files hold a few settings; the rest is the processor's own."""
     image = picture(90, 130)
