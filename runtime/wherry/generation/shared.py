@@ -21,7 +21,7 @@ ALONE = 32
 ALONE_ON_DEVICE = 2**26
 """The same on a GPU, in bytes of logits: there a run of its own takes longer than many logits."""
 
-WIDTH = 64
+WIDTH = 256
 """The mask's length is a multiple of this, so that it is bound anew only now and then."""
 
 
