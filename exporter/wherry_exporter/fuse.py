@@ -25,6 +25,7 @@ def fuse(model: ir.Model) -> ir.Model:
     """Apply every pass, then drop what nothing uses."""
     graph = model.graph
     remove_reshapes(graph)
+    transpose_keys(graph)
     RemoveUnusedNodesPass()(model)
     pack_attention(graph)
     pack_grouped_attention(graph)
@@ -49,6 +50,42 @@ def remove_reshapes(graph: ir.Graph) -> None:
                     break
                 above = source.producer()
                 source = above.inputs[0] if above is not None and above.op_type == "Reshape" else None
+
+
+def transpose_keys(graph: ir.Graph) -> None:
+    """Keys that are flattened to three axes, transposed and given their axes back are transposed as they are.
+
+    onnxruntime takes a transpose of the last two axes into the product behind it, and so copies no keys.
+    """
+    for node in list(graph):
+        if node.op_type != "Transpose" or tuple(node.attributes.get_ints("perm", ())) != (0, 2, 1):
+            continue
+        above = node.inputs[0].producer() if node.inputs[0] is not None else None
+        below = [user for user, _ in node.outputs[0].uses()]
+        if above is None or above.op_type != "Reshape" or len(below) != 1 or below[0].op_type != "Reshape":
+            continue
+        source, flat, whole = above.inputs[0], _joined(above.inputs[1]), _joined(below[0].inputs[1])
+        if source is None or source.shape is None or len(source.shape) != 4 or len(flat) != 3 or len(whole) != 3:
+            continue
+        if flat[1:] != whole[:0:-1] or not all(_is_size_of(source, size) for size in flat[1:]):
+            continue
+        turned = ir.node("Transpose", [source], {"perm": ir.AttrInt64s("perm", [0, 1, 3, 2])})
+        graph.insert_before(node, turned)
+        _take_over(below[0].outputs[0], turned.outputs[0])
+
+
+def _joined(shape: ir.Value | None) -> Sequence[ir.Value | None]:
+    """What a shape is put together from."""
+    producer = None if shape is None else shape.producer()
+    return producer.inputs if producer is not None and producer.op_type == "Concat" else ()
+
+
+def _is_size_of(source: ir.Value, size: ir.Value | None) -> bool:
+    """Whether a size is taken from the shape of a value."""
+    taken = None if size is None else size.producer()
+    shape = taken.inputs[0] if taken is not None and taken.op_type == "Slice" else None
+    producer = None if shape is None else shape.producer()
+    return producer is not None and producer.op_type == "Shape" and producer.inputs[0] is source
 
 
 def pack_attention(graph: ir.Graph) -> None:
