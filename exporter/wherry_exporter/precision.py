@@ -6,7 +6,7 @@ from functools import cache
 import onnx_ir as ir
 
 from wherry_exporter.activations import Feed
-from wherry_exporter.half import half
+from wherry_exporter.half import bfloat, half
 from wherry_exporter.integer import (
     dynamic_int8,
     for_integers,
@@ -60,6 +60,8 @@ class Quantizer:
             return "weights in 4-bit NormalFloat, blocks of 64"
         if precision == "fp16":
             return "float16, but for what would overflow"
+        if precision == "bf16":
+            return "bfloat16, but for what CUDA has not got in it; measured in float32, rounded behind every node"
         if self.generates:
             return f"weights in 8 bits, blocks of {settings.size(8)}, symmetric"
         if precision == "uint8":
@@ -70,7 +72,7 @@ class Quantizer:
 
     def changes(self, precision: str) -> bool:
         """Whether a precision would change anything."""
-        if precision == "fp16":
+        if precision in ("fp16", "bf16"):
             return True
         if precision in ("int4", "int4f16", "bnb4") or self.generates:
             return any(self._weights(role).names() for role in self.graphs)
@@ -79,7 +81,7 @@ class Quantizer:
 
     def rounds(self, precision: str) -> Sequence[Mapping[str, Collection[str]]]:
         """What keeps a higher precision, by role: first nothing, then ever more of the layers that suffer most."""
-        if precision in ("fp16", "bnb4") or (self.generates and precision not in ("int4", "int4f16")):
+        if precision in ("fp16", "bf16", "bnb4") or (self.generates and precision not in ("int4", "int4f16")):
             return [{}]
         if precision == "int4f16" and "int4" in self.settled:
             return [self.settled["int4"]]
@@ -98,6 +100,7 @@ class Quantizer:
         """
         makers: Mapping[str, Callable[[], ir.Model]] = {
             "fp16": lambda: self._half(role),
+            "bf16": lambda: bfloat(self.graphs[role]),
             "int4": lambda: self._weights(role).graph(4, keep),
             "int4f16": lambda: half(self._weights(role).graph(4, keep), self.feeds[role], self.graphs[role]),
             "bnb4": lambda: self._weights(role).bnb4(),

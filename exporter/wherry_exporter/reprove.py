@@ -27,6 +27,7 @@ def reprove(bundle: Bundle, model: str | Path, *, revision: str | None = None) -
     """
     from wherry_exporter.load import load
     from wherry_exporter.quiet import quiet
+    from wherry_exporter.rounded import runnable
     from wherry_exporter.verify import LIMITS, Verifier, judge
 
     bundle.check()
@@ -35,6 +36,7 @@ def reprove(bundle: Bundle, model: str | Path, *, revision: str | None = None) -
         verifier = Verifier(checkpoint, bundle.folder, bundle.padding_side or "right")
     found = {}
     for precision, variant in bundle.variants.items():
-        found[precision] = verifier.measure({role: bundle.folder / path for role, path in variant.graphs.items()})
+        with runnable({role: bundle.folder / path for role, path in variant.graphs.items()}) as graphs:
+            found[precision] = verifier.measure(graphs)
         judge(precision if precision in LIMITS else "int4", found[precision])  # what only others make: the widest limit
     return found

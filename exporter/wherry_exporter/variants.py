@@ -17,6 +17,7 @@ from wherry_exporter.examine import Examiner, Report, refuse
 from wherry_exporter.plan import AUTO, Plan
 from wherry_exporter.precision import Quantizer
 from wherry_exporter.quiet import quiet
+from wherry_exporter.rounded import runnable
 from wherry_exporter.runners import GraphRunner
 from wherry_exporter.storage import remove
 from wherry_exporter.verify import Parity, judge
@@ -87,7 +88,8 @@ def write_variants(
     tuner = entries.tuner()
 
     def measure(paths: Mapping[str, Path]) -> Parity:
-        return verifier.measure(paths) if tuner is None else tuner.measure(GraphRunner(paths)).parity
+        with runnable(paths) as given:
+            return verifier.measure(given) if tuner is None else tuner.measure(GraphRunner(given)).parity
 
     limit = ACCURACY_LOSS if choose and plan.max_accuracy_loss is None else plan.max_accuracy_loss
     found: dict[str, dict[str, Any]] = {}
@@ -105,7 +107,8 @@ def write_variants(
             judge(precision, parity)
             if entries.examiner is not None:
                 tell(f"examining {precision}", 0)
-                report = entries.examiner.measure(GraphRunner(paths))
+                with runnable(paths) as given:
+                    report = entries.examiner.measure(GraphRunner(given))
                 refuse(precision, report, None if precision == "fp32" else limit, plan.max_group_gap)
             elif choose and precision != "fp32":
                 _refuse_loss(precision, parity, limit)
@@ -116,8 +119,9 @@ def write_variants(
             for path in paths.values():
                 remove(path)
             continue
-        tell(f"timing {precision}")
-        found[precision] = _entry(folder, traced.graphs, paths, parity, recipe, report, verifier)
+        if precision != "bf16":
+            tell(f"timing {precision}")
+        found[precision] = _entry(folder, precision, traced.graphs, paths, parity, recipe, report, verifier)
         options = _provider_options(traced.graphs, precision)
         if options:
             found[precision]["provider_options"] = options
@@ -135,7 +139,7 @@ def _fitting(wanted: Any, quantizer: Quantizer, entries: Material, *, asked: boo
     """The precisions that make sense, or a word on why one that was asked for does not."""
     kept = []
     for precision in wanted:
-        quantized = precision not in ("fp32", "fp16")
+        quantized = precision not in ("fp32", "fp16", "bf16")
         blind = entries.synthetic and quantizer.static and precision in ("int8", "quantized")
         if precision == "uint8" and quantizer.generates:
             raise UsageError("uint8 is for models that run in one go: choose int8 or int4")
@@ -168,7 +172,7 @@ def _provider_options(graphs: Mapping[str, ir.Model], precision: str) -> dict[st
 
     onnxruntime's GroupQueryAttention for CUDA takes no float32.
     """
-    if precision != "fp16":
+    if precision not in ("fp16", "bf16"):
         return {}
     return {
         role: {"cuda": {"enable_cuda_graph": "1"}}
@@ -179,6 +183,7 @@ def _provider_options(graphs: Mapping[str, ir.Model], precision: str) -> dict[st
 
 def _entry(
     folder: Path,
+    precision: str,
     graphs: Mapping[str, ir.Model],
     paths: Mapping[str, Path],
     parity: Parity,
@@ -193,6 +198,6 @@ def _entry(
         "opset": next(iter(graphs.values())).opset_imports[""],
         "recipe": recipe,
         "parity": parity.as_dict(),
-        "speed": round(verifier.speed(paths), 2),
+        "speed": None if precision == "bf16" else round(verifier.speed(paths), 2),
     }
     return entry if report is None else entry | {"data": report.as_dict()}

@@ -70,6 +70,7 @@ class Limit:
 LIMITS = {
     "fp32": Limit(cosine=0.9999, cosine_min=0.999, top1=0.99, perplexity=1.001),
     "fp16": Limit(cosine=0.999, cosine_min=0.99, top1=0.98, perplexity=1.01),
+    "bf16": Limit(cosine=0.995, cosine_min=0.95, top1=0.9, perplexity=1.02),
     "int8": Limit(cosine=0.99, cosine_min=0.95, top1=0.9, perplexity=1.05),
     "int4": Limit(cosine=0.9, cosine_min=-1.0, top1=0.4, perplexity=1.15),
 }

@@ -20,6 +20,7 @@ SCHEMA = 1
 SUFFIXES = {
     "fp32": "",
     "fp16": "_fp16",
+    "bf16": "_bf16",
     "int8": "_int8",
     "quantized": "_quantized",
     "uint8": "_uint8",
@@ -29,10 +30,17 @@ SUFFIXES = {
 }
 """Precision to file name suffix, as transformers.js and the hub use them; in order of preference.
 
-`quantized` is 8 bits of whichever kind its maker preferred.
+`bf16` is wherry's own, for GPUs alone. `quantized` is 8 bits of whichever kind its maker preferred.
 """
 
-ALIASES = {"float32": "fp32", "float16": "fp16", "q8": "quantized", "q4": "int4", "q4f16": "int4f16"}
+ALIASES = {
+    "float32": "fp32",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "q8": "quantized",
+    "q4": "int4",
+    "q4f16": "int4f16",
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class Variant:
         files: every file of this variant, external data included, by relative path.
         opset: version of the default ONNX operator set, where known.
         parity: figures measured against the original model when it was exported; empty where unknown.
-        speed: how many times faster than the original model it ran, where measured.
+        speed: how many times faster than the original model it ran on a CPU, where measured.
         provider_options: role to kind of device to options of its execution provider that are good for the graph.
     """
 

@@ -21,9 +21,13 @@ from wherry.errors import DeviceError, SessionError
 
 Array = np.ndarray[Any, Any]
 
+BFLOAT16 = np.dtype("V2")
+"""Elements that numpy knows no type for: they are moved and not reckoned with."""
+
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
+    "tensor(bfloat16)": BFLOAT16,
     "tensor(double)": np.dtype(np.float64),
     "tensor(int64)": np.dtype(np.int64),
     "tensor(int32)": np.dtype(np.int32),
@@ -47,13 +51,23 @@ class Port:
 
     Attributes:
         name: as the graph has it.
-        dtype: numpy type of the tensor.
+        dtype: numpy type of the tensor, or `BFLOAT16`.
         shape: sizes, or names of axes that vary.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | str, ...]
+
+    @property
+    def element(self) -> Any:
+        """The type of an element as onnxruntime takes it: numpy's, or ONNX's number of it."""
+        return 16 if self.dtype == BFLOAT16 else self.dtype
+
+    @property
+    def kind(self) -> str:
+        """The type's name."""
+        return "bfloat16" if self.dtype == BFLOAT16 else str(self.dtype)
 
 
 def thread_count() -> int:
@@ -134,6 +148,11 @@ class Session:
         except DeviceError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            if "NOT_IMPLEMENTED" in str(error) and path.stem.endswith("_bf16"):
+                raise DeviceError(
+                    f"device '{device}' does not have the operators of {path} in bfloat16: run it on an NVIDIA GPU "
+                    f"with onnxruntime-gpu, or run another variant; onnxruntime says: {one_line(error)}"
+                ) from error
             full = full_memory(error, device, given)
             raise SessionError(full or f"onnxruntime cannot load {path}: {one_line(error)}") from error
         self.place, self.given = device, given

@@ -57,10 +57,10 @@ def _ports(role: str, session: Session) -> str:
     ports = [("in", port) for port in session.inputs.values()] + [("out", port) for port in session.outputs.values()]
     shown = [(way, port) for way, port in ports if not port.name.startswith(("past_", "present"))]
     cache = [port for _, port in ports if port.name.startswith("past_")]
-    rows = [[way, port.name, str(port.dtype), _shape(port.shape)] for way, port in shown]
+    rows = [[way, port.name, port.kind, _shape(port.shape)] for way, port in shown]
     text = table([[role, "name", "type", "shape"], *rows])
     if cache:
-        first = f"{cache[0].dtype} {_shape(cache[0].shape)}"
+        first = f"{cache[0].kind} {_shape(cache[0].shape)}"
         text += f"\nand {len(cache)} inputs of the cache with as many outputs, each {first}"
     return text
 
@@ -71,7 +71,7 @@ def _shape(shape: tuple[int | str, ...]) -> str:
 
 def _facts(bundle: Bundle, sessions: dict[str, Session]) -> dict[str, Any]:
     def ports(ports: Any) -> list[dict[str, Any]]:
-        return [{"name": port.name, "dtype": str(port.dtype), "shape": list(port.shape)} for port in ports.values()]
+        return [{"name": port.name, "dtype": port.kind, "shape": list(port.shape)} for port in ports.values()]
 
     return {
         "folder": str(bundle.folder),

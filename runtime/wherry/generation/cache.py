@@ -181,13 +181,13 @@ class DeviceCache:
         for port, name, value in zip(self.ports, outputs, self.values, strict=True):
             shape = _shape(port, rows, self.capacity)
             at = value.data_ptr() + first * math.prod(shape[1:]) * port.dtype.itemsize
-            binding.bind_input(port.name, memory, index, port.dtype, shape, at)
-            binding.bind_output(name, memory, index, port.dtype, shape, at)
+            binding.bind_input(port.name, memory, index, port.element, shape, at)
+            binding.bind_output(name, memory, index, port.element, shape, at)
 
     def _new(self, port: Port, rows: int, capacity: int) -> Any:
         shape = _shape(port, rows, capacity)
         make = onnxruntime().OrtValue.ortvalue_from_shape_and_type
-        value = make(shape, port.dtype, self.session.memory, self.session.index)
+        value = make(shape, port.element, self.session.memory, self.session.index)
         self.copies.clear(value.data_ptr(), value.tensor_size_in_bytes())
         return value
 
