@@ -6,12 +6,14 @@ Knows nothing of bundles or checkpoints' files.
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from wherry.pooling import Pooling
 from wherry_exporter.convert import FAILURES, Traced
 from wherry_exporter.errors import ExportError
 from wherry_exporter.fed import words_alone
 from wherry_exporter.fuse import fuse
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import NotLowered
+from wherry_exporter.pooled import add_pooling
 from wherry_exporter.precision import Quantizer
 from wherry_exporter.quiet import quiet
 from wherry_exporter.storage import save
@@ -31,6 +33,8 @@ def trace_verified(checkpoint: Checkpoint, folder: Path) -> tuple[Traced, Verifi
         try:
             with quiet():
                 traced = way(checkpoint)
+            if checkpoint.task == "sentence-embeddings":
+                add_pooling(traced.graphs["model"], Pooling.load(folder))
             paths = {role: folder / f"onnx/{role}.onnx" for role in traced.graphs}
             save(map(fuse, traced.graphs.values()), paths.values())
             verifier = Verifier(checkpoint, folder, traced.padding_side)

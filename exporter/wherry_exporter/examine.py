@@ -272,7 +272,7 @@ class Examiner:
             row: dict[str, Array] = {}
             for name in names:
                 output = outputs[name]
-                if self.pooling is not None and mask is not None:
+                if self.pooling is not None and mask is not None and output.ndim == 3:
                     row[name] = self.pooling.apply(output[index : index + 1], mask[index : index + 1])
                 elif mask is not None and output.ndim >= 2 and output.shape[:2] == mask.shape:
                     kept = output[index][mask[index].astype(bool)]

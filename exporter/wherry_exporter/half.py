@@ -1,6 +1,6 @@
 """A float32 graph to 16 bits: float16 but for what would overflow, or bfloat16. Does not judge the result."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -10,6 +10,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from wherry_exporter.activations import Feed, largest
 from wherry_exporter.errors import UsageError
+from wherry_exporter.pooled import NAME
 from wherry_exporter.quiet import quiet
 
 LARGEST = 65504 / 4
@@ -106,7 +107,9 @@ def bfloat(model: ir.Model) -> ir.Model:
     LiftConstantsToInitializersPass(lift_all_constants=True)(model)
     joined = all(node.op_type != "GroupQueryAttention" for node in model.graph)
     for value in model.graph.inputs if joined else ():
-        if str(value.name).startswith("past_") and value.shape is not None:  # or onnxruntime takes its cast's buffer for
+        if (
+            str(value.name).startswith("past_") and value.shape is not None
+        ):  # or onnxruntime takes its cast's buffer for
             value.shape = ir.Shape(_apart(size) for size in value.shape)  # what is as long when nothing is cached yet
     model = _converted(
         model, lambda node: node.op_type not in BFLOAT16, np.dtype(ml_dtypes.bfloat16), caches=not joined
@@ -151,7 +154,11 @@ def _converted(
 
     for number, node in enumerate(model.graph.all_nodes()):
         node.name = node.name or f"node_{number}"
-    blocked = [node for node in model.graph.all_nodes() if node.op_type in DEFAULT_OP_BLOCK_LIST or stays(node)]
+    blocked = [
+        node
+        for node in model.graph.all_nodes()
+        if node.op_type in DEFAULT_OP_BLOCK_LIST or stays(node) or str(node.name).startswith(NAME)
+    ]
     inner = sorted({node.op_type for node in blocked if node.graph is not model.graph and _has_float32(node)})
     if inner:  # the converter would put their casts around the Loop
         raise UsageError(
@@ -175,7 +182,7 @@ def _converted(
     return made
 
 
-def _names(node: ir.Node) -> Collection[str]:
+def _names(node: ir.Node) -> set[str]:
     return {str(value.name) for value in (*node.inputs, *node.outputs) if value is not None}
 
 
@@ -200,7 +207,7 @@ def _give_back(value: ir.Value, weight: ir.TensorProtocol, kind: np.dtype[Any]) 
     converted = value.const_value
     assert converted is not None
     if converted.dtype == ir.DataType.FLOAT16:
-        most = float(ml_dtypes.finfo(kind).max)
+        most = float(ml_dtypes.finfo(kind).max)  # type: ignore[no-untyped-call]
         weight = ir.tensor(weight.numpy().clip(-most, most).astype(kind), name=value.name)
     value.const_value, value.dtype, value.shape = weight, weight.dtype, ir.Shape(weight.numpy().shape)
 

@@ -20,6 +20,7 @@ from wherry_exporter.errors import ExportError
 from wherry_exporter.inputs import TEXT, input_names, parameters_of, random_inputs, tensors_of
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.noise import still, stilled
+from wherry_exporter.pooled import NAME
 from wherry_exporter.probe import PROSE, SENTENCES
 from wherry_exporter.seq2seq import encoder_decoder_of, start_token
 from wherry_exporter.states import States
@@ -119,10 +120,14 @@ class ModelProbe:
             outputs = self.model(**_tensors(feed))
         except (ValueError, RuntimeError, IndexError):
             return None
-        return {
+        found = {
             name: (tuple(value.shape), self._vectors(value.numpy(), feed))
             for name, value in tensors_of(outputs).items()
         }
+        if self.pooling is not None:  # the graph's own pooling beside numpy's
+            vectors = next(vectors for _, vectors in found.values())
+            found[NAME] = (vectors.shape, vectors)
+        return found
 
     def _vectors(self, output: Array, feed: Feed) -> Array:
         """The vectors that matter of an output: pooled, or of real tokens, or all along the last axis."""

@@ -63,7 +63,7 @@ def _save(model: ir.Model, path: Path, stored: Stored, *, several: bool) -> None
 
 
 def _digest(tensor: ir.TensorProtocol) -> bytes:
-    return sha256(np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)).digest()
+    return sha256(np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data).digest()
 
 
 def _again(place: ir.ExternalTensor, tensor: ir.TensorProtocol) -> ir.ExternalTensor:

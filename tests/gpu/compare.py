@@ -5,7 +5,7 @@ A process of its own, in which nothing but the runtime is imported.
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ import numpy as np
 
 from wherry.errors import WherryError
 from wherry.generation import Decoder, Engine, GenerationConfig, PrefixCache, generate, search
-from wherry.session import Session
+from wherry.session import Session, onnxruntime
 
-PRECISIONS = {"fp32": "", "fp16": "_fp16"}
+PRECISIONS = {"fp32": "", "fp16": "_fp16", "bf16": "_bf16"}
+BESIDE = {"fp32": "", "fp16": "_fp16", "bf16": ""}
+"""What a CPU runs of each precision: it has no bfloat16."""
 GRAPHS = {"enable_cuda_graph": True}
+MODELS = ("encoder", "vision", "decoder", "whisper")
 PROMPTS = [np.random.default_rng(at).integers(0, 59, size).tolist() for at, size in enumerate((5, 40, 17, 17, 3))]
 
 
@@ -25,15 +28,22 @@ def opened(path: Path, device: str, **options: Any) -> Session:
 
 
 def difference(one: Session, other: Session) -> float:
-    """The largest difference of outputs, in parts of the largest output, in batches of two sizes."""
+    """The largest difference of outputs, in parts of the largest output, in batches of two sizes.
+
+    Args:
+        one: on the CPU, perhaps in a higher precision.
+        other: on the device.
+    """
     found = []
     for rows, length in ((1, 9), (3, 20)):
         random = np.random.default_rng(rows)
         sizes = {"batch_size": rows, "sequence_length": length, "total_sequence_length": length}
-        feeds = {}
+        feeds, past = {}, {}
         for name, port in one.inputs.items():
             shape = [size if isinstance(size, int) else sizes.get(size, 0) for size in port.shape]
-            if name == "token_type_ids" or name.startswith("past_"):
+            if name.startswith("past_"):
+                past[name] = shape
+            elif name == "token_type_ids":
                 feeds[name] = np.zeros(shape, port.dtype)
             elif port.dtype.kind == "f":
                 feeds[name] = random.standard_normal(shape).astype(port.dtype)
@@ -41,10 +51,23 @@ def difference(one: Session, other: Session) -> float:
                 feeds[name] = np.ones(shape, np.int64) if "mask" in name else random.integers(0, 20, shape)
         outputs = [name for name in one.outputs if not name.startswith("present")]
         for name in outputs:
-            expected = one.run(feeds, [name])[name].astype(np.float64)
-            gap = np.abs(other.run(feeds, [name])[name] - expected).max()
+            expected, got = (ran(session, feeds, past, name).astype(np.float64) for session in (one, other))
+            gap = np.abs(got - expected).max()
             found.append(float(gap / np.abs(expected).max()))
     return max(found)
+
+
+def ran(session: Session, feeds: Mapping[str, Any], past: Mapping[str, Sequence[int]], name: str) -> Any:
+    """One output, after nothing."""
+    binding = session.raw.io_binding()
+    for each, array in feeds.items():
+        binding.bind_ortvalue_input(each, session.value(array))
+    for each, shape in past.items():
+        make = onnxruntime().OrtValue.ortvalue_from_shape_and_type
+        binding.bind_ortvalue_input(each, make(shape, session.inputs[each].element, session.memory, session.index))
+    binding.bind_output(name)
+    session.run_bound(binding, partly=True)
+    return binding.copy_outputs_to_cpu()[0]
 
 
 def texts(decoder: Decoder) -> dict[str, Any]:
@@ -87,22 +110,30 @@ def spoken(path: Path, device: str, options: dict[str, Any]) -> dict[str, Any]:
     return texts(Decoder(opened(path, device, **options)))
 
 
+def graphs_of(folder: Path, suffix: str) -> dict[str, Path]:
+    """The graphs of one precision."""
+    paths = {name: folder / name / f"onnx/model{suffix}.onnx" for name in ("encoder", "vision", "decoder")}
+    whisper = folder / "whisper" / "onnx"
+    return paths | {
+        "whisper": whisper / f"encoder_model{suffix}.onnx",
+        "merged": whisper / f"decoder_model_merged{suffix}.onnx",
+    }
+
+
 def main(folder: Path, device: str) -> None:
     found: dict[str, Any] = {"differences": {}, "placement": {}, "cpu": {}, "device": {}, "graphs": {}}
     for precision, suffix in PRECISIONS.items():
-        paths = {name: folder / name / f"onnx/model{suffix}.onnx" for name in ("encoder", "vision", "decoder")}
-        paths["whisper"] = folder / "whisper" / f"onnx/encoder_model{suffix}.onnx"
-        for name, path in paths.items():
-            sessions = [opened(path, each) for each in ("cpu", device)]
+        paths, beside = graphs_of(folder, suffix), graphs_of(folder, BESIDE[precision])
+        for name in MODELS:
+            sessions = [opened(beside[name], "cpu"), opened(paths[name], device)]
             found["differences"][f"{name} {precision}"] = tried(difference, *sessions)
             found["placement"][f"{name} {precision}"] = sessions[1].placement()
-        for key, where, options in (("cpu", "cpu", {}), ("device", device, {}), ("graphs", device, GRAPHS)):
-            found[key][f"decoder {precision}"] = tried(spoken, paths["decoder"], where, options)
-        for key, where in (("cpu", "cpu"), ("device", device)):
-            merged = paths["whisper"].with_name(f"decoder_model_merged{suffix}.onnx")
-            found[key][f"whisper {precision}"] = tried(
-                heard, *(opened(path, where) for path in (paths["whisper"], merged))
-            )
+        ways = (("cpu", "cpu", beside, {}), ("device", device, paths, {}), ("graphs", device, paths, GRAPHS))
+        for key, where, given, options in ways:
+            found[key][f"decoder {precision}"] = tried(spoken, given["decoder"], where, options)
+        for key, where, given in (("cpu", "cpu", beside), ("device", device, paths)):
+            sessions = [opened(given[name], where) for name in ("whisper", "merged")]
+            found[key][f"whisper {precision}"] = tried(heard, *sessions)
     found["modules"] = [name for name in ("torch", "transformers", "onnx") if name in sys.modules]
     print(json.dumps(found))
 

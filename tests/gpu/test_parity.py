@@ -8,13 +8,13 @@ WAYS = ("greedy", "sampled", "beams", "joined first", "joined again", "guessed")
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-3), ("fp16", 2e-2)])
+@pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-3), ("fp16", 2e-2), ("bf16", 1e-1)])
 def test_outputs_are_those_of_the_cpu(found, name, precision, limit):
     assert found["differences"][f"{name} {precision}"] < limit
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_most_nodes_run_on_the_device(found, name, precision):
     placement = found["placement"][f"{name} {precision}"]
     assert placement.get("CPUExecutionProvider", 0) < sum(placement.values()) / 4
@@ -28,8 +28,9 @@ def test_tokens_are_those_of_the_cpu(found, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_captured_graph_gives_what_single_kernels_give(found, way):
-    assert found["graphs"]["decoder fp16"][way] == found["device"]["decoder fp16"][way]
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_captured_graph_gives_what_single_kernels_give(found, precision, way):
+    assert found["graphs"][f"decoder {precision}"][way] == found["device"][f"decoder {precision}"][way]
 
 
 def test_a_graph_that_cannot_be_captured_is_refused(found):
@@ -42,8 +43,9 @@ def test_whisper_hears_what_it_hears_on_the_cpu(found):
     assert found["device"]["whisper fp32"] == expected
 
 
-def test_half_precision_begins_as_on_the_cpu(found):
-    expected, got = (found[key]["decoder fp16"]["greedy"] for key in ("cpu", "device"))
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_16_bits_begin_as_on_the_cpu(found, precision):
+    expected, got = (found[key][f"decoder {precision}"]["greedy"] for key in ("cpu", "device"))
     assert sum(one[:4] == other[:4] for one, other in zip(expected, got, strict=True)) >= len(expected) - 1
 
 
