@@ -31,6 +31,7 @@ class Entries:
         text: whether text is all that the model takes.
         real: whether calibration is on the user's own rows.
         synthetic: whether it is on random values.
+        limit: the most tokens that the model takes.
     """
 
     def __init__(self, checkpoint: Checkpoint, folder: Path, plan: Plan) -> None:
@@ -49,6 +50,7 @@ class Entries:
         self.precisions: Sequence[str] = TASKS[checkpoint.task].precisions
         self.shape = shape_of(checkpoint.task, model)
         self.names = _names(model, self.shape)
+        self.limit = position_limit(model)
         self.original = TorchRunner(model)
         generation = model.generation_config.to_dict() if getattr(model, "generation_config", None) else {}
         config = model.config.to_dict()
@@ -57,7 +59,7 @@ class Entries:
         self.front = (
             PromptFront(folder, model, self.start)
             if self.shape == "vision-language"
-            else Front(folder, self.names, position_limit(model))
+            else Front(folder, self.names, self.limit)
         )
         self.examiner = None if plan.verify_data is None else self._examiner(plan.verify_data)
         self.text = TASKS[checkpoint.task].text and set(self.names) <= set(TEXT)

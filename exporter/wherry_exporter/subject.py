@@ -78,7 +78,7 @@ class GraphSubject:
         ports.pop("position_ids", None)
         self.precisions: Sequence[str] = ("int4",) if self.shape == "decoder" else ("int8",)
         self.original = GraphRunner(paths)
-        limit = next((int(bundle.config[name]) for name in LIMITS if bundle.config.get(name)), 512)
+        self.limit = next((int(bundle.config[name]) for name in LIMITS if bundle.config.get(name)), 512)
         generation_file = bundle.folder / "generation_config.json"
         generation = read_json(generation_file) if generation_file.exists() else {}
         self.start = start_token(bundle.config, generation)
@@ -87,8 +87,8 @@ class GraphSubject:
         rows = plan.calibration is not None or plan.verify_data is not None
         reads = set(ports) <= {"input_ids", "attention_mask", "token_type_ids"}
         self.text = reads and (bundle.folder / "tokenizer.json").exists()
-        random = RandomFront(bundle.folder, ports, limit)
-        self.front = Front(bundle.folder, list(ports), limit) if rows or self.text else random
+        random = RandomFront(bundle.folder, ports, self.limit)
+        self.front = Front(bundle.folder, list(ports), self.limit) if rows or self.text else random
         if self.shape == "decoder" and not self.text:
             raise UsageError(f"{bundle.folder} has no tokenizer.json, which a decoder is measured with")
         self.examiner = None if plan.verify_data is None else self._examiner(plan.verify_data, self.front)

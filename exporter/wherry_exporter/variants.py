@@ -17,6 +17,7 @@ from wherry_exporter.examine import Examiner, Report, refuse
 from wherry_exporter.plan import AUTO, Plan
 from wherry_exporter.precision import Quantizer
 from wherry_exporter.quiet import quiet
+from wherry_exporter.recommend import recommended
 from wherry_exporter.rounded import runnable
 from wherry_exporter.runners import GraphRunner
 from wherry_exporter.storage import remove
@@ -35,12 +36,14 @@ class Material(Protocol):
         precisions: what is written where nothing else is asked for.
         real: whether calibration is on the user's own rows.
         synthetic: whether it is on random values.
+        limit: the most tokens that the model takes.
         examiner: asks about the user's rows, if there are some.
     """
 
     precisions: Sequence[str]
     real: bool
     synthetic: bool
+    limit: int
     examiner: Examiner | None
 
     def feeds(self, traced: Traced) -> Mapping[str, Sequence[Feed]]:
@@ -122,7 +125,7 @@ def write_variants(
         if precision != "bf16":
             tell(f"timing {precision}")
         found[precision] = _entry(folder, precision, traced.graphs, paths, parity, recipe, report, verifier)
-        options = _provider_options(traced.graphs, precision)
+        options = recommended(traced.graphs, precision, entries.limit)
         if options:
             found[precision]["provider_options"] = options
     if not choose:
@@ -165,20 +168,6 @@ def _refuse_loss(precision: str, parity: Parity, limit: float | None) -> None:
         loss = 1 - (parity.cosine if parity.top1 is None else parity.top1)
     if limit is not None and loss > limit:
         raise ParityError(f"{precision} loses {loss:.4f} on the built-in inputs, limit {limit}")
-
-
-def _provider_options(graphs: Mapping[str, ir.Model], precision: str) -> dict[str, dict[str, dict[str, str]]]:
-    """What is good for a variant on a device: steps of a decoder as one CUDA graph, where CUDA has all its operators.
-
-    onnxruntime's GroupQueryAttention for CUDA takes no float32.
-    """
-    if precision not in ("fp16", "bf16"):
-        return {}
-    return {
-        role: {"cuda": {"enable_cuda_graph": "1"}}
-        for role, model in graphs.items()
-        if any(node.op_type == "GroupQueryAttention" for node in model.graph)
-    }
 
 
 def _entry(

@@ -6,7 +6,7 @@ A device that is asked for and not there is an error that says what is missing a
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -203,7 +203,8 @@ def create(graph: str | bytes, device: Device, options: Any, given: ProviderOpti
         rest = [(KINDS[name].provider, {"device_id": str(device.index)}) for name in kind.then]
         cpu: list[tuple[str, dict[str, str]]] = [] if device.kind == "cpu" else [(KINDS["cpu"].provider, {})]
         providers = [(kind.provider, own), *rest, *cpu]
-    with _silent(ort):
+    building = nvidia.building(own) if device.kind == "tensorrt" else nullcontext()
+    with _silent(ort), building:
         try:
             session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
         except Exception as error:
@@ -230,6 +231,12 @@ def _explain(device: Device, given: ProviderOptions, error: Exception) -> None:
     if "provider_options_utils" in str(error) and "device_id" not in str(error):
         named = ", ".join(f"{name}={value}" for name, value in given.items())
         raise DeviceError(f"device '{device}' does not take the options {named}: {one_line(error)}") from error
+    if "associated profiles" in str(error):
+        raise DeviceError(
+            f"device '{device}' takes the graph in parts, for which the bundle's shapes do not tell enough: set the "
+            "provider options trt_profile_min_shapes, trt_profile_opt_shapes and trt_profile_max_shapes, to nothing to "
+            "learn them as they come"
+        ) from error
     if "graph capture feature" in str(error):
         raise DeviceError(
             f"device '{device}' does not have all operators of the graph in this precision, which enable_cuda_graph "

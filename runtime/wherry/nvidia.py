@@ -7,13 +7,17 @@ import ctypes
 import hashlib
 import io
 import re
+import sys
+import time
 import warnings
-from contextlib import redirect_stdout, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 from wherry.errors import SessionError
@@ -35,6 +39,9 @@ PACKAGES = {
 """Library to package, without the CUDA version that some packages have behind their name."""
 
 PROVIDERS = {"cuda": "libonnxruntime_providers_cuda.so", "tensorrt": "libonnxruntime_providers_tensorrt.so"}
+
+TICK = 1.0
+"""Seconds between words on what takes long."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,34 @@ def engine_cache(index: int, graph: Path) -> dict[str, str]:
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": str(kept),
     }
+
+
+@contextmanager
+def building(options: Mapping[str, str]) -> Iterator[None]:
+    """Count seconds on standard error, where that is a terminal, while TensorRT builds engines that it has not kept.
+
+    Args:
+        options: of its execution provider.
+    """
+    kept = options.get("trt_engine_cache_path")
+    if not sys.stderr.isatty() or (kept is not None and any(Path(kept).glob("*.engine"))):
+        yield
+        return
+    started, done = time.monotonic(), Event()
+
+    def tell() -> None:
+        while not done.wait(TICK):
+            sys.stderr.write(f"\rTensorRT builds an engine: {time.monotonic() - started:.0f} s")
+            sys.stderr.flush()
+
+    teller = Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
+        sys.stderr.write("\r\033[K")
 
 
 def driver_cuda() -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 import ctypes
 import importlib.metadata
 import json
+import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -209,6 +210,10 @@ def test_a_provider_that_does_not_load_is_an_error_and_never_the_cpu(have, asked
         ),
         ("CUDA failure 101: invalid device ordinal", "device 'cuda:5' is not there: the driver has fewer GPUs, of"),
         ("This session cannot use the graph capture feature as requested", "run the variant fp16"),
+        (
+            "TensorRT EP: User needs to provide all the dynamic shape inputs with associated profiles if they want to",
+            "takes the graph in parts, for which the bundle's shapes do not tell enough: set the provider options",
+        ),
     ],
 )
 def test_what_onnxruntime_says_of_a_gpu_is_told_in_clear_words(have, asked, monkeypatch, said, means):
@@ -387,3 +392,16 @@ def test_cuda_refusing_a_copy_is_told():
     runtime = SimpleNamespace(cudaMemset=lambda *_: 2)
     with pytest.raises(SessionError, match="CUDA failed to copy within GPU 1: cudaMemset gave error 2"):
         nvidia.Copies(runtime, 1).clear(0, 8)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_building_an_engine_is_told_on_a_terminal(kept, monkeypatch, capsys, tmp_path):
+    (tmp_path / "old.engine").write_bytes(b"") if kept else None
+    monkeypatch.setattr(nvidia, "TICK", 0.01)
+    for terminal in (False, True):
+        monkeypatch.setattr(nvidia.sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        with nvidia.building({"trt_engine_cache_path": str(tmp_path)}):
+            time.sleep(0.1)
+        said = capsys.readouterr().err
+        assert said.startswith("\rTensorRT builds an engine: 0 s") == (terminal and not kept)
+        assert said.endswith("\r\x1b[K") == (terminal and not kept)
