@@ -29,6 +29,7 @@ VERBS = {
     "run": Verb("wherry.commands.run", "run a model on texts"),
     "tasks": Verb("wherry.commands.tasks", "list what models can be run for"),
     "chat": Verb("wherry.commands.chat", "talk to a model"),
+    "bench": Verb("wherry.commands.bench", "time a bundle's variants on this machine"),
     "inspect": Verb("wherry.commands.inspect", "show what is in a bundle"),
     "verify": Verb("wherry.commands.verify", "check a bundle against its manifest, or against the original", "export"),
     "doctor": Verb("wherry.commands.doctor", "look whether this machine can run models, and on what"),

@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers import pipeline as reference
 
+from wherry.bundle import Bundle
 from wherry.cli import VERBS, main
 from wherry.commands import doctor
 from wherry.errors import DeviceError
@@ -454,3 +455,38 @@ def test_an_interrupt_in_the_middle_of_a_run(minilm, tmp_path, number):
     assert out == ""
     assert err.splitlines()[-1] == "wherry: interrupted"
     assert "Traceback" not in err
+
+
+def test_bench_times_every_variant(wherry, minilm):
+    done = wherry("bench", minilm, "one", "two", "--seconds", "0.05", "--json")
+    facts = json.loads(done.out)
+    assert done.code == 0
+    assert list(facts) == list(Bundle.load(minilm).variants)
+    for each in facts.values():
+        assert each["calls"] >= 5
+        assert each["inputs_per_s"] == pytest.approx(2000 / each["call_ms"], rel=0.01)
+        assert each["call_ms_p95"] >= each["call_ms"]
+        assert set(each["placement"]) == {"CPUExecutionProvider"}
+
+
+def test_bench_of_a_model_that_writes(wherry, bundle):
+    options = ("--max-new-tokens", "4", "--seconds", "0.1", "--precision", "int4")
+    done = wherry("bench", bundle("smollm2-gguf").folder, "Once", *options)
+    assert (done.code, done.err) == (0, "")
+    head, _, row, _, placed = done.out.splitlines()
+    assert "new tokens/s" in head
+    assert "first piece ms" in head
+    assert len(row.split()) == 9
+    assert placed.startswith("int4: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("--seconds", "0"), 2, "--seconds must be more than 0, not 0"),
+        (("--precision", "int3"), 1, "has no precision 'int3': it has "),
+        (("--labels", "a,b"), 2, "--labels is not for this model's sentence-embeddings"),
+    ],
+)
+def test_bench_refuses(wherry, minilm, words, code, says):
+    refused(wherry("bench", minilm, *words), code, says)

@@ -54,6 +54,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON value a line, one line an input")
     parser.add_argument("--stream", action="store_true", help="print generated text as it comes")
     parser.add_argument("--no-truncation", action="store_true", help="refuse texts longer than the model takes")
+    parser.add_argument(
+        "--output", metavar="FILE", help="what was found, over the image (.png, .jpg, .webp), or what was said (.wav)"
+    )
+    add_task_arguments(parser)
+    parser.epilog = (
+        'examples:\n  wherry run gpt2-bundle "The river" --max-new-tokens 40 --stream\n'
+        "  wherry run minilm-bundle --json < sentences.txt > vectors.jsonl\n"
+        "  wherry run detr-bundle street.jpg --output found.png\n"
+        '  wherry run smolvlm-bundle street.jpg --question "What is this?" --stream\n'
+        "  wherry run whisper-bundle speech.wav --timestamps segment"
+    )
+
+
+def add_task_arguments(parser: argparse.ArgumentParser) -> None:
+    """What pipelines are asked for beside their inputs."""
     add_generation_arguments(parser)
     group = parser.add_argument_group("texts that are asked for something")
     group.add_argument("--labels", metavar="A,B", help="what to look for, in images too, for zero-shot tasks")
@@ -62,9 +77,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("images")
     group.add_argument("--threshold", type=float, metavar="S", help="tell what scores more than S")
     group.add_argument("--subtask", help="of image-segmentation: panoptic, instance or semantic")
-    group.add_argument(
-        "--output", metavar="FILE", help="what was found, over the image (.png, .jpg, .webp), or what was said (.wav)"
-    )
     group = parser.add_argument_group("sounds")
     group.add_argument("--language", metavar="L", help="of speech: en, german (default: found out)")
     group.add_argument(
@@ -72,13 +84,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--timestamps", choices=["segment", "word", "char"], help="tell when each part was said")
     group.add_argument("--chunk-length", type=float, metavar="S", help="cut speech into parts of so many seconds")
-    parser.epilog = (
-        'examples:\n  wherry run gpt2-bundle "The river" --max-new-tokens 40 --stream\n'
-        "  wherry run minilm-bundle --json < sentences.txt > vectors.jsonl\n"
-        "  wherry run detr-bundle street.jpg --output found.png\n"
-        '  wherry run smolvlm-bundle street.jpg --question "What is this?" --stream\n'
-        "  wherry run whisper-bundle speech.wav --timestamps segment"
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -94,13 +99,13 @@ def run(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         threads=arguments.threads,
     )
-    options = _fitting(pipe, arguments)
+    options = fitting(pipe, arguments)
     _check_output(pipe.task, inputs, arguments.output)
     if arguments.stream:
         for given in inputs:
             _stream(pipe, given, options)
         return 0
-    for given, result in _results(pipe, inputs, options):
+    for given, result in results(pipe, inputs, options):
         shown = save(result, Path(arguments.output)) if pipe.task == SPEECH else result
         print(json.dumps(plain(shown), ensure_ascii=False) if arguments.json else readable(pipe.task, given, shown))
         if arguments.output and pipe.task in DRAWERS:
@@ -108,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _fitting(pipe: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+def fitting(pipe: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, all of which the pipeline takes."""
     if arguments.stream and not hasattr(pipe, "stream"):
         raise InputError(f"--stream is for text-generation and other tasks that write, not for {pipe.task}")
@@ -150,7 +155,7 @@ def _check_output(task: str, inputs: Sequence[str], path: str | None) -> None:
         raise InputError(f"--output must end in {', '.join(endings)}, not be {path}")
 
 
-def _results(pipe: Any, inputs: list[str], options: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+def results(pipe: Any, inputs: list[str], options: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     """Each input and its result: of files as they come, of texts all at once, for they are sorted by length."""
     if pipe.task == "text-ranking":
         return [(inputs[found["corpus_id"]], found) for found in pipe(documents=inputs, **options)]
