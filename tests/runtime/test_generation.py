@@ -518,3 +518,56 @@ def test_the_least_top_p_is_greedy():
     logits = np.array([1.0, 5.0, 5.0, 0.0], np.float32)
     chooser = Chooser(GenerationConfig(do_sample=True, top_k=0, top_p=1e-9, seed=1), [0], 4)
     assert {chooser.choose(logits) for _ in range(50)} == {int(logits.argmax())}
+
+
+def likeliest(logits, count):
+    order = np.argsort(-logits.astype(np.float32), kind="stable")[:count]
+    return order, logits[order]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"top_k": 1},
+        {"temperature": 0.3, "top_k": 5},
+        {"temperature": 1.7, "top_p": 0.8},
+        {"top_k": 20, "min_p": 0.1, "typical_p": 0.9},
+        {"top_k": 400},
+        {"do_sample": False},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_the_likeliest_tokens_alone_give_the_token_that_all_would(options, kind):
+    config = GenerationConfig(**{"do_sample": True, "seed": 1, "max_new_tokens": 100} | options)
+    one, other = Chooser(config, [1], 300), Chooser(config, [1], 300)
+    random, few = np.random.default_rng(0), 0
+    for _ in range(100):
+        logits = random.normal(scale=2, size=300).astype(kind)
+        found = one.pick(*likeliest(logits, one.wanted))
+        few += found is not None
+        assert (one.choose(logits) if found is None else found) == other.choose(logits)
+    assert few > 90
+
+
+def test_tokens_as_likely_as_the_last_that_counts_are_all_looked_for():
+    config = GenerationConfig(do_sample=True, seed=1, top_k=5)
+    chooser, logits = Chooser(config, [1], 300), np.zeros(300, np.float32)
+    assert chooser.pick(*likeliest(logits, chooser.wanted)) is None
+    assert len({chooser.choose(logits) for _ in range(40)}) > 19 + 5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"do_sample": True, "top_k": 0},
+        {"do_sample": True, "repetition_penalty": 1.1},
+        {"repetition_penalty": 1.1},
+        {"logprobs": True},
+        {"do_sample": True, "remove_invalid_values": True},
+    ],
+    ids=str,
+)
+def test_where_all_logits_are_needed(options):
+    assert Chooser(GenerationConfig(**options), [1], 300).wanted is None

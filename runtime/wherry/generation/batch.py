@@ -42,11 +42,14 @@ class Batch(Protocol):
     def step(self, tokens: Array) -> Array:
         """Read a token of each of the first rows; gives (tokens, vocabulary) logits, overwritten by the next step."""
 
-    def best(self, tokens: Array) -> tuple[Array, Array] | None:
-        """Like `step`, where only the likeliest tokens and their logits need to come back: (tokens,) each.
+    def best(self, tokens: Array, count: int) -> tuple[Array, Array] | None:
+        """Like `step`, where only the likeliest tokens and their logits need to come back, the likeliest first.
 
-        None, and nothing done, where all logits come for nothing.
+        (tokens, count) each. None, and nothing done, where all logits come for nothing.
         """
+
+    def logits(self) -> Array:
+        """All logits of the last step, once more, where only the `best` were looked at."""
 
     def verify(self, tokens: Array) -> Array:
         """Read several tokens of the only row; gives (tokens, vocabulary) logits, behind each of them."""

@@ -69,6 +69,7 @@ class Decoder:
         self.shared = "GroupQueryAttention" in session.operators
         self.in_place = self.shared and session.native("GroupQueryAttention")
         self.spare: list[tuple[Cache, dict[int, Steps]]] = []
+        self._choosers: dict[int, Any] = {}
         self.left = padding_side == "left" if padding_side else not self.shared
         # Without positions of their own, rows would count what pads them.
         told = padding_side is not None or self.shared or "position_ids" in session.inputs
@@ -131,28 +132,31 @@ class Decoder:
         """Copies in the memory of the GPU that the session is on."""
         return Copies.on(onnxruntime(), self.session.index)
 
-    def best(self, logits: Any) -> tuple[Array, Array]:
-        """The likeliest tokens and their logits, chosen where the logits are.
+    def best(self, logits: Any, count: int) -> tuple[Array, Array]:
+        """The likeliest tokens and their logits, chosen where the logits are, the likeliest first.
 
         Args:
             logits: an OrtValue (rows, 1, vocabulary).
+            count: how many of each row.
 
         Returns:
-            (rows,) int64, and as many of the logits' type.
+            (rows, count) int64, and as many of the logits' type.
         """
-        binding = self._chooser.io_binding()
+        if count not in self._choosers:
+            self._choosers[count] = self._chooser(count)
+        chooser = self._choosers[count]
+        binding = chooser.io_binding()
         binding.bind_ortvalue_input("logits", logits)
         binding.bind_output("values")
         binding.bind_output("tokens")
-        self._chooser.run_with_iobinding(binding)
-        values, tokens = (value.numpy().reshape(-1) for value in binding.get_outputs())
+        chooser.run_with_iobinding(binding)
+        values, tokens = (value.numpy()[:, 0] for value in binding.get_outputs())
         return tokens, values
 
-    @cached_property
-    def _chooser(self) -> Any:
+    def _chooser(self, count: int) -> Any:
         kind = FLOAT16 if self.session.outputs["logits"].dtype == np.float16 else FLOAT
         outputs = {"values": (kind, 3), "tokens": (INT64, 3)}
-        content = graph("TopK", {"logits": (kind, 3)}, outputs, initializers={"k": [1]})
+        content = graph("TopK", {"logits": (kind, 3)}, outputs, initializers={"k": [count]})
         return create(content, Device(self.session.memory, self.session.index), onnxruntime().SessionOptions())
 
     def feeds(self, ids: Array, positions: Array, mask: Array, given: Given) -> dict[str, Array]:

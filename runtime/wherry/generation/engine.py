@@ -325,12 +325,12 @@ class Engine:
         if len(guess):
             return self._verify(guess)
         last = np.array([row.last for row in self.rows])
-        best = self._batch.best(last) if all(row.chooser.greedy for row in self.rows) else None
-        if best is not None:
-            chosen = zip(self.rows, best[0].tolist(), best[1].tolist(), strict=True)
-            events = [self._event(row, row.chooser.take(token, logit)) for row, token, logit in chosen]
-        else:
+        wanted = [row.chooser.wanted for row in self.rows]
+        best = self._batch.best(last, max(each or 0 for each in wanted)) if None not in wanted else None
+        if best is None:
             events = [self._choose(row, each) for row, each in zip(self.rows, self._batch.step(last), strict=True)]
+        else:
+            events = [self._pick(at, *each) for at, each in enumerate(zip(*best, strict=True))]
         self._drop({at for at, event in enumerate(events) if event.finish})
         return events
 
@@ -363,6 +363,12 @@ class Engine:
         self._batch.cut(0, before + len(events) - 1)
         self._drop({0} if events[-1].finish else set())
         return events
+
+    def _pick(self, at: int, tokens: Array, logits: Array) -> Event:
+        """Choose among the likeliest tokens, or among all where those do not tell."""
+        row = self.rows[at]
+        token = row.chooser.pick(tokens, logits)
+        return self._choose(row, self._batch.logits()[at]) if token is None else self._event(row, token)
 
     def _choose(self, row: _Row, logits: Array) -> Event:
         return self._event(row, row.chooser.choose(logits))

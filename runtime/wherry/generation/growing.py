@@ -105,8 +105,11 @@ class GrowingBatch:
             padded.append(np.pad(array, [(0, 0), *(each if self.decoder.left else each[::-1] for each in lacking)]))
         return np.concatenate(padded)
 
-    def best(self, tokens: Array) -> tuple[Array, Array] | None:
+    def best(self, tokens: Array, count: int) -> tuple[Array, Array] | None:
         """The logits are at hand."""
+
+    def logits(self) -> Array:
+        raise NotImplementedError
 
     def reserve(self, capacity: int) -> None:
         """Nothing to do: it grows by itself."""

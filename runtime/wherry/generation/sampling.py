@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,12 @@ import numpy as np
 from wherry.errors import InputError, SessionError
 from wherry.generation.config import GenerationConfig
 from wherry.generation.grammar import Constraint
-from wherry.generation.processors import Processor, TopK, largest, log_softmax, processors
+from wherry.generation.processors import Processor, Temperature, TopK, largest, log_softmax, processors
 
 Array = np.ndarray[Any, Any]
+
+TIES = 14
+"""Tokens looked at beyond the likeliest k, for those that are as likely as the last of these count too."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Chooser:
         Raises:
             InputError: a token to be favored or forced that the model does not have.
         """
-        self.config, self.constraint = config, constraint
+        self.config, self.constraint, self.vocabulary = config, constraint, vocabulary
         self.processors = processors(config, len(prompt), vocabulary, further)
         # The seed that SeedSequence(seed).spawn gives the index-th.
         self.random = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(index,)))
@@ -82,26 +86,46 @@ class Chooser:
         best = int(logits.argmax())  # that of one that is no number, if there is any
         self._check(logits[best])
         plain = not self.processors and not self.config.do_sample and self.constraint is None
-        token = best if plain else self._processed(logits)
+        token = best if plain else self._processed(np.array(logits, np.float32))
         if self.constraint is not None:
             self.constraint.accept(token)
         if self.config.logprobs:
             self.logprobs.append(self._logprob(logits, token))
         return self._append(token)
 
-    @property
-    def greedy(self) -> bool:
-        """Whether the next token is the likeliest one, and nothing else of the logits is needed."""
-        return not (self.processors or self.config.do_sample or self.constraint or self.config.logprobs)
+    @cached_property
+    def wanted(self) -> int | None:
+        """How many of the likeliest tokens tell the next one nearly always; None where all logits are needed."""
+        if self.constraint or self.config.logprobs:
+            return None
+        if not self.config.do_sample:
+            return None if self.processors else 1
+        behind = self.processors[1:] if isinstance(next(iter(self.processors), None), Temperature) else self.processors
+        top = next(iter(behind), None)
+        return min(top.count + TIES, self.vocabulary) if isinstance(top, TopK) else None
 
-    def take(self, token: int, logit: float) -> int:
-        """The next token, where it is the likeliest one.
+    def pick(self, tokens: Array, logits: Array) -> int | None:
+        """The next token from the likeliest ones, `wanted` or more: what `choose` would choose from all.
+
+        Args:
+            tokens: (count,) int64, the likeliest first.
+            logits: (count,), theirs.
+
+        Returns:
+            the token; None, and nothing done, where more tokens may be as likely as the last that counts.
 
         Raises:
             SessionError: as `choose` does.
         """
-        self._check(logit)
-        return self._append(token)
+        self._check(logits[0])
+        if not self.config.do_sample:
+            return self._append(int(tokens[0]))
+        assert self.wanted is not None
+        last, least = float(logits[self.wanted - TIES - 1]), float(logits[-1])
+        if len(tokens) < self.vocabulary and last - least <= 1e-6 * abs(last):
+            return None
+        order = np.argsort(tokens)
+        return self._append(int(tokens[order[self._processed(logits[order].astype(np.float32))]]))
 
     def _check(self, logit: float) -> None:
         if not logit < np.inf and not self.config.remove_invalid_values:
@@ -116,8 +140,8 @@ class Chooser:
         self.length += 1
         return token
 
-    def _processed(self, logits: Array) -> int:
-        scores = np.array(logits, np.float32)
+    def _processed(self, scores: Array) -> int:
+        """The place of the chosen one among float32 scores, which are written over."""
         kept = None
         if self.constraint is not None:
             self.constraint.allow(scores)

@@ -60,10 +60,14 @@ class SharedBatch:
     def step(self, tokens: Array) -> Array:
         return self._step(tokens).logits()
 
-    def best(self, tokens: Array) -> tuple[Array, Array] | None:
+    def best(self, tokens: Array, count: int) -> tuple[Array, Array] | None:
         if not self.decoder.session.on_gpu:
             return None
-        return self._step(tokens).best()
+        return self._step(tokens).best(count)
+
+    def logits(self) -> Array:
+        assert self._last is not None
+        return self._last.logits()
 
     def _step(self, tokens: Array) -> "Steps":
         rows = len(tokens)
@@ -211,9 +215,9 @@ class Steps:
         scores: Array = self.scores.numpy() if self.session.on_gpu else self.array
         return scores[:, 0]
 
-    def best(self) -> tuple[Array, Array]:
-        """The likeliest tokens of the last step and their logits, (rows,) each."""
-        return self.decoder.best(self.scores)
+    def best(self, count: int) -> tuple[Array, Array]:
+        """The likeliest tokens of the last step and their logits, (rows, count) each."""
+        return self.decoder.best(self.scores, count)
 
 
 def _size(size: int | str) -> int:
