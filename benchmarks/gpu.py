@@ -1,4 +1,4 @@
-"""On a GPU: wherry beside torch, eager and compiled, all in fp16. See README.md for what is timed."""
+"""On a GPU: wherry beside torch, eager and compiled, in fp16 where nothing else is said. See README.md."""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,6 +22,7 @@ TEXTS = (1, 32, 256)
 ROWS = (1, 8, 32)
 PROMPT, STEPS = 16, 128
 LONG = (512, 2048)
+DRAWN = {"do_sample": True, "top_k": 50, "top_p": 0.9, "temperature": 0.8}
 Timed = tuple[str, str, float]
 """Workload, candidate, items per second."""
 
@@ -46,22 +48,32 @@ def wherry_side(folder: Path, device: str) -> Iterator[Timed]:
     from wherry.generation import Decoder, GenerationConfig, generate
     from wherry.session import Session
 
-    def decoded(decoder: Decoder, ids: Any, steps: int) -> Callable[[], Any]:
-        rows, config = ids.tolist(), GenerationConfig(max_new_tokens=steps)
+    def decoded(decoder: Decoder, ids: Any, steps: int, **options: Any) -> Callable[[], Any]:
+        rows, config = ids.tolist(), GenerationConfig(max_new_tokens=steps, **options)
         return lambda: generate(decoder, rows, config)
 
-    session = Session(folder / "minilm" / "onnx" / "model_fp16.onnx", device=device)
-    for rows in TEXTS:
-        ids = tokens(rows, LENGTH)
-        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-        rate = timed(lambda feeds=feeds: session.run(feeds, ["last_hidden_state"]), rows)
-        yield f"encoder, {rows} x {LENGTH}, texts/s", "wherry", rate
-    for name, options in (("wherry", {}), ("wherry, CUDA graph", {"enable_cuda_graph": True})):
-        session = Session(folder / "smollm2" / "onnx" / "model_fp16.onnx", device=device, provider_options=options)
+    for name, suffix in (("wherry", "fp16"), ("wherry, bf16", "bf16")):
+        session = Session(folder / "minilm" / "onnx" / f"model_{suffix}.onnx", device=device)
+        for rows in TEXTS:
+            ids = tokens(rows, LENGTH)
+            feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+            for what, output in (("encoder", "last_hidden_state"), ("embeddings", "sentence_embedding")):
+                rate = timed(partial(session.run, feeds, [output]), rows)
+                yield f"{what}, {rows} x {LENGTH}, texts/s", name, rate
+    graph = {"enable_cuda_graph": True}
+    for name, suffix, options in (
+        ("wherry", "fp16", {}),
+        ("wherry, CUDA graph", "fp16", graph),
+        ("wherry, bf16", "bf16", graph),
+    ):
+        session = Session(folder / "smollm2" / "onnx" / f"model_{suffix}.onnx", device=device, provider_options=options)
         decoder = Decoder(session)
         for rows in ROWS:
             rate = timed(decoded(decoder, tokens(rows, PROMPT), STEPS), rows * STEPS, rounds=5)
             yield f"decoder, batch {rows}, new tokens/s", name, rate
+        rows = ROWS[1]
+        rate = timed(decoded(decoder, tokens(rows, PROMPT), STEPS, **DRAWN), rows * STEPS, rounds=5)
+        yield f"decoder, batch {rows}, drawn, new tokens/s", name, rate
         for length in LONG:
             rate = timed(decoded(decoder, tokens(1, length), 1), length)
             yield f"decoder, prompt of {length}, tokens/s", name, rate
@@ -75,10 +87,15 @@ def torch_side(folder: Path, device: str) -> Iterator[Timed]:
     def fp16(kind: Any, name: str) -> Any:
         return kind.from_config(AutoConfig.from_pretrained(folder / name)).to(device, torch.float16).eval()
 
-    def encoder(model: Any, ids: Any) -> Callable[[], Any]:
+    def encoder(model: Any, ids: Any, *, pooled: bool) -> Callable[[], Any]:
         def run() -> Any:
             given = torch.from_numpy(ids).to(device)
-            return model(input_ids=given, attention_mask=torch.ones_like(given)).last_hidden_state.cpu().numpy()
+            mask = torch.ones_like(given)
+            states = model(input_ids=given, attention_mask=mask).last_hidden_state
+            if pooled:
+                weights = mask[..., None].to(states.dtype)
+                states = torch.nn.functional.normalize((states * weights).sum(1) / weights.sum(1))
+            return states.cpu().numpy()
 
         return run
 
@@ -88,11 +105,7 @@ def torch_side(folder: Path, device: str) -> Iterator[Timed]:
             found = model.generate(
                 given,
                 attention_mask=torch.ones_like(given),
-                do_sample=False,
-                pad_token_id=0,
-                eos_token_id=None,
-                max_new_tokens=steps,
-                **options,
+                **{"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "max_new_tokens": steps, **options},
             )
             return found.cpu().numpy()
 
@@ -104,7 +117,9 @@ def torch_side(folder: Path, device: str) -> Iterator[Timed]:
         for rows in TEXTS:
             ids = tokens(rows, LENGTH)
             for name, each in (("torch eager", model), ("torch.compile", compiled)):
-                yield f"encoder, {rows} x {LENGTH}, texts/s", name, timed(encoder(each, ids), rows, warm=4)
+                for what, pooled in (("encoder", False), ("embeddings", True)):
+                    rate = timed(encoder(each, ids, pooled=pooled), rows, warm=4)
+                    yield f"{what}, {rows} x {LENGTH}, texts/s", name, rate
         model = fp16(AutoModelForCausalLM, "smollm2")
         model.generation_config.eos_token_id = None
         for length in LONG:
@@ -114,20 +129,24 @@ def torch_side(folder: Path, device: str) -> Iterator[Timed]:
             for rows in ROWS:
                 rate = timed(decoder(model, tokens(rows, PROMPT), STEPS, **options), rows * STEPS, rounds=3)
                 yield f"decoder, batch {rows}, new tokens/s", name, rate
+            rows = ROWS[1]
+            rate = timed(decoder(model, tokens(rows, PROMPT), STEPS, **options, **DRAWN), rows * STEPS, rounds=3)
+            yield f"decoder, batch {rows}, drawn, new tokens/s", name, rate
 
 
 SIDES = {"wherry": wherry_side, "torch": torch_side}
 
 
 def exported() -> Path:
-    """The bundles of MiniLM and SmolLM2 in fp16, exported on first use."""
+    """The bundles of MiniLM and SmolLM2 in fp16 and bf16, exported on first use."""
     from harness import bundle
 
-    folder = bundle("minilm", ["fp16"]).folder.parent / "gpu"
+    kinds = ["fp16", "bf16"]
+    folder = bundle("minilm", kinds).folder.parent / "gpu"
     folder.mkdir(exist_ok=True)
     for name, sample in (("minilm", "minilm"), ("smollm2", "smollm2-gguf")):
         if not (folder / name).exists():
-            (folder / name).symlink_to(bundle(sample, ["fp16"]).folder)
+            (folder / name).symlink_to(bundle(sample, kinds).folder)
     return folder
 
 
@@ -135,7 +154,7 @@ def main() -> None:
     """Time each side in a process of its own; print a table, then a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--bundles", type=Path, help="a folder that holds minilm and smollm2 in fp16")
+    parser.add_argument("--bundles", type=Path, help="a folder that holds minilm and smollm2 in fp16 and bf16")
     parser.add_argument("--sides", default="wherry,torch")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -155,7 +174,7 @@ def main() -> None:
                     rates.setdefault(workload, {})[candidate] = round(rate, 1)
     names = list(dict.fromkeys(name for row in rates.values() for name in row))
     rows = [[workload, *(str(row.get(name, "-")) for name in names)] for workload, row in rates.items()]
-    print(table([["fp16", *names], *rows]))
+    print(table([["on a GPU", *names], *rows]))
     card = cards()[0].name if cards() else arguments.device
     tools = {name: installed(name) for name in ("torch", "transformers")}
     tools["onnxruntime"] = f"{onnxruntime().__version__}, CUDA {getattr(onnxruntime(), 'cuda_version', None)}"
