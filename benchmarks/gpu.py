@@ -23,6 +23,7 @@ ROWS = (1, 8, 32)
 PROMPT, STEPS = 16, 128
 LONG = (512, 2048)
 DRAWN = {"do_sample": True, "top_k": 50, "top_p": 0.9, "temperature": 0.8}
+Ways = tuple[tuple[str, str, dict[str, bool]], ...]
 Timed = tuple[str, str, float]
 """Workload, candidate, items per second."""
 
@@ -52,20 +53,17 @@ def wherry_side(folder: Path, device: str) -> Iterator[Timed]:
         rows, config = ids.tolist(), GenerationConfig(max_new_tokens=steps, **options)
         return lambda: generate(decoder, rows, config)
 
-    for name, suffix in (("wherry", "fp16"), ("wherry, bf16", "bf16")):
-        session = Session(folder / "minilm" / "onnx" / f"model_{suffix}.onnx", device=device)
+    graph = {"enable_cuda_graph": True}
+    ways: Ways = (("wherry", "fp16", {}), ("wherry, CUDA graph", "fp16", graph), ("wherry, bf16", "bf16", graph))
+    for name, suffix, options in ways:
+        session = Session(folder / "minilm" / "onnx" / f"model_{suffix}.onnx", device=device, provider_options=options)
         for rows in TEXTS:
             ids = tokens(rows, LENGTH)
             feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
             for what, output in (("encoder", "last_hidden_state"), ("embeddings", "sentence_embedding")):
                 rate = timed(partial(session.run, feeds, [output]), rows)
                 yield f"{what}, {rows} x {LENGTH}, texts/s", name, rate
-    graph = {"enable_cuda_graph": True}
-    for name, suffix, options in (
-        ("wherry", "fp16", {}),
-        ("wherry, CUDA graph", "fp16", graph),
-        ("wherry, bf16", "bf16", graph),
-    ):
+    for name, suffix, options in (*ways, ("wherry, int4f16", "q4f16", graph)):
         session = Session(folder / "smollm2" / "onnx" / f"model_{suffix}.onnx", device=device, provider_options=options)
         decoder = Decoder(session)
         for rows in ROWS:
@@ -138,10 +136,10 @@ SIDES = {"wherry": wherry_side, "torch": torch_side}
 
 
 def exported() -> Path:
-    """The bundles of MiniLM and SmolLM2 in fp16 and bf16, exported on first use."""
+    """The bundles of MiniLM and SmolLM2 as GPUs run them, exported on first use."""
     from harness import bundle
 
-    kinds = ["fp16", "bf16"]
+    kinds = ["fp16", "bf16", "int4f16"]
     folder = bundle("minilm", kinds).folder.parent / "gpu"
     folder.mkdir(exist_ok=True)
     for name, sample in (("minilm", "minilm"), ("smollm2", "smollm2-gguf")):
@@ -154,7 +152,7 @@ def main() -> None:
     """Time each side in a process of its own; print a table, then a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--bundles", type=Path, help="a folder that holds minilm and smollm2 in fp16 and bf16")
+    parser.add_argument("--bundles", type=Path, help="a folder that holds minilm and smollm2 in fp16, bf16 and int4f16")
     parser.add_argument("--sides", default="wherry,torch")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -243,7 +243,7 @@ def _explain(device: Device, given: ProviderOptions, error: Exception) -> None:
             "needs: leave that out, or run the variant fp16"
         ) from error
     if re.search("invalid device (id|ordinal)|device_id", str(error), re.IGNORECASE):
-        names = ", ".join(f"{at} {card.name}" for at, card in enumerate(nvidia.cards()))
+        names = ", ".join(f"GPU {at} ({card.name})" for at, card in enumerate(nvidia.cards()))
         raise DeviceError(
             f"device '{device}' is not there: the driver has {names or 'fewer GPUs'}, "
             "of which CUDA_VISIBLE_DEVICES may hide some"

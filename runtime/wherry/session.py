@@ -18,6 +18,7 @@ import numpy as np
 from wherry.devices import KINDS, Device, ProviderOptions, create, full_memory, one_line, resolve
 from wherry.devices import onnxruntime as onnxruntime
 from wherry.errors import DeviceError, SessionError
+from wherry.replay import Replays
 
 Array = np.ndarray[Any, Any]
 
@@ -164,6 +165,7 @@ class Session:
             self._look_at_placement(path)
         self.graphs = device.kind == "cuda" and str(given.get("enable_cuda_graph", 0)) not in ("0", "False")
         self._numbers = count(1)
+        self._replays = Replays(self) if self.graphs else None
         self._uncaptured = self._options(None) if self.graphs else None  # looking for what is not there takes its time
         infos = zip(self.raw.get_inputs(), self.raw.get_input_memory_infos(), strict=True)
         self._resident = {port.name for port, info in infos if info.name.lower().startswith(device.memory)}
@@ -220,6 +222,11 @@ class Session:
         missing = [name for name in self.inputs if name not in given]
         if missing:
             raise SessionError(f"the graph needs input {', '.join(missing)}, which was not given")
+        if self._replays is not None:
+            return self._replays.run(given, names, lambda: self._run(given, names))
+        return self._run(given, names)
+
+    def _run(self, given: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
         try:
             values = self.raw.run(names, given, self._uncaptured)
         except Exception as error:  # as above

@@ -1,4 +1,4 @@
-"""Tiny random models of each kind, exported at fp32, fp16 and bf16: `python tests/gpu/models.py FOLDER`."""
+"""Tiny random models of each kind, exported at fp32 and what GPUs run: `python tests/gpu/models.py FOLDER`."""
 
 import sys
 import tempfile
@@ -73,7 +73,8 @@ def export_all(folder: Path) -> None:
             PreTrainedTokenizerFast(tokenizer_object=letters, unk_token="_", pad_token="_").save_pretrained(checkpoint)
             if name in EXTRACTORS:
                 EXTRACTORS[name]().save_pretrained(checkpoint)
-            export(checkpoint, folder / name, precision=["fp32", "fp16", "bf16"])
+            quantized = ["int4f16"] if name == "decoder" else []
+            export(checkpoint, folder / name, precision=["fp32", "fp16", "bf16", *quantized])
 
 
 if __name__ == "__main__":

@@ -28,9 +28,15 @@ def test_tokens_are_those_of_the_cpu(found, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int4f16"])
 def test_a_captured_graph_gives_what_single_kernels_give(found, precision, way):
     assert found["graphs"][f"decoder {precision}"][way] == found["device"][f"decoder {precision}"][way]
+
+
+@pytest.mark.parametrize("name", ["encoder", "vision", "whisper"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_captured_runs_give_what_others_give(found, name, precision):
+    assert found["replayed"][f"{name} {precision}"] == 0
 
 
 def test_a_graph_that_cannot_be_captured_is_refused(found):
@@ -43,7 +49,7 @@ def test_whisper_hears_what_it_hears_on_the_cpu(found):
     assert found["device"]["whisper fp32"] == expected
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int4f16"])
 def test_16_bits_begin_as_on_the_cpu(found, precision):
     expected, got = (found[key][f"decoder {precision}"]["greedy"] for key in ("cpu", "device"))
     assert sum(one[:4] == other[:4] for one, other in zip(expected, got, strict=True)) >= len(expected) - 1

@@ -12,7 +12,9 @@ import pytest
 
 from wherry import devices as module
 from wherry.errors import DeviceError, SessionError
+from wherry.replay import KEPT, Replays
 from wherry.session import Session, onnxruntime, thread_count
+from wherry.tiny import FLOAT, graph
 
 V1_QUOTA = "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"
 V1_PERIOD = "/sys/fs/cgroup/cpu/cpu.cfs_period_us"
@@ -194,3 +196,37 @@ def test_a_corrupt_graph_is_named_and_nothing_printed(bundle, tmp_path, capfd, d
         Session(path, device="cpu")
     assert one_line(caught).startswith(f"onnxruntime cannot load {path}: ")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def capturing(tmp_path):
+    """A session as one for a GPU with CUDA graphs, whose runs are no others on a CPU."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(graph("Neg", {"x": (FLOAT, 1)}, {"y": (FLOAT, 1)}))
+    session = Session(path, device="cpu")
+    session.graphs = True
+    session._replays = Replays(session)
+    return session
+
+
+def test_captured_runs_give_what_others_give(capturing):
+    random = np.random.default_rng(0)
+    results = []
+    for size in (3, 3, 5, 3, 3, 0, 5, 0, 5, 3):
+        x = random.standard_normal(size).astype(np.float32)
+        results.append((x, capturing.run({"x": x})["y"].copy()))  # where a GPU's memory is copied from anyway
+    for x, y in results:
+        assert np.array_equal(y, -x)
+    assert {key[0][1]: captured is not None for key, captured in capturing._replays.known.items()} == {
+        (3,): True,
+        (5,): True,
+        (0,): True,
+    }
+    strided = np.arange(6, dtype=np.float32)[::2]
+    assert np.array_equal(capturing.run({"x": strided})["y"], -strided)
+
+
+def test_only_so_many_shapes_are_captured(capturing):
+    for size in (*range(KEPT + 3), *range(KEPT + 3)):
+        assert capturing.run({"x": np.ones(size)})["y"].shape == (size,)
+    assert len(capturing._replays.known) == KEPT
