@@ -12,7 +12,7 @@ import pytest
 
 from wherry import devices as module
 from wherry.errors import DeviceError, SessionError
-from wherry.replay import KEPT, Replays
+from wherry.replay import KEPT, LARGEST, Replays
 from wherry.session import Session, onnxruntime, thread_count
 from wherry.tiny import FLOAT, graph
 
@@ -224,6 +224,13 @@ def test_captured_runs_give_what_others_give(capturing):
     }
     strided = np.arange(6, dtype=np.float32)[::2]
     assert np.array_equal(capturing.run({"x": strided})["y"], -strided)
+
+
+def test_what_gives_much_is_not_captured(capturing):
+    x = np.ones(LARGEST // 4 + 1, np.float32)
+    for _ in range(3):
+        assert np.array_equal(capturing.run({"x": x})["y"], -x)
+    assert not capturing._replays.known
 
 
 def test_only_so_many_shapes_are_captured(capturing):
