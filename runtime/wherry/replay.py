@@ -67,7 +67,7 @@ class Replays:
     def _capture(self, feeds: Mapping[str, Array], found: Mapping[str, Array]) -> _Captured:
         session = self.session
         binding = session.raw.io_binding()
-        inputs = {name: session.value(np.ascontiguousarray(array), name) for name, array in feeds.items()}
+        inputs = {name: session.value(np.array(array, order="C"), name) for name, array in feeds.items()}
         outputs = {name: session.value(np.empty_like(array)) for name, array in found.items()}
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from wherry import pipeline
 from wherry.bundle import SUFFIXES, Bundle
 from wherry.cli import main
+from wherry.errors import DeviceError
 from wherry_exporter import ParityError, export
 
 TEXTS = [
@@ -29,6 +30,8 @@ TEXTS = [
 LABELS = ["calm", "rough", 2, 0, "stormy", "calm", "rough"]
 GROUPS = ["de", "fr", "de", "fr", "de", None, "de"]
 EVERY = list(SUFFIXES)
+HERE = [name for name in EVERY if name != "bf16"]
+"""What runs on a CPU."""
 
 
 def written(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
@@ -129,7 +132,7 @@ def test_what_variants_are_made_of(classified, generated):
     assert "MatMulNBits" in kinds(generated, "int8")
 
 
-@pytest.mark.parametrize("precision", EVERY)
+@pytest.mark.parametrize("precision", HERE)
 def test_classifiers_of_every_precision_run(classified, answers, precision):
     pipe = pipeline(model=classified.folder, precision=precision)
     labels = [{"calm": 0, "rough": 1, "stormy": 2}[result["label"]] for result in pipe(TEXTS)]
@@ -137,7 +140,7 @@ def test_classifiers_of_every_precision_run(classified, answers, precision):
     assert agreement == 1 if precision in ("fp32", "fp16") else agreement >= 5 / 7
 
 
-@pytest.mark.parametrize("precision", [name for name in EVERY if name != "uint8"])
+@pytest.mark.parametrize("precision", [name for name in HERE if name != "uint8"])
 def test_language_models_of_every_precision_run(generated, gpt2, precision):
     pipe = pipeline(model=generated.folder, precision=precision)
     found = pipe("The river is", max_new_tokens=6, do_sample=False)[0]["generated_text"]
@@ -148,6 +151,12 @@ def test_language_models_of_every_precision_run(generated, gpt2, precision):
         ids = tokenizer("The river is", return_tensors="pt")
         expected = model.generate(**ids, max_new_tokens=6, do_sample=False, pad_token_id=0)[0]
         assert found == tokenizer.decode(expected, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("name", ["classified", "generated"])
+def test_bfloat16_is_refused_where_only_a_cpu_is(name, request):
+    with pytest.raises(DeviceError, match=r"device 'cpu' does not have the operators of .*model_bf16.onnx in bfloat16"):
+        pipeline(model=request.getfixturevalue(name).folder, precision="bf16")
 
 
 def test_figures_on_labelled_rows_are_those_of_transformers(classified, answers):
@@ -166,6 +175,9 @@ def test_figures_on_labelled_rows_are_those_of_transformers(classified, answers)
             assert each["accuracy_torch"] == pytest.approx(of_group.mean(), rel=1e-5)
             losses.append(each["accuracy_torch"] - each["accuracy"])
         assert data["group_gap"] == pytest.approx(max(losses) - min(losses), abs=1e-5)
+        if precision == "bf16":
+            assert data["figures"]["accuracy"] == pytest.approx(data["figures"]["accuracy_torch"], rel=1e-5)
+            continue
         pipe = pipeline(model=classified.folder, precision=precision)
         own = np.array([{"calm": 0, "rough": 1, "stormy": 2}[pipe(text)[0]["label"]] for text in TEXTS])
         if precision in ("fp32", "fp16", "int4"):  # whose activations have no scale over a batch

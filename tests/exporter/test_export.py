@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2LMHeadModel
@@ -20,7 +19,6 @@ from wherry.bundle import SUFFIXES
 from wherry.cli import main
 from wherry.errors import TaskError
 from wherry_exporter import ExportError, ParityError, UsageError, export
-from wherry_exporter.variants import _provider_options
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -194,13 +192,3 @@ def test_an_interrupted_export_leaves_no_bundle(classifier, tmp_path, kill, code
     else:
         assert error == "wherry: interrupted\n"
     assert not leftovers(tmp_path)
-
-
-def test_steps_of_a_half_precision_decoder_are_recommended_as_a_cuda_graph():
-    def model(operator):
-        node = ir.node(operator, [ir.val("x", ir.DataType.FLOAT16, ["batch", 4])])
-        return ir.Model(ir.Graph(node.inputs, node.outputs, nodes=[node]), ir_version=10)
-
-    graphs = {"model": model("GroupQueryAttention"), "embed_tokens": model("Gather")}
-    assert _provider_options(graphs, "fp16") == {"model": {"cuda": {"enable_cuda_graph": "1"}}}
-    assert _provider_options(graphs, "fp32") == _provider_options(graphs, "int8") == {}
