@@ -27,7 +27,7 @@ def recommended(graphs: Mapping[str, ir.Model], precision: str, limit: int) -> d
 def _for_graph(model: ir.Model, precision: str, limit: int) -> Options:
     options: Options = {}
     nodes = list(model.graph.all_nodes())
-    if precision in ("fp16", "bf16") and any(node.op_type == "GroupQueryAttention" for node in nodes):
+    if precision in ("fp16", "bf16", "int4f16") and any(node.op_type == "GroupQueryAttention" for node in nodes):
         options["cuda"] = {"enable_cuda_graph": "1"}  # steps as one graph; in float32 CUDA has not got all operators
     if precision in ("fp32", "fp16") and all(not node.domain and node.op_type not in ("If", "Loop") for node in nodes):
         options |= _profiles(model.graph, limit)

@@ -49,6 +49,6 @@ def test_tensorrt_is_told_nothing_where_it_would_be_wrong(model, precision):
 
 def test_steps_of_a_decoder_are_one_cuda_graph_in_16_bits():
     model = graph("GroupQueryAttention", "com.microsoft", **TEXT)
-    for precision in ("fp16", "bf16"):
+    for precision in ("fp16", "bf16", "int4f16"):
         assert recommended({"model": model}, precision, 512) == {"model": {"cuda": {"enable_cuda_graph": "1"}}}
     assert recommended({"model": model}, "fp32", 512) == {}
