@@ -142,7 +142,7 @@ def resolve(name: str) -> Device:
         return _best()
     device = parse(name)
     kind = KINDS[device.kind]
-    if kind.plugin is not None and kind.provider not in ort.get_available_providers():
+    if _plugged(kind):
         _plugin_devices(device)
         return device
     if kind.provider not in ort.get_available_providers():
@@ -193,7 +193,7 @@ def create(graph: str | bytes, device: Device, options: Any, given: ProviderOpti
     ort = onnxruntime()
     kind = KINDS[device.kind]
     own = {name: _text(value) for name, value in (given or {}).items()}
-    if kind.plugin is not None and kind.provider not in ort.get_available_providers():
+    if _plugged(kind):
         options.add_provider_for_devices([_plugin_devices(device)[device.index]], own)
         providers = None
     else:
@@ -268,6 +268,12 @@ def _why_not(device: Device) -> str:
     return f"{device.provider} could not be loaded; {KINDS[device.kind].install}"
 
 
+def _plugged(kind: Kind) -> bool:
+    """Whether a plugin brings the execution provider; onnxruntime lists that too once it is registered."""
+    has = kind.provider in onnxruntime().get_available_providers()
+    return kind.plugin is not None and (not has or kind.provider in _REGISTERED)
+
+
 def _plugin_devices(device: Device) -> list[Any]:
     """The devices of a plugin's execution provider, which is registered on first use."""
     kind = KINDS[device.kind]
@@ -282,8 +288,12 @@ def _plugin_devices(device: Device) -> list[Any]:
     return found
 
 
-@cache
+_REGISTERED: set[str] = set()
+
+
 def _register(module: str, provider: str, install: str) -> None:
+    if provider in _REGISTERED:
+        return
     try:
         path = import_module(module).get_library_path()
     except ModuleNotFoundError as error:
@@ -295,6 +305,7 @@ def _register(module: str, provider: str, install: str) -> None:
             f"{provider} is installed but does not load into onnxruntime {onnxruntime().__version__}: "
             f"{one_line(error)}; `pip install -U {module.replace('_', '-')} onnxruntime`"
         ) from error
+    _REGISTERED.add(provider)
 
 
 def full_memory(error: Exception, device: Device, given: ProviderOptions) -> str | None:
