@@ -114,7 +114,7 @@ def test_what_tokenizer_json_says_counts_where_the_config_is_silent(variant, tok
         "strategy": "LongestFirst",
         "stride": 0,
     }
-    folder = variant("smollm2", {"pad_token": None}, {"tokenizer.json": json.dumps(content)})
+    folder = variant("smollm2", {"pad_token": None, "padding_side": None}, {"tokenizer.json": json.dumps(content)})
     tokenizer = assert_read_alike(folder)
     assert (tokenizer.padding_side, tokenizer.truncation_side) == (padding, "left")
     assert tokenizer.encode("word " * 30).lengths.tolist() == [31]
