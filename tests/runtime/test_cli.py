@@ -485,6 +485,7 @@ def test_bench_of_a_model_that_writes(wherry, bundle):
     [
         (("--seconds", "0"), 2, "--seconds must be more than 0, not 0"),
         (("--precision", "int3"), 1, "has no precision 'int3': it has "),
+        (("--device", "openvino"), 1, "OpenVINOExecutionProvider is not installed"),
         (("--labels", "a,b"), 2, "--labels is not for this model's sentence-embeddings"),
     ],
 )

@@ -101,6 +101,15 @@ def test_a_plugin_that_is_absent_is_refused_with_what_to_install(name):
         resolve(name)
 
 
+def test_a_plugin_that_is_registered_is_still_one(have, monkeypatch):
+    """onnxruntime lists its execution provider from then on."""
+    have("OpenVINOExecutionProvider", *PLAIN)
+    monkeypatch.setattr("wherry.devices._REGISTERED", {"OpenVINOExecutionProvider"})
+    monkeypatch.setattr(ort, "get_ep_devices", list)
+    with pytest.raises(DeviceError, match="OpenVINOExecutionProvider finds 0 devices on this machine"):
+        resolve("openvino")
+
+
 @pytest.mark.parametrize(
     ("device", "given", "providers"),
     [

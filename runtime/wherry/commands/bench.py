@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from wherry import devices
 from wherry.bundle import Bundle
 from wherry.commands.common import add_model_arguments, device_options, short_warnings, table
 from wherry.commands.run import add_task_arguments, fitting, results
@@ -67,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     short_warnings()
     if arguments.seconds <= 0:
         raise InputError(f"--seconds must be more than 0, not {arguments.seconds:g}")
+    if not arguments.allow_fallback:
+        devices.resolve(arguments.device)
     bundle = Bundle.load(resolve(arguments.bundle))
     asked = arguments.precision.split(",") if arguments.precision else None
     variants = [bundle.variant(precision).precision for precision in asked or bundle.variants]
