@@ -14,6 +14,8 @@ from onnx_ir.passes.common import (
     RemoveUnusedOpsetsPass,
 )
 
+from wherry_exporter.unpack import whole_averages
+
 MICROSOFT = "com.microsoft"
 NORMS = {
     "LayerNormalization": "SkipLayerNormalization",
@@ -25,6 +27,7 @@ def fuse(model: ir.Model) -> ir.Model:
     """Apply every pass, then drop what nothing uses."""
     graph = model.graph
     remove_reshapes(graph)
+    whole_averages(graph)
     transpose_keys(graph)
     RemoveUnusedNodesPass()(model)
     pack_attention(graph)

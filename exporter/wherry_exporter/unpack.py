@@ -40,7 +40,8 @@ def gemms_to_matmuls(graph: ir.Graph) -> None:
 def whole_averages(graph: ir.Graph) -> None:
     """AveragePool over a window that no feature map fills, as EfficientNet has it, becomes GlobalAveragePool.
 
-    onnxruntime's average of float32 stops at the edge of the map; its average of 8-bit integers divides by the window.
+    onnxruntime's average of float32 stops at the edge of the map; its average of 8-bit integers divides by the window,
+    and OpenVINO refuses a window larger than the map.
     """
     for node in list(graph):
         if node.op_type == "AveragePool" and min(node.attributes["kernel_shape"].as_ints()) >= WHOLE:

@@ -3,6 +3,7 @@
 A device that is asked for and not there is an error that says what is missing and what to do; `auto` alone may choose.
 """
 
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -194,7 +195,8 @@ def create(graph: str | bytes, device: Device, options: Any, given: ProviderOpti
     kind = KINDS[device.kind]
     own = {name: _text(value) for name, value in (given or {}).items()}
     if _plugged(kind):
-        options.add_provider_for_devices([_plugin_devices(device)[device.index]], own)
+        chosen = _plugin_devices(device)[device.index]
+        options.add_provider_for_devices([chosen], {**_exact(device, chosen.ep_metadata), **own})
         providers = None
     else:
         if kind.memory == "cuda":
@@ -221,6 +223,17 @@ def _defaults(device: Device, graph: str | bytes) -> dict[str, str]:
     if device.kind == "cuda":
         return {"use_tf32": "0"}  # float32 is float32, as in torch
     return nvidia.engine_cache(device.index, Path(graph)) if isinstance(graph, str) else {}
+
+
+def _exact(device: Device, metadata: Mapping[str, str]) -> dict[str, str]:
+    """Options under which a plugin's execution provider computes float32 in float32.
+
+    OpenVINO else takes bfloat16 or float16 where the processor has them
+    (https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-inference/precision-control.html).
+    """
+    if device.kind != "openvino":
+        return {}
+    return {"load_config": json.dumps({metadata["ov_device"]: {"EXECUTION_MODE_HINT": "ACCURACY"}})}
 
 
 def _explain(device: Device, given: ProviderOptions, error: Exception) -> None:
