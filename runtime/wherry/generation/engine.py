@@ -70,6 +70,12 @@ class Request:
         """End one of the sequences, or all of them, before the next step."""
         self.cancelled |= set(range(self.config.num_return_sequences)) if index is None else {index}
 
+    def over(self, index: int, now: float) -> Finish | None:
+        """Why one of the sequences ends before its next step, if it does."""
+        if index in self.cancelled:
+            return "cancelled"
+        return "deadline" if self.deadline is not None and now > self.deadline else None
+
     @property
     def room(self) -> int:
         """Tokens that a row of it may come to."""
@@ -195,21 +201,16 @@ class Engine:
         """Drop what was cancelled or is late."""
         now = time.monotonic()
         events: list[Event] = []
-
-        def over(request: Request, index: int) -> Finish | None:
-            late = request.deadline is not None and now > request.deadline
-            return "cancelled" if index in request.cancelled else "deadline" if late else None
-
         for request in [*self.waiting, *([self.reading] if self.reading else [])]:
             every = range(request.config.num_return_sequences)
-            if all(over(request, index) for index in every):
-                events += [Event(request, index, None, over(request, index)) for index in every]
+            if all(request.over(index, now) for index in every):
+                events += [Event(request, index, None, request.over(index, now)) for index in every]
                 if request is self.reading:
                     self.reading = None
                     self._keep(list(range(len(self.rows))))
                 else:
                     self.waiting.remove(request)
-        gone = {at: finish for at, row in enumerate(self.rows) if (finish := over(row.request, row.index))}
+        gone = {at: finish for at, row in enumerate(self.rows) if (finish := row.request.over(row.index, now))}
         if gone:
             events += [Event(self.rows[at].request, self.rows[at].index, None, finish) for at, finish in gone.items()]
             self._drop(set(gone))

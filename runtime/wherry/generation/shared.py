@@ -85,8 +85,9 @@ class SharedBatch:
         elif self._moved or steps is not self._last:
             steps.look(lengths[:rows])
         self._last, self._moved = steps, False
-        steps.run(tokens, lengths[:rows], self.offsets[:rows])
-        lengths[:rows] += 1
+        steps.take(tokens, lengths[:rows], self.offsets[:rows])
+        lengths[:rows] += 1  # before the weights have driven numpy's code out of the processor's caches
+        steps.run()
         return steps
 
     def verify(self, tokens: Array) -> Array:
@@ -200,12 +201,16 @@ class Steps:
         """See how long the rows are."""
         self.mask[:] = np.arange(self.width) < lengths[:, None]
 
-    def run(self, tokens: Array, lengths: Array, offsets: Array) -> None:
+    def take(self, tokens: Array, lengths: Array, offsets: Array) -> None:
+        """Write down each row's next token, which stands behind as many as the row is long."""
         self.ids[:, 0] = tokens
         self.positions[..., 0] = lengths + offsets
         self.mask[self.columns, lengths] = 1
         for value, array in self.copies:
             value.update_inplace(array)
+
+    def run(self) -> None:
+        """Run the graph over what was taken."""
         if self.embed is not None:
             self.embed.run_bound(self.embedding)
         self.session.run_bound(self.binding, graph=self.graph)
