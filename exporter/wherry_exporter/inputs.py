@@ -18,6 +18,8 @@ BATCH, SEQUENCE, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_l
 IMAGE_AXES = (BATCH, "num_channels", "height", "width")
 FRAMES = (BATCH, "num_frames", "feature_size")
 """The axes of sounds' features where frames come first."""
+SPECTROGRAMS = (BATCH, "num_channels", "num_frames", "feature_size")
+"""The axes of sounds' features where each comes as an image: a whole one, or a shrunken one and crops of it."""
 PATCHES = (BATCH, "num_patches", "patch_size")
 """The axes of images where each comes as patches, as many as its own size has, filled up to the most of a batch."""
 
@@ -33,6 +35,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "spatial_shapes": (BATCH, "height_width"),
     "input_values": (BATCH, "num_samples"),
     "input_features": (BATCH, "feature_size", "num_frames"),
+    "is_longer": (BATCH, "longer"),
     "spectrogram": FRAMES,
 }
 """The names that optimum and transformers.js know, and the names of their axes."""
@@ -40,7 +43,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
 BINS = ("num_mel_bins", "feature_size", "input_feat_per_channel", "feature_projection_input_dim", "model_in_dim")
 """What configurations call the size of a frame's features."""
 
-FIXED = ("num_channels", "feature_size", "box", "patch_size", "height_width")
+FIXED = ("num_channels", "feature_size", "box", "patch_size", "height_width", "longer")
 """Axes that are part of the architecture."""
 
 
@@ -63,7 +66,7 @@ def input_names(model: Any) -> list[str]:
     names = [name for name in AXES if name in parameters and name not in TEXT[1:]]
     main = model.main_input_name
     if main not in ("input_ids", "pixel_values") and main in names:  # audio models also take features of other kinds
-        names = [main]
+        names = [name for name in (main, "is_longer") if name in names]
     if "input_ids" in names:
         types = getattr(config, "type_vocab_size", 0) or 0
         if "attention_mask" in parameters:
@@ -72,6 +75,8 @@ def input_names(model: Any) -> list[str]:
             names.insert(2, "token_type_ids")
     if "input_ids" not in names and "pixel_mask" in names:  # images alone are of one size, texts are padded anyway
         names.remove("pixel_mask")
+    if "is_longer" in names and not setting(config, "enable_fusion"):
+        names.remove("is_longer")
     if "pixel_attention_mask" in names and "spatial_shapes" not in names:  # of several images a row
         names.remove("pixel_attention_mask")
     return names
@@ -86,6 +91,8 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
         return ("text_batch_size", SEQUENCE)
     if name == "pixel_values" and "spatial_shapes" in parameters_of(model):
         return PATCHES
+    if name == "input_features" and "is_longer" in parameters_of(model):
+        return SPECTROGRAMS
     if name not in ("input_values", "input_features"):
         return AXES[name]
     if model not in _SOUNDS:
@@ -111,21 +118,28 @@ def _sounds(model: Any, axes: tuple[str, ...], batch: int, scale: float, random:
     bins = next((int(found) for name in BINS if (found := setting(config, name))), 80)
     positions = setting(config, "max_source_positions") if axes != FRAMES else None
     frames = 2 * int(positions) if positions else int(setting(config, "max_length") or 100)
-    sizes = {"num_samples": 4000 * scale, "num_frames": frames * scale, "feature_size": bins}
+    channels = 4 if setting(config, "enable_fusion") else 1
+    sizes = {
+        "num_samples": 4000 * scale,
+        "num_channels": channels,
+        "num_frames": frames * scale,
+        "feature_size": bins,
+    }
     return torch.randn(batch, *(round(sizes[axis]) for axis in axes[1:]), generator=random)
 
 
 def apart(model: Any) -> bool:
-    """Whether texts and images are embedded apart, so that there may be more of these than of those."""
+    """Whether texts and images or sounds are embedded apart, so that there may be more of these than of those."""
     detects = type(model).__name__ in MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES.values()
     parts = model.children() if detects else [model]
-    return any(hasattr(part, "get_text_features") and hasattr(part, "get_image_features") for part in parts)
+    others = ("get_image_features", "get_audio_features")
+    return any(hasattr(part, "get_text_features") and any(hasattr(part, name) for name in others) for part in parts)
 
 
 def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float, seed: int) -> dict[str, Tensor]:
     """Inputs of that batch size; `scale` stretches sequences, images and sounds. Rows of text are padded unalike.
 
-    A stretched image is wider than high. There are two or three texts for each image where both are embedded apart.
+    A stretched image is wider than high. There are two or three texts for each image or sound where both are embedded apart.
     """
     random = torch.Generator().manual_seed(seed)
     config = model.config
@@ -161,6 +175,8 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             values[name] = torch.ones(batch, *values["pixel_values"].shape[2:], dtype=torch.int64)
             height, width = image_size(config)
             values[name][1:, -height // 4 :] = values[name][1:, :, -width // 2 :] = 0
+        elif name == "is_longer":
+            values[name] = (torch.arange(batch)[:, None] + seed) % 2 == 0
         else:
             values[name] = _sounds(model, axes_of(model, name), batch, scale, random)
     return {name: values[name] for name in names}
@@ -210,7 +226,8 @@ def fixed_sizes(graphs: Iterable[ir.Model]) -> dict[str, dict[str, int]]:
         name, shape = str(value.name), list(value.shape or ())
         if name in AXES and name not in TEXT:
             frames_first = len(shape) == 3 and (name == "input_values" or str(shape[1]) == FRAMES[1])
-            axes = FRAMES if frames_first else AXES[name]
+            seen = name == "input_features" and len(shape) == len(SPECTROGRAMS)
+            axes = SPECTROGRAMS if seen else FRAMES if frames_first else AXES[name]
             if len(shape) < len(axes):  # patches, as many as each image has
                 continue
             sizes = zip(axes[1:], shape[1 - len(axes) :], strict=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wherry_exporter.convert import Traced, convert, name_axes
+from wherry_exporter.crops import crops_for_all
 from wherry_exporter.decoder import fused_decoder, plain_decoder, stepwise_decoder
 from wherry_exporter.errors import ExportError
 from wherry_exporter.inputs import TEXT, axes_of, free_axes, input_names, random_inputs, tensors_of
@@ -81,13 +82,22 @@ class _Model(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         if self.lowering:
             self.lowering.begin(inputs.get("attention_mask"), patch_mask=inputs.get("pixel_attention_mask"))
-        with stretched(self.model), nullcontext() if set(inputs) <= set(TEXT) else ShortSizes():
+        sizes = nullcontext() if set(inputs) <= set(TEXT) else ShortSizes()
+        with stretched(self.model), crops_for_all(self.model), sizes:
             outputs = tensors_of(self.model(**inputs))
         return tuple(outputs[name] for name in self.outputs)
 
 
 def _fused_model(checkpoint: Checkpoint) -> Traced:
-    return Traced({role: _fused_graph(part, checkpoint.model) for role, part in parts_of(checkpoint).items()})
+    graphs, calls = {}, 0
+    for role, part in parts_of(checkpoint).items():  # of two towers one may have attention of its own
+        outputs, traced_with = output_names(part), free_axes(part.model, input_names(part.model))
+        with lowered(checkpoint.model, decoder=False) as lowering:
+            graphs[role] = _trace_model(part.model, outputs, traced_with, lowering)
+            calls += lowering.calls
+    if not calls:
+        raise NotLowered("no layer uses transformers' attention interface")
+    return Traced(graphs)
 
 
 def _plain_model(checkpoint: Checkpoint) -> Traced:
@@ -96,15 +106,6 @@ def _plain_model(checkpoint: Checkpoint) -> Traced:
 
 def _fixed_model(checkpoint: Checkpoint) -> Traced:
     return Traced({role: _plain_graph(part, sizes=False) for role, part in parts_of(checkpoint).items()})
-
-
-def _fused_graph(part: Checkpoint, whole: Any) -> ir.Model:
-    outputs, traced_with = output_names(part), free_axes(part.model, input_names(part.model))
-    with lowered(whole, decoder=False) as lowering:
-        graph = _trace_model(part.model, outputs, traced_with, lowering)
-        if not lowering.calls:
-            raise NotLowered("no layer uses transformers' attention interface")
-    return graph
 
 
 def _plain_graph(part: Checkpoint, *, sizes: bool = True) -> ir.Model:
