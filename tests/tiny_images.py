@@ -271,11 +271,12 @@ def make(name: str, folder: Path) -> Path:
     model.save_pretrained(folder)
     getattr(transformers, f"{kind}ImageProcessorPil")(**processing).save_pretrained(folder)
     if name in READS:
-        _save_tokenizer(folder)
+        save_tokenizer(folder)
     return folder
 
 
-def _save_tokenizer(folder: Path) -> None:
+def save_tokenizer(folder: Path) -> None:
+    """Of single characters."""
     characters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .?"
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<sep>": 3, "<unk>": 4}
     vocabulary |= {letter: number + 5 for number, letter in enumerate(characters)}

@@ -92,7 +92,8 @@ class Front:
         padding = signature(processor).parameters.get("padding")
         pads = padding is not None and padding.default is False  # others have a length of their own, such as Whisper's
         values = processor(sounds, sampling_rate=rate, return_tensors="np", **({"padding": True} if pads else {}))
-        return {name: np.asarray(value, np.float32) for name, value in values.items() if name.startswith("input_")}
+        kinds = {"input_features": np.float32, "input_values": np.float32, "is_longer": np.bool_}
+        return {name: np.asarray(value, kinds[name]) for name, value in values.items() if name in kinds}
 
     def _processor(self, kind: str, **more: Any) -> Any:
         import transformers

@@ -89,15 +89,7 @@ class _Model(nn.Module):
 
 
 def _fused_model(checkpoint: Checkpoint) -> Traced:
-    graphs, calls = {}, 0
-    for role, part in parts_of(checkpoint).items():  # of two towers one may have attention of its own
-        outputs, traced_with = output_names(part), free_axes(part.model, input_names(part.model))
-        with lowered(checkpoint.model, decoder=False) as lowering:
-            graphs[role] = _trace_model(part.model, outputs, traced_with, lowering)
-            calls += lowering.calls
-    if not calls:
-        raise NotLowered("no layer uses transformers' attention interface")
-    return Traced(graphs)
+    return Traced({role: _fused_graph(part, checkpoint.model) for role, part in parts_of(checkpoint).items()})
 
 
 def _plain_model(checkpoint: Checkpoint) -> Traced:
@@ -106,6 +98,15 @@ def _plain_model(checkpoint: Checkpoint) -> Traced:
 
 def _fixed_model(checkpoint: Checkpoint) -> Traced:
     return Traced({role: _plain_graph(part, sizes=False) for role, part in parts_of(checkpoint).items()})
+
+
+def _fused_graph(part: Checkpoint, whole: Any) -> ir.Model:
+    outputs, traced_with = output_names(part), free_axes(part.model, input_names(part.model))
+    with lowered(whole, decoder=False) as lowering:
+        graph = _trace_model(part.model, outputs, traced_with, lowering)
+        if not lowering.calls:
+            raise NotLowered("no layer uses transformers' attention interface")
+    return graph
 
 
 def _plain_graph(part: Checkpoint, *, sizes: bool = True) -> ir.Model:

@@ -13,6 +13,7 @@ ROLES = (
     "model",
     "text_model",
     "vision_model",
+    "audio_model",
     "vision_encoder",
     "embed_tokens",
     "encoder_model",
@@ -153,6 +154,8 @@ def _of_what(config: Mapping[str, Any], task: str) -> str:
     seen = {"vision_config", "text_config"} <= set(config)
     if seen and task in ("feature-extraction", "object-detection"):
         return "zero-shot-image-classification" if task == "feature-extraction" else "zero-shot-object-detection"
+    if task == "feature-extraction" and {"audio_config", "text_config"} <= set(config):
+        return "zero-shot-audio-classification"
     heard = bool({"conv_dim", "num_mel_bins"} & set(config))
     if heard and task in HEARD:
         return HEARD[task]
