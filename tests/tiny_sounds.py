@@ -93,8 +93,11 @@ def make(name: str, folder: Path) -> Path:
     for parameter in model.parameters():  # so that letters and classes differ from sound to sound
         if name != "vits":
             torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.25)
-    if name.startswith("clap"):  # so that likenesses of sounds and texts tell
-        torch.nn.init.constant_(model.logit_scale_a, 6.0)
+    if name.startswith("clap"):  # so that likenesses to texts do too
+        for tensor, parameter in model.named_parameters():
+            scales = parameter.ndim == 1 and tensor.lower().endswith("norm.weight")
+            torch.nn.init.normal_(parameter, float(scales), 0.25 if scales else 0.5)
+        torch.nn.init.constant_(model.logit_scale_a, 3.0)
     model.save_pretrained(folder)
     if name == "ast":
         transformers.ASTFeatureExtractor(num_mel_bins=16, max_length=64).save_pretrained(folder)

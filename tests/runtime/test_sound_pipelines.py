@@ -370,7 +370,7 @@ def test_zero_shot_audio_classification(exported, theirs, noises, name, monkeypa
     sounds, labels = [*noises[:2], tone, np.concatenate(noises * 3)], ["cat", "a small boat", "house"]
     found = ours(sounds, candidate_labels=labels)
     same(found, reference(sounds, candidate_labels=labels))
-    assert len({round(each[0]["score"], 2) for each in found}) > 2
+    assert np.ptp([each[0]["score"] for each in found]) > 0.01
     options = {"candidate_labels": labels[:2], "hypothesis_template": "A {} there"}
     same(ours(sounds[3], **options), reference(sounds[3], **options))
     same(ours(sounds, candidate_labels=labels, batch_size=3), found)
