@@ -33,6 +33,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "pixel_mask": (BATCH, *IMAGE_AXES[2:]),
     "pixel_attention_mask": (BATCH, "num_patches"),
     "spatial_shapes": (BATCH, "height_width"),
+    "flattened_patches": PATCHES,
     "input_values": (BATCH, "num_samples"),
     "input_features": (BATCH, "feature_size", "num_frames"),
     "is_longer": (BATCH, "longer"),
@@ -75,6 +76,8 @@ def input_names(model: Any) -> list[str]:
             names.insert(2, "token_type_ids")
     if "input_ids" not in names and "pixel_mask" in names:  # images alone are of one size, texts are padded anyway
         names.remove("pixel_mask")
+    if "flattened_patches" in names:
+        names.append("attention_mask")
     if "is_longer" in names and not setting(config, "enable_fusion"):
         names.remove("is_longer")
     if "pixel_attention_mask" in names and "spatial_shapes" not in names:  # of several images a row
@@ -89,6 +92,8 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
     """The names of an input's axes; those of sounds and of their features are the ones that the model runs on."""
     if name in TEXT and apart(model):
         return ("text_batch_size", SEQUENCE)
+    if name == "attention_mask" and "flattened_patches" in parameters_of(model):
+        return PATCHES[:2]
     if name == "pixel_values" and "spatial_shapes" in parameters_of(model):
         return PATCHES
     if name == "input_features" and "is_longer" in parameters_of(model):
@@ -151,6 +156,8 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
     real[0] = length
     mask = (torch.arange(length) < real).to(torch.int64)
     values = _patches(config, batch, scale, random) if "spatial_shapes" in names else {}
+    if "flattened_patches" in names:
+        values = _flattened(config, batch, scale, random)
     for name in [name for name in names if name not in values]:
         if name == "input_ids":
             vocabulary = int(getattr(text, "vocab_size", 0) or 100)
@@ -185,14 +192,32 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
 def _patches(config: Any, batch: int, scale: float, random: torch.Generator) -> dict[str, Tensor]:
     """Images of unlike sizes as patches, near as many as there are positions; the first has the most."""
     side = max(2, round(scale * int(setting(config, "num_patches")) ** 0.5))
-    row = torch.arange(batch)
-    shapes = torch.stack([side - row % 2, side + 1 - row % 3], 1)
+    shapes = _grids(batch, side)
     count, size = side * (side + 1), _channels(config) * int(setting(config, "patch_size")) ** 2
     return {
         "pixel_values": torch.rand((batch, count, size), generator=random) * 2 - 1,
         "pixel_attention_mask": (torch.arange(count) < shapes.prod(1, keepdim=True)).to(torch.int64),
         "spatial_shapes": shapes,
     }
+
+
+def _flattened(config: Any, batch: int, scale: float, random: torch.Generator) -> dict[str, Tensor]:
+    """Images of unlike sizes as patches, each behind its row and column, from one on; zeros where there is none."""
+    side = max(2, round(6 * scale))
+    shapes, places = _grids(batch, side), torch.arange(side * (side + 1)).expand(batch, -1)
+    real = places < shapes.prod(1, keepdim=True)
+    ids = torch.stack([places // shapes[:, 1:], places % shapes[:, 1:]], 2) + 1
+    patches = torch.rand((*places.shape, int(setting(config, "patch_embed_hidden_size"))), generator=random) * 2 - 1
+    return {
+        "flattened_patches": torch.cat([ids, patches], 2) * real[:, :, None],
+        "attention_mask": real.to(torch.int64),
+    }
+
+
+def _grids(batch: int, side: int) -> Tensor:
+    """Rows and columns of patches of images of unlike sizes; the first has the most."""
+    row = torch.arange(batch)
+    return torch.stack([side - row % 2, side + 1 - row % 3], 1)
 
 
 def free_axes(
@@ -205,7 +230,7 @@ def free_axes(
     they are fixed in any case.
     """
     batch = Dim(BATCH)
-    sized = [name for name in names if name not in TEXT and name != "bbox"]
+    sized = [name for name in names if (name not in TEXT and name != "bbox") or "flattened_patches" in names]
     own = random_inputs(model, names, batch=2, scale=1, seed=0)
     other = own | {
         name: value for name, value in random_inputs(model, names, batch=2, scale=2, seed=0).items() if name in sized

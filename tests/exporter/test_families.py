@@ -330,6 +330,19 @@ PROPHET = {
     "max_position_embeddings": 64,
 }
 
+PIX2STRUCT = {
+    "text_config": {**T5, "hidden_size": 32, "num_layers": 2, "d_kv": 8},
+    "vision_config": {
+        "hidden_size": 32,
+        "patch_embed_hidden_size": 48,
+        "d_ff": 48,
+        "d_kv": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "seq_len": 64,
+    },
+}
+
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "T5ForConditionalGeneration": T5,
     "MT5ForConditionalGeneration": {**T5, "num_layers": 1, "feed_forward_proj": "gated-gelu"},
@@ -343,6 +356,7 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
         "text_config": {**TEXT, "encoder_hidden_size": 32, "sep_token_id": None},
         "vision_config": VISION,
     },
+    "Pix2StructForConditionalGeneration": PIX2STRUCT,
     "NllbMoeForConditionalGeneration": {**BART, **ONE_LAYER, "num_experts": 2},
     "FSMTForConditionalGeneration": {  # its decoder takes one token at a time
         **BART,
@@ -894,6 +908,11 @@ def inputs_of(model: Any) -> dict[str, Any]:
     if model.main_input_name == "input_features":
         shape = [2, *(8 if axis == "feature_size" else 60 for axis in axes_of(model, "input_features")[1:])]
         return {"input_features": random.normal(size=shape).astype(np.float32)}
+    if model.main_input_name == "flattened_patches":
+        patches = random.normal(size=(2, 12, 50)).astype(np.float32)
+        patches[:, :, :2] = 1 + np.stack(np.divmod(np.arange(12), 4), 1)
+        patches[1, 8:] = 0
+        return {"flattened_patches": patches, "attention_mask": patches.any(2).astype(np.int64)}
     if model.main_input_name == "pixel_values":
         return {"pixel_values": random.normal(size=(2, 3, 32, 32)).astype(np.float32)}
     mask = np.ones((2, 9), np.int64)
