@@ -146,7 +146,8 @@ def _of_two(config: Mapping[str, Any]) -> str:
     encoder = config.get("encoder")
     if "num_mel_bins" in config:
         return "automatic-speech-recognition"
-    return "image-to-text" if isinstance(encoder, Mapping) and "image_size" in encoder else "text2text-generation"
+    seen = "vision_config" in config or (isinstance(encoder, Mapping) and "image_size" in encoder)
+    return "image-to-text" if seen else "text2text-generation"
 
 
 def _of_what(config: Mapping[str, Any], task: str) -> str:
