@@ -35,4 +35,5 @@ def _embed(module: Any, is_longer: Tensor, spectrograms: Tensor, _picked: Tensor
     crops = crops.permute(0, 2, 3, 1, 4).flatten(3)  # side by side
     crops = nn.functional.pad(crops, (0, whole.shape[-1] - crops.shape[-1]))
     mixed = torch.where(is_longer[:, :, None, None], module.fusion_model(whole, crops), whole)
-    return module.norm(mixed.flatten(2).transpose(1, 2) if module.flatten else mixed)
+    patches: Tensor = module.norm(mixed.flatten(2).transpose(1, 2) if module.flatten else mixed)
+    return patches

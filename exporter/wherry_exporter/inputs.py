@@ -144,7 +144,8 @@ def apart(model: Any) -> bool:
 def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float, seed: int) -> dict[str, Tensor]:
     """Inputs of that batch size; `scale` stretches sequences, images and sounds. Rows of text are padded unalike.
 
-    A stretched image is wider than high. There are two or three texts for each image or sound where both are embedded apart.
+    A stretched image is wider than high. There are two or three texts for each image or sound where both are embedded
+    apart.
     """
     random = torch.Generator().manual_seed(seed)
     config = model.config

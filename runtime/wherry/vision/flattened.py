@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from wherry.vision.processor import Prepared, followed
 from wherry.vision.read import pillow
-
-KIND = "Pix2StructImageProcessor"
 
 
 @dataclass(frozen=True)
@@ -22,11 +20,13 @@ class Flattener:
     """Makes of an image as many patches as its shape allows, each behind its row and column, which count from one.
 
     Attributes:
+        kind: which of transformers' processors it is.
         most: patches at most; rows of zeros fill them up.
         patch: (height, width) of one.
         normalized: whether each image is brought to a mean of zero and a deviation of one.
     """
 
+    kind: ClassVar[str] = "Pix2Struct"
     most: int
     patch: tuple[int, int]
     normalized: bool
@@ -48,8 +48,8 @@ class Flattener:
             KeyError, TypeError, ValueError, AttributeError: they make no sense.
         """
         name = str(settings.get("image_processor_type"))
-        if name.removesuffix("Fast").removesuffix("Pil") != KIND:
-            raise ValueError(f"image_processor_type is {name}, and the graph takes what {KIND} makes")
+        if name.removesuffix("Fast").removesuffix("Pil") != f"{cls.kind}ImageProcessor":
+            raise ValueError(f"image_processor_type is {name}, and the graph takes what {cls.kind}ImageProcessor makes")
         if settings.get("is_vqa"):
             raise ValueError("is_vqa is set: wherry does not write questions over images, which this model reads there")
         patch = settings.get("patch_size") or {"height": 16, "width": 16}
