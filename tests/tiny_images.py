@@ -252,8 +252,34 @@ TINY: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         "Blip",
         SMALL,
     ),
+    "pix2struct": (
+        "Pix2StructForConditionalGeneration",
+        {
+            "text_config": {
+                "vocab_size": 60,
+                "hidden_size": 32,
+                "d_kv": 8,
+                "d_ff": 48,
+                "num_layers": 1,
+                "num_heads": 4,
+                "pad_token_id": 0,
+                "eos_token_id": 2,
+            },
+            "vision_config": {
+                "hidden_size": 32,
+                "patch_embed_hidden_size": 192,
+                "d_ff": 48,
+                "d_kv": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 4,
+                "seq_len": 64,
+            },
+        },
+        "Pix2Struct",
+        {"max_patches": 30, "patch_size": {"height": 8, "width": 8}},
+    ),
 }
-READS = ("clip", "siglip", "owlvit", "trocr", "blip", "vilt")
+READS = ("clip", "siglip", "owlvit", "trocr", "blip", "pix2struct", "vilt")
 
 
 def make(name: str, folder: Path) -> Path:
@@ -271,11 +297,12 @@ def make(name: str, folder: Path) -> Path:
     model.save_pretrained(folder)
     getattr(transformers, f"{kind}ImageProcessorPil")(**processing).save_pretrained(folder)
     if name in READS:
-        _save_tokenizer(folder)
+        save_tokenizer(folder)
     return folder
 
 
-def _save_tokenizer(folder: Path) -> None:
+def save_tokenizer(folder: Path) -> None:
+    """Of single characters."""
     characters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .?"
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<sep>": 3, "<unk>": 4}
     vocabulary |= {letter: number + 5 for number, letter in enumerate(characters)}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers
 
+from tiny_images import TEXT, save_tokenizer
 from wherry_exporter.samples import sample
 
 SOUND = {
@@ -61,12 +62,24 @@ AST = {
     "max_length": 64,
     "num_mel_bins": 16,
 }
+CLAP = {
+    "spec_size": 128,
+    "num_mel_bins": 64,
+    "window_size": 4,
+    "patch_embeds_hidden_size": 8,
+    "hidden_size": 16,
+    "depths": [1, 2],
+    "num_attention_heads": [2, 2],
+}
+FUSED = {"enable_fusion": True, "fusion_type": "aff_2d"}
 
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "wav2vec2": ("Wav2Vec2ForCTC", SOUND),
     "hubert": ("HubertForSequenceClassification", SOUND | SEVEN),
     "ast": ("ASTForAudioClassification", AST | SEVEN),
     "vits": ("VitsModel", VITS),
+    "clap": ("ClapModel", {"text_config": TEXT, "audio_config": CLAP, "projection_dim": 16}),
+    "clap-fused": ("ClapModel", {"text_config": TEXT, "audio_config": CLAP | FUSED, "projection_dim": 16}),
 }
 LETTERS = "|abcdefghijklmnopqrstuvwxyz'"
 
@@ -80,9 +93,18 @@ def make(name: str, folder: Path) -> Path:
     for parameter in model.parameters():  # so that letters and classes differ from sound to sound
         if name != "vits":
             torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.25)
+    if name.startswith("clap"):  # so that likenesses to texts do too
+        for tensor, parameter in model.named_parameters():
+            scales = parameter.ndim == 1 and tensor.lower().endswith("norm.weight")
+            torch.nn.init.normal_(parameter, float(scales), 0.25 if scales else 0.5)
+        torch.nn.init.constant_(model.logit_scale_a, 3.0)
     model.save_pretrained(folder)
     if name == "ast":
         transformers.ASTFeatureExtractor(num_mel_bins=16, max_length=64).save_pretrained(folder)
+    elif name.startswith("clap"):
+        kind = "fusion" if name == "clap-fused" else "rand_trunc"
+        transformers.ClapFeatureExtractor(max_length_s=1, truncation=kind).save_pretrained(folder)
+        save_tokenizer(folder)
     elif name != "vits":
         transformers.Wav2Vec2FeatureExtractor(return_attention_mask=False).save_pretrained(folder)
     if name == "wav2vec2":

@@ -53,8 +53,8 @@ class Traced:
     """A model's graphs in float32.
 
     Attributes:
-        graphs: role to graph: `model`, alone or with `text_model` and `vision_model`; or `encoder_model` and
-            `decoder_model_merged`.
+        graphs: role to graph: `model`, alone or with `text_model` and `vision_model` or `audio_model`; or
+            `encoder_model` and `decoder_model_merged`.
         padding_side: where rows of unlike length in a decoder's batch are padded.
     """
 

@@ -38,7 +38,7 @@ class Front:
         made: dict[str, Array] = {}
         if "input_ids" in self.names:
             made |= self._text(rows)
-        if "pixel_values" in self.names:
+        if {"pixel_values", "flattened_patches"} & set(self.names):
             made |= self._images(rows)
         if {"input_features", "input_values"} & set(self.names):
             made |= self._sounds(rows)
@@ -69,7 +69,7 @@ class Front:
     def _images(self, rows: Sequence[Row]) -> dict[str, Array]:
         values = self._processor("AutoImageProcessor")([open_image(row) for row in rows], return_tensors="np")
         return {
-            name: np.asarray(values[name], np.float32 if name == "pixel_values" else np.int64)
+            name: np.asarray(values[name], np.float32 if name in ("pixel_values", "flattened_patches") else np.int64)
             for name in self.names
             if name in values
         }
@@ -92,7 +92,8 @@ class Front:
         padding = signature(processor).parameters.get("padding")
         pads = padding is not None and padding.default is False  # others have a length of their own, such as Whisper's
         values = processor(sounds, sampling_rate=rate, return_tensors="np", **({"padding": True} if pads else {}))
-        return {name: np.asarray(value, np.float32) for name, value in values.items() if name.startswith("input_")}
+        kinds = {"input_features": np.float32, "input_values": np.float32, "is_longer": np.bool_}
+        return {name: np.asarray(value, kinds[name]) for name, value in values.items() if name in kinds}
 
     def _processor(self, kind: str, **more: Any) -> Any:
         import transformers

@@ -18,6 +18,8 @@ BATCH, SEQUENCE, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_l
 IMAGE_AXES = (BATCH, "num_channels", "height", "width")
 FRAMES = (BATCH, "num_frames", "feature_size")
 """The axes of sounds' features where frames come first."""
+SPECTROGRAMS = (BATCH, "num_channels", "num_frames", "feature_size")
+"""The axes of sounds' features where each comes as an image: a whole one, or a shrunken one and crops of it."""
 PATCHES = (BATCH, "num_patches", "patch_size")
 """The axes of images where each comes as patches, as many as its own size has, filled up to the most of a batch."""
 
@@ -31,8 +33,10 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "pixel_mask": (BATCH, *IMAGE_AXES[2:]),
     "pixel_attention_mask": (BATCH, "num_patches"),
     "spatial_shapes": (BATCH, "height_width"),
+    "flattened_patches": PATCHES,
     "input_values": (BATCH, "num_samples"),
     "input_features": (BATCH, "feature_size", "num_frames"),
+    "is_longer": (BATCH, "longer"),
     "spectrogram": FRAMES,
 }
 """The names that optimum and transformers.js know, and the names of their axes."""
@@ -40,7 +44,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
 BINS = ("num_mel_bins", "feature_size", "input_feat_per_channel", "feature_projection_input_dim", "model_in_dim")
 """What configurations call the size of a frame's features."""
 
-FIXED = ("num_channels", "feature_size", "box", "patch_size", "height_width")
+FIXED = ("num_channels", "feature_size", "box", "patch_size", "height_width", "longer")
 """Axes that are part of the architecture."""
 
 
@@ -63,7 +67,7 @@ def input_names(model: Any) -> list[str]:
     names = [name for name in AXES if name in parameters and name not in TEXT[1:]]
     main = model.main_input_name
     if main not in ("input_ids", "pixel_values") and main in names:  # audio models also take features of other kinds
-        names = [main]
+        names = [name for name in (main, "is_longer") if name in names]
     if "input_ids" in names:
         types = getattr(config, "type_vocab_size", 0) or 0
         if "attention_mask" in parameters:
@@ -72,6 +76,10 @@ def input_names(model: Any) -> list[str]:
             names.insert(2, "token_type_ids")
     if "input_ids" not in names and "pixel_mask" in names:  # images alone are of one size, texts are padded anyway
         names.remove("pixel_mask")
+    if "flattened_patches" in names:
+        names.append("attention_mask")
+    if "is_longer" in names and not setting(config, "enable_fusion"):
+        names.remove("is_longer")
     if "pixel_attention_mask" in names and "spatial_shapes" not in names:  # of several images a row
         names.remove("pixel_attention_mask")
     return names
@@ -84,8 +92,12 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
     """The names of an input's axes; those of sounds and of their features are the ones that the model runs on."""
     if name in TEXT and apart(model):
         return ("text_batch_size", SEQUENCE)
+    if name == "attention_mask" and "flattened_patches" in parameters_of(model):
+        return PATCHES[:2]
     if name == "pixel_values" and "spatial_shapes" in parameters_of(model):
         return PATCHES
+    if name == "input_features" and "is_longer" in parameters_of(model):
+        return SPECTROGRAMS
     if name not in ("input_values", "input_features"):
         return AXES[name]
     if model not in _SOUNDS:
@@ -111,21 +123,29 @@ def _sounds(model: Any, axes: tuple[str, ...], batch: int, scale: float, random:
     bins = next((int(found) for name in BINS if (found := setting(config, name))), 80)
     positions = setting(config, "max_source_positions") if axes != FRAMES else None
     frames = 2 * int(positions) if positions else int(setting(config, "max_length") or 100)
-    sizes = {"num_samples": 4000 * scale, "num_frames": frames * scale, "feature_size": bins}
+    channels = 4 if setting(config, "enable_fusion") else 1
+    sizes = {
+        "num_samples": 4000 * scale,
+        "num_channels": channels,
+        "num_frames": frames * scale,
+        "feature_size": bins,
+    }
     return torch.randn(batch, *(round(sizes[axis]) for axis in axes[1:]), generator=random)
 
 
 def apart(model: Any) -> bool:
-    """Whether texts and images are embedded apart, so that there may be more of these than of those."""
+    """Whether texts and images or sounds are embedded apart, so that there may be more of these than of those."""
     detects = type(model).__name__ in MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES.values()
     parts = model.children() if detects else [model]
-    return any(hasattr(part, "get_text_features") and hasattr(part, "get_image_features") for part in parts)
+    others = ("get_image_features", "get_audio_features")
+    return any(hasattr(part, "get_text_features") and any(hasattr(part, name) for name in others) for part in parts)
 
 
 def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float, seed: int) -> dict[str, Tensor]:
     """Inputs of that batch size; `scale` stretches sequences, images and sounds. Rows of text are padded unalike.
 
-    A stretched image is wider than high. There are two or three texts for each image where both are embedded apart.
+    A stretched image is wider than high. There are two or three texts for each image or sound where both are embedded
+    apart.
     """
     random = torch.Generator().manual_seed(seed)
     config = model.config
@@ -137,6 +157,8 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
     real[0] = length
     mask = (torch.arange(length) < real).to(torch.int64)
     values = _patches(config, batch, scale, random) if "spatial_shapes" in names else {}
+    if "flattened_patches" in names:
+        values = _flattened(config, batch, scale, random)
     for name in [name for name in names if name not in values]:
         if name == "input_ids":
             vocabulary = int(getattr(text, "vocab_size", 0) or 100)
@@ -161,6 +183,8 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             values[name] = torch.ones(batch, *values["pixel_values"].shape[2:], dtype=torch.int64)
             height, width = image_size(config)
             values[name][1:, -height // 4 :] = values[name][1:, :, -width // 2 :] = 0
+        elif name == "is_longer":
+            values[name] = (torch.arange(batch)[:, None] + seed) % 2 == 0
         else:
             values[name] = _sounds(model, axes_of(model, name), batch, scale, random)
     return {name: values[name] for name in names}
@@ -169,14 +193,32 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
 def _patches(config: Any, batch: int, scale: float, random: torch.Generator) -> dict[str, Tensor]:
     """Images of unlike sizes as patches, near as many as there are positions; the first has the most."""
     side = max(2, round(scale * int(setting(config, "num_patches")) ** 0.5))
-    row = torch.arange(batch)
-    shapes = torch.stack([side - row % 2, side + 1 - row % 3], 1)
+    shapes = _grids(batch, side)
     count, size = side * (side + 1), _channels(config) * int(setting(config, "patch_size")) ** 2
     return {
         "pixel_values": torch.rand((batch, count, size), generator=random) * 2 - 1,
         "pixel_attention_mask": (torch.arange(count) < shapes.prod(1, keepdim=True)).to(torch.int64),
         "spatial_shapes": shapes,
     }
+
+
+def _flattened(config: Any, batch: int, scale: float, random: torch.Generator) -> dict[str, Tensor]:
+    """Images of unlike sizes as patches, each behind its row and column, from one on; zeros where there is none."""
+    side = max(2, round(6 * scale))
+    shapes, places = _grids(batch, side), torch.arange(side * (side + 1)).expand(batch, -1)
+    real = places < shapes.prod(1, keepdim=True)
+    ids = torch.stack([places // shapes[:, 1:], places % shapes[:, 1:]], 2) + 1
+    patches = torch.rand((*places.shape, int(setting(config, "patch_embed_hidden_size"))), generator=random) * 2 - 1
+    return {
+        "flattened_patches": torch.cat([ids, patches], 2) * real[:, :, None],
+        "attention_mask": real.to(torch.int64),
+    }
+
+
+def _grids(batch: int, side: int) -> Tensor:
+    """Rows and columns of patches of images of unlike sizes; the first has the most."""
+    row = torch.arange(batch)
+    return torch.stack([side - row % 2, side + 1 - row % 3], 1)
 
 
 def free_axes(
@@ -189,7 +231,7 @@ def free_axes(
     they are fixed in any case.
     """
     batch = Dim(BATCH)
-    sized = [name for name in names if name not in TEXT and name != "bbox"]
+    sized = [name for name in names if (name not in TEXT and name != "bbox") or "flattened_patches" in names]
     own = random_inputs(model, names, batch=2, scale=1, seed=0)
     other = own | {
         name: value for name, value in random_inputs(model, names, batch=2, scale=2, seed=0).items() if name in sized
@@ -210,7 +252,8 @@ def fixed_sizes(graphs: Iterable[ir.Model]) -> dict[str, dict[str, int]]:
         name, shape = str(value.name), list(value.shape or ())
         if name in AXES and name not in TEXT:
             frames_first = len(shape) == 3 and (name == "input_values" or str(shape[1]) == FRAMES[1])
-            axes = FRAMES if frames_first else AXES[name]
+            seen = name == "input_features" and len(shape) == len(SPECTROGRAMS)
+            axes = SPECTROGRAMS if seen else FRAMES if frames_first else AXES[name]
             if len(shape) < len(axes):  # patches, as many as each image has
                 continue
             sizes = zip(axes[1:], shape[1 - len(axes) :], strict=True)

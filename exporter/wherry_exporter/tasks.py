@@ -57,11 +57,14 @@ TASKS: Mapping[str, ExportTask] = {
     "zero-shot-object-detection": ExportTask(
         "zero-shot-object-detection", ("logits", "pred_boxes", "text_embeds", "image_embeds")
     ),
+    "zero-shot-audio-classification": ExportTask(
+        "feature-extraction", ("logits_per_audio", "logits_per_text", "text_embeds", "audio_embeds")
+    ),
     "visual-question-answering": ExportTask("visual-question-answering", ("logits",)),
     "automatic-speech-recognition": ExportTask("automatic-speech-recognition", ("logits",), generates=True),
     "image-to-text": ExportTask("image-text-to-text", ("logits",), generates=True),
     "image-text-to-text": ExportTask("image-text-to-text", ("logits",), generates=True),
-    "audio-feature-extraction": ExportTask("feature-extraction", ("last_hidden_state",)),
+    "audio-feature-extraction": ExportTask("feature-extraction", ("last_hidden_state", "audio_embeds")),
     "audio-classification": ExportTask("audio-classification", ("logits",)),
     "text-to-audio": ExportTask("text-to-audio", ("waveform",), precisions=("fp32",)),
 }
@@ -192,6 +195,8 @@ def task_of(model_class: Any) -> str | None:
         return task
     if model_class.__name__ in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES.values():
         return "zero-shot-image-classification"
+    if hasattr(model_class, "get_text_features") and hasattr(model_class, "get_audio_features"):
+        return "zero-shot-audio-classification"
     if model_class.__name__ in MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING_NAMES.values():
         return "text-to-audio"
     kinds = {"pixel_values": "image-", "input_values": "audio-", "input_features": "audio-"}

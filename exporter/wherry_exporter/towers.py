@@ -1,4 +1,7 @@
-"""The two towers of a model that compares texts with images, each as a model of its own. Knows nothing of graphs."""
+"""The two towers of a model that compares texts with images or sounds, each as a model of its own.
+
+Knows nothing of graphs.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -47,19 +50,46 @@ class _PatchTower(_ImageTower):
         return {self.name: output.pooler_output, "last_hidden_state": output.last_hidden_state}
 
 
+class _CaptionTower(nn.Module):
+    """Of texts about sounds: what is projected, not of length one yet, as `ClapTextModelWithProjection` has it."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        output = self.model.text_model(input_ids=input_ids, attention_mask=attention_mask)
+        return {"text_embeds": self.model.text_projection(output.pooler_output)}
+
+
+class _SoundTower(nn.Module):
+    main_input_name = "input_features"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(self, input_features: Tensor, is_longer: Tensor | None = None) -> dict[str, Tensor]:
+        output = self.model.audio_model(input_features=input_features, is_longer=is_longer)
+        return {"audio_embeds": self.model.audio_projection(output.pooler_output)}
+
+
 def parts_of(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
-    """Role to what a graph is made of: the whole model, and its towers where it has a text's and an image's.
+    """Role to what a graph is made of: the whole model, and its towers where it has a text's and another's.
 
     What a tower gives has the names of `CLIPTextModelWithProjection` where there is a projection, of `SiglipTextModel`
     where there is none.
     """
     model: Any = checkpoint.model
-    parts = {"model": checkpoint}
+    towers: dict[str, Any] = {}
     if checkpoint.task == "zero-shot-image-classification":
         patches = "spatial_shapes" in parameters_of(model)
-        towers: dict[str, Any] = {
+        towers = {
             "text_model": _TextTower(model),
             "vision_model": (_PatchTower if patches else _ImageTower)(model),
         }
-        parts |= {role: replace(checkpoint, model=tower) for role, tower in towers.items()}
-    return parts
+    if checkpoint.task == "zero-shot-audio-classification":
+        towers = {"text_model": _CaptionTower(model), "audio_model": _SoundTower(model)}
+    return {"model": checkpoint} | {role: replace(checkpoint, model=tower) for role, tower in towers.items()}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wherry_exporter.convert import Traced, convert, name_axes
+from wherry_exporter.crops import crops_for_all
 from wherry_exporter.decoder import fused_decoder, plain_decoder, stepwise_decoder
 from wherry_exporter.errors import ExportError
 from wherry_exporter.inputs import TEXT, axes_of, free_axes, input_names, random_inputs, tensors_of
@@ -81,7 +82,8 @@ class _Model(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         if self.lowering:
             self.lowering.begin(inputs.get("attention_mask"), patch_mask=inputs.get("pixel_attention_mask"))
-        with stretched(self.model), nullcontext() if set(inputs) <= set(TEXT) else ShortSizes():
+        sizes = nullcontext() if set(inputs) <= set(TEXT) else ShortSizes()
+        with stretched(self.model), crops_for_all(self.model), sizes:
             outputs = tensors_of(self.model(**inputs))
         return tuple(outputs[name] for name in self.outputs)
 

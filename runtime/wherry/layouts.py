@@ -13,6 +13,7 @@ ROLES = (
     "model",
     "text_model",
     "vision_model",
+    "audio_model",
     "vision_encoder",
     "embed_tokens",
     "encoder_model",
@@ -145,7 +146,8 @@ def _of_two(config: Mapping[str, Any]) -> str:
     encoder = config.get("encoder")
     if "num_mel_bins" in config:
         return "automatic-speech-recognition"
-    return "image-to-text" if isinstance(encoder, Mapping) and "image_size" in encoder else "text2text-generation"
+    seen = "vision_config" in config or (isinstance(encoder, Mapping) and "image_size" in encoder)
+    return "image-to-text" if seen else "text2text-generation"
 
 
 def _of_what(config: Mapping[str, Any], task: str) -> str:
@@ -153,6 +155,8 @@ def _of_what(config: Mapping[str, Any], task: str) -> str:
     seen = {"vision_config", "text_config"} <= set(config)
     if seen and task in ("feature-extraction", "object-detection"):
         return "zero-shot-image-classification" if task == "feature-extraction" else "zero-shot-object-detection"
+    if task == "feature-extraction" and {"audio_config", "text_config"} <= set(config):
+        return "zero-shot-audio-classification"
     heard = bool({"conv_dim", "num_mel_bins"} & set(config))
     if heard and task in HEARD:
         return HEARD[task]

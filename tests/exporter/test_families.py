@@ -175,6 +175,16 @@ SPEECHT5 = {
     "speech_decoder_postnet_layers": 2,
     "speech_decoder_postnet_units": 16,
 }
+CLAP_SOUND = {
+    "spec_size": 64,
+    "num_mel_bins": 16,
+    "window_size": 4,
+    "patch_embeds_hidden_size": 8,
+    "hidden_size": 16,
+    "depths": [2, 2],
+    "num_attention_heads": [2, 2],
+}
+CLAP = {"text_config": ROBERTA, "audio_config": CLAP_SOUND, "projection_dim": 32}
 GEMMA = {**WIDE, "head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16}
 GLOBAL = {"global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": 1, "sep_token_id": 2}
 
@@ -244,6 +254,8 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
         "neck_hidden_sizes": [8, 8, 8, 8],
         "fusion_hidden_size": 16,
     },
+    "ClapTextModelWithProjection": ROBERTA,
+    "ClapAudioModelWithProjection": CLAP_SOUND,
     "Wav2Vec2ForCTC": SOUND,
     "HubertForCTC": SOUND,
     "HubertForSequenceClassification": SOUND,
@@ -318,6 +330,19 @@ PROPHET = {
     "max_position_embeddings": 64,
 }
 
+PIX2STRUCT = {
+    "text_config": {**T5, "hidden_size": 32, "num_layers": 2, "d_kv": 8},
+    "vision_config": {
+        "hidden_size": 32,
+        "patch_embed_hidden_size": 48,
+        "d_ff": 48,
+        "d_kv": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "seq_len": 64,
+    },
+}
+
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "T5ForConditionalGeneration": T5,
     "MT5ForConditionalGeneration": {**T5, "num_layers": 1, "feed_forward_proj": "gated-gelu"},
@@ -331,6 +356,7 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
         "text_config": {**TEXT, "encoder_hidden_size": 32, "sep_token_id": None},
         "vision_config": VISION,
     },
+    "Pix2StructForConditionalGeneration": PIX2STRUCT,
     "NllbMoeForConditionalGeneration": {**BART, **ONE_LAYER, "num_experts": 2},
     "FSMTForConditionalGeneration": {  # its decoder takes one token at a time
         **BART,
@@ -562,6 +588,39 @@ def test_towers(name, folder):
     quantizer = Quantizer(traced.graphs, feeds, plan.settings, real=False)
     quantized, _ = write_variant(quantizer, "int8", paths, verifier.measure)
     judge("int8", quantized)
+
+
+@pytest.mark.parametrize("fusion", [False, True])
+def test_towers_of_sounds(folder, fusion):
+    """Where crops are fused, only those of sounds that are longer count."""
+    sound = {**CLAP_SOUND, "enable_fusion": fusion, "fusion_type": "aff_2d" if fusion else None}
+    model = checkpoint("ClapModel", {**CLAP, "audio_config": sound})
+    traced, _, parity = trace_verified(model, folder)
+    assert parity.max_abs_diff < 1e-3
+    heard = ["input_features", "is_longer"] if fusion else ["input_features"]
+    sessions = {role: InferenceSession(folder / f"onnx/{role}.onnx") for role in traced.graphs}
+    assert {role: names_of(session) for role, session in sessions.items()} == {
+        "model": (
+            ["input_ids", "attention_mask", *heard],
+            ["logits_per_audio", "logits_per_text", "text_embeds", "audio_embeds"],
+        ),
+        "text_model": (["input_ids", "attention_mask"], ["text_embeds"]),
+        "audio_model": (heard, ["audio_embeds"]),
+    }
+    assert fixed_sizes(traced.graphs.values()) == {}
+    random = np.random.default_rng(3)
+    texts = {"input_ids": random.integers(5, 119, (3, 9)), "attention_mask": np.ones((3, 9), np.int64)}
+    shape = (2, 4 if fusion else 1, 201, 16)
+    for longer in ([False, False], [True, False], [True, True]):
+        sounds = {"input_features": random.normal(size=shape).astype(np.float32)}
+        sounds |= {"is_longer": np.array(longer)[:, None]} if fusion else {}
+        given = {key: torch.from_numpy(value) for key, value in (texts | sounds).items()}
+        expected = model.model(**given).logits_per_audio.detach()
+        found = sessions["model"].run(["logits_per_audio"], texts | sounds)[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+        output = model.model.audio_model(given["input_features"], given.get("is_longer"))
+        expected = model.model.audio_projection(output.pooler_output).detach()
+        np.testing.assert_allclose(sessions["audio_model"].run(None, sounds)[0], expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -849,6 +908,11 @@ def inputs_of(model: Any) -> dict[str, Any]:
     if model.main_input_name == "input_features":
         shape = [2, *(8 if axis == "feature_size" else 60 for axis in axes_of(model, "input_features")[1:])]
         return {"input_features": random.normal(size=shape).astype(np.float32)}
+    if model.main_input_name == "flattened_patches":
+        patches = random.normal(size=(2, 12, 50)).astype(np.float32)
+        patches[:, :, :2] = 1 + np.stack(np.divmod(np.arange(12), 4), 1)
+        patches[1, 8:] = 0
+        return {"flattened_patches": patches, "attention_mask": patches.any(2).astype(np.int64)}
     if model.main_input_name == "pixel_values":
         return {"pixel_values": random.normal(size=(2, 3, 32, 32)).astype(np.float32)}
     mask = np.ones((2, 9), np.int64)

@@ -207,6 +207,8 @@ def test_the_task_of_a_folder_without_manifest_is_that_of_its_architecture(tmp_p
         ("LlavaForConditionalGeneration", {"vision_config": {}}, "vision_encoder", "image-text-to-text"),
         ("CLIPModel", {"vision_config": {}, "text_config": {}}, "model", "zero-shot-image-classification"),
         ("OwlViTForObjectDetection", {"vision_config": {}, "text_config": {}}, "model", "zero-shot-object-detection"),
+        ("Pix2StructForConditionalGeneration", {"vision_config": {}}, "encoder_model", "image-to-text"),
+        ("ClapModel", {"audio_config": {}, "text_config": {}}, "model", "zero-shot-audio-classification"),
         ("ViTModel", {"image_size": 224}, "model", "image-feature-extraction"),
         ("ViltForQuestionAnswering", {"image_size": 384}, "model", "visual-question-answering"),
         ("Wav2Vec2Model", {"conv_dim": [1]}, "model", "audio-feature-extraction"),

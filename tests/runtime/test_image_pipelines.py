@@ -15,7 +15,7 @@ import torch
 import transformers
 from PIL import Image
 
-from tiny_images import make
+from tiny_images import TINY, make
 from wherry import pipeline
 from wherry.bundle import Bundle, Variant
 from wherry.cli import main
@@ -237,11 +237,13 @@ def test_zero_shot_object_detection(exported, theirs, images):
         assert ours(image, candidate_labels=LABELS, threshold=0.1, top_k=2) == found[:2]
 
 
-def test_image_to_text(exported, theirs, folders, images):
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folders("trocr"))
-    model = transformers.VisionEncoderDecoderModel.from_pretrained(folders("trocr"))
-    processor = transformers.ViTImageProcessorPil.from_pretrained(folders("trocr"))
-    ours = exported("trocr")
+@pytest.mark.parametrize("name", ["trocr", "pix2struct"])
+def test_image_to_text(exported, folders, images, name):
+    kind, _, processor, _ = TINY[name]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders(name))
+    model = getattr(transformers, kind).from_pretrained(folders(name))
+    processor = getattr(transformers, f"{processor}ImageProcessorPil").from_pretrained(folders(name))
+    ours = exported(name)
     for options in ({}, {"num_beams": 3}):
         ids = model.generate(**processor(images, return_tensors="pt"), max_new_tokens=12, do_sample=False, **options)
         expected = [[{"generated_text": text}] for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]

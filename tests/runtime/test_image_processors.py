@@ -13,6 +13,7 @@ from transformers.image_utils import load_image
 
 from wherry.errors import BundleError, InputError
 from wherry.vision import ImageProcessor, read_image
+from wherry.vision.flattened import Flattener
 from wherry.vision.kinds import KINDS
 from wherry.vision.views import Viewer
 
@@ -85,6 +86,33 @@ def test_images_in_parts_and_as_patches(tmp_path, kind, options):
             np.testing.assert_array_equal(found.grid, expected["image_grid_thw"])
         else:
             assert len(pixels) == found.rows * found.columns + 1
+
+
+@pytest.mark.parametrize("options", [{}, {"max_patches": 20, "patch_size": {"height": 8, "width": 12}}])
+def test_images_as_patches_that_tell_where_they_are(tmp_path, options):
+    """Theirs are resized by torch, which reckons in float32 where Pillow does in float64."""
+    theirs = transformers.Pix2StructImageProcessorPil(**options)
+    theirs.save_pretrained(tmp_path)
+    ours = Flattener.load(tmp_path)
+    for image in (*(picture(*shape) for shape in SHAPES), picture(3, 200), Image.new("RGB", (30, 40), "grey")):
+        expected, found = theirs(image, return_tensors="np"), ours(image)
+        np.testing.assert_allclose(found.pixels, expected["flattened_patches"][0], atol=1e-4, rtol=0)
+        np.testing.assert_array_equal(found.mask, expected["attention_mask"][0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"image_processor_type": "ViTImageProcessor"}, "image_processor_type is ViTImageProcessor, and the graph"),
+        ({"image_processor_type": "Pix2StructImageProcessor", "is_vqa": True}, "does not write questions over images"),
+        ({"image_processor_type": "Pix2StructImageProcessor", "max_patches": 0}, "from 1 on"),
+    ],
+)
+def test_settings_that_make_no_patches(tmp_path, settings, part):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(BundleError, match=part) as raised:
+        Flattener.load(tmp_path)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("kind", WHOLE)

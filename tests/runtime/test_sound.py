@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+from transformers import ASTFeatureExtractor, ClapFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from wherry.audio import load, open_sound
-from wherry.audio.features import SpectrogramFeatures, WaveFeatures, WhisperFeatures
+from wherry.audio.features import ClapFeatures, SpectrogramFeatures, WaveFeatures, WhisperFeatures
 from wherry.errors import BundleError, InputError
 from wherry.pipelines.sounds import over, parts
 
@@ -208,6 +208,27 @@ def test_spectrogram_features(length):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+CLAP_LENGTHS = (600, 48000, 200000, 480000, 480100, 481000, 600001, 1200000)
+
+
+@pytest.mark.parametrize("padding", ["repeatpad", "repeat", "pad"])
+@pytest.mark.parametrize("truncation", ["rand_trunc", "fusion"])
+def test_clap_features(truncation, padding, monkeypatch):
+    """What transformers draws by chance is the beginning, or the middle of each third."""
+    monkeypatch.setattr(np.random, "randint", lambda low, _high: low)
+    monkeypatch.setattr(np.random, "choice", lambda places: places[len(places) // 2])
+    settings = {"truncation": truncation, "padding": padding, "frequency_min": 50, "frequency_max": 14000}
+    reference, own = ClapFeatureExtractor(**settings), ClapFeatures(settings)
+    for length in CLAP_LENGTHS if padding == "repeatpad" else CLAP_LENGTHS[:3]:
+        samples = noise(length, length)
+        expected = reference([samples], sampling_rate=48000, return_tensors="np")
+        found = own([samples])
+        assert found["input_features"].dtype == np.float32
+        np.testing.assert_allclose(found["input_features"], expected["input_features"], atol=1e-4)
+        if truncation == "fusion":
+            np.testing.assert_array_equal(found["is_longer"], expected["is_longer"])
+
+
 def test_the_extractor_is_the_one_that_the_folder_names(tmp_path):
     WhisperFeatureExtractor(feature_size=128).save_pretrained(tmp_path)
     assert load(tmp_path).log_mel.filters.shape == (201, 128)
@@ -218,6 +239,11 @@ def test_the_extractor_is_the_one_that_the_folder_names(tmp_path):
         '{"feature_extractor_type": "WhisperFeatureExtractor", "n_fft": -1}'
     )
     with pytest.raises(BundleError, match="n_fft must be a whole number from 1 on, not -1"):
+        load(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"feature_extractor_type": "ClapFeatureExtractor", "truncation": "middle"}'
+    )
+    with pytest.raises(BundleError, match="truncation must be one of fusion, rand_trunc, not 'middle'"):
         load(tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(BundleError, match=r"has no preprocessor_config\.json"):

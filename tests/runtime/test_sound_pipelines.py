@@ -19,7 +19,7 @@ from tiny_sounds import make, make_whisper
 from wherry import pipeline
 from wherry.audio.phonemes import phonemes
 from wherry.cli import main
-from wherry.errors import InputError
+from wherry.errors import InputError, TokenizerError
 from wherry_exporter import export
 from wherry_exporter.samples import sample
 
@@ -360,6 +360,24 @@ def test_phonemes():
         phonemes("text", "xx-nowhere")
 
 
+@pytest.mark.parametrize("name", ["clap", "clap-fused"])
+def test_zero_shot_audio_classification(exported, theirs, noises, name, monkeypatch):
+    """Short sounds, and one that is cut where transformers draws by chance."""
+    monkeypatch.setattr(np.random, "randint", lambda low, _high: low)
+    monkeypatch.setattr(np.random, "choice", lambda places: places[len(places) // 2])
+    ours, reference = exported(name), theirs(name, "zero-shot-audio-classification")
+    tone = np.sin(np.arange(30000) / 5).astype(np.float32)
+    sounds, labels = [*noises[:2], tone, np.concatenate(noises * 3)], ["cat", "a small boat", "house"]
+    found = ours(sounds, candidate_labels=labels)
+    same(found, reference(sounds, candidate_labels=labels))
+    assert np.ptp([each[0]["score"] for each in found]) > 0.01
+    options = {"candidate_labels": labels[:2], "hypothesis_template": "A {} there"}
+    same(ours(sounds[3], **options), reference(sounds[3], **options))
+    same(ours(sounds, candidate_labels=labels, batch_size=3), found)
+    with pytest.raises(TokenizerError, match="40"):
+        ours(sounds[0], candidate_labels=["a boat " * 9])
+
+
 # ----------------------------------------------------------------------------------------------- the command line
 
 
@@ -394,6 +412,8 @@ def test_other_sounds_on_the_command_line(exported, silero, wav, capsys):
     assert capsys.readouterr().out.splitlines()[1].split() == ["from", "to"]
     assert main(["run", str(exported("ast").bundle.folder), wav]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[0] in [each["label"] for each in exported("ast")(wav)]
+    assert main(["run", str(exported("clap").bundle.folder), wav, "--labels", "boat,cat", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == exported("clap")(wav, candidate_labels="boat,cat")
 
 
 def test_speech_into_a_file(exported, tmp_path, capsys):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from wherry.audio.spectrum import Fbank, LogMel, kaldi_filters, slaney_filters
+from wherry.audio.spectrum import Decibels, Fbank, LogMel, htk_filters, kaldi_filters, slaney_filters
 from wherry.errors import BundleError
 from wherry.files import read_json
 
@@ -39,7 +39,7 @@ class WhisperFeatures:
         size, mels = _whole(settings, "n_fft", 400), _whole(settings, "feature_size", 80)
         self.length = _whole(settings, "chunk_length", 30) * self.rate
         self.frames = self.length // self.hop
-        self.log_mel = LogMel(size, self.hop, slaney_filters(1 + size // 2, mels, self.rate, 8000.0))
+        self.log_mel = LogMel(size, self.hop, slaney_filters(1 + size // 2, mels, self.rate, 0.0, 8000.0))
         self.normalized = bool(settings.get("do_normalize", False))
 
     def __call__(self, sounds: Sequence[Array]) -> dict[str, Array]:
@@ -127,14 +127,60 @@ class SpectrogramFeatures:
         return (found - np.float32(self.mean)) / np.float32(self.deviation * 2) if self.normalized else found
 
 
-EXTRACTORS: Mapping[str, type[WhisperFeatures | WaveFeatures | SpectrogramFeatures]] = {
+class ClapFeatures:
+    """CLAP's spectrograms (1 or 4, frames, mels) of one length, which shorter sounds are repeated to fill.
+
+    A longer sound is cut to its beginning. Where the model fuses crops, all of it counts: four spectrograms are the
+    whole, shrunken, and a crop from the middle of each third; of a shorter sound, four times the same. transformers
+    draws where crops begin by chance.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.rate, self.hop = _whole(settings, "sampling_rate", 48000), _whole(settings, "hop_length", 480)
+        size, mels = _whole(settings, "fft_window_size", 1024), _whole(settings, "feature_size", 64)
+        lowest, highest = (float(settings.get(f"frequency_{name}", at)) for name, at in (("min", 0), ("max", 14000)))
+        self.count = _whole(settings, "max_length_s", 10) * self.rate
+        self.fused = _one_of(settings, "truncation", ("fusion", "rand_trunc")) == "fusion"
+        self.padding = _one_of(settings, "padding", ("repeatpad", "repeat", "pad"))
+        self.length = None if self.fused else self.count
+        filters = (htk_filters if self.fused else slaney_filters)(1 + size // 2, mels, self.rate, lowest, highest)
+        self.decibels = Decibels(size, self.hop, filters)
+
+    def __call__(self, sounds: Sequence[Array]) -> dict[str, Array]:
+        features = np.stack([self._one(samples) for samples in sounds])
+        return {"input_features": features, "is_longer": np.ones((len(sounds), 1), np.bool_)}
+
+    def _one(self, samples: Array) -> Array:
+        if self.fused and len(samples) > self.count:
+            found, count = self.decibels(samples), 1 + self.count // self.hop
+            places = np.array_split(np.arange(len(found) - count + 1), 3)
+            first = [int(part[len(part) // 2]) if len(part) else 0 for part in places]
+            return np.stack([_shrunken(found, count), *(found[place : place + count] for place in first)])
+        samples = samples[: self.count]
+        if self.padding != "pad":
+            samples = np.tile(samples, self.count // len(samples) + (self.padding == "repeat"))[: self.count]
+        found = self.decibels(np.pad(samples, (0, self.count - len(samples))))
+        return np.stack([found] * 4) if self.fused else found[None]
+
+
+def _shrunken(frames: Array, count: int) -> Array:
+    """As many frames as wanted, each between two, at places that are rounded as torch rounds them."""
+    scale = np.float64(np.float32(len(frames)) / np.float32(count))
+    places = (scale * (np.arange(count) + 0.5) - 0.5).astype(np.float32)
+    before = places.astype(np.int64)
+    share = (places - before.astype(np.float32))[:, None]
+    return np.asarray((1 - share) * frames[before] + share * frames[np.minimum(before + 1, len(frames) - 1)])
+
+
+EXTRACTORS: Mapping[str, type[WhisperFeatures | WaveFeatures | SpectrogramFeatures | ClapFeatures]] = {
     "WhisperFeatureExtractor": WhisperFeatures,
     "Wav2Vec2FeatureExtractor": WaveFeatures,
     "ASTFeatureExtractor": SpectrogramFeatures,
+    "ClapFeatureExtractor": ClapFeatures,
 }
 
 
-def load(folder: Path) -> WhisperFeatures | WaveFeatures | SpectrogramFeatures:
+def load(folder: Path) -> WhisperFeatures | WaveFeatures | SpectrogramFeatures | ClapFeatures:
     """The feature extractor of a model folder.
 
     Raises:
@@ -162,3 +208,10 @@ def _whole(settings: Mapping[str, Any], name: str, default: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number from 1 on, not {value!r:.80}")
     return value
+
+
+def _one_of(settings: Mapping[str, Any], name: str, known: Sequence[str]) -> str:
+    value = settings.get(name, known[0])
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r:.80}")
+    return str(value)

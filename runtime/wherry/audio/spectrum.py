@@ -36,11 +36,18 @@ def _triangles(places: Array, corners: Array) -> Array:
     return np.maximum(0, np.minimum(-distance[:, :-2] / gaps[:-1], distance[:, 2:] / gaps[1:]))
 
 
-def slaney_filters(bins: int, filters: int, rate: int, highest: float) -> Array:
-    """(bins, filters) float32, from 0 Hz on, each of the same area."""
-    corners = slaney_hertz(np.linspace(0, slaney_mel(np.float64(highest)), filters + 2))
+def slaney_filters(bins: int, filters: int, rate: int, lowest: float, highest: float) -> Array:
+    """(bins, filters) float32, each of the same area."""
+    corners = slaney_hertz(np.linspace(slaney_mel(np.float64(lowest)), slaney_mel(np.float64(highest)), filters + 2))
     weights = _triangles(np.linspace(0, rate // 2, bins), corners)
     return np.asarray(weights * (2 / (corners[2:] - corners[:-2])), np.float32)
+
+
+def htk_filters(bins: int, filters: int, rate: int, lowest: float, highest: float) -> Array:
+    """(bins, filters) float32, triangles in hertz, whose corners lie evenly on Kaldi's scale, which is HTK's too."""
+    corners = np.linspace(kaldi_mel(np.float64(lowest)), kaldi_mel(np.float64(highest)), filters + 2)
+    places = np.linspace(0, rate // 2, bins)
+    return np.asarray(_triangles(places, 700 * (np.exp(corners / 1127) - 1)), np.float32)
 
 
 def kaldi_filters(bins: int, filters: int, rate: int, lowest: float, highest: float) -> Array:
@@ -103,6 +110,27 @@ class LogMel:
         for first in range(0, len(every), AT_ONCE):
             mel = power(every[first : first + AT_ONCE] * self.window, self.size) @ self.filters
             yield np.log10(np.maximum(mel, np.float32(1e-10), out=mel), out=mel)
+
+
+@dataclass(frozen=True, eq=False)
+class Decibels:
+    """Mel frames in decibels of a sound that is mirrored at both ends, as CLAP has them.
+
+    Nothing lifts quiet bands to the loud ones beside them, so spectra are computed in float64.
+    """
+
+    size: int
+    hop: int
+    filters: Array
+
+    def __call__(self, samples: Array) -> Array:
+        """(frames, mels) float32, `1 + samples // hop` frames. A sound must be longer than half a frame."""
+        every = frames(np.pad(samples, self.size // 2, mode="reflect"), self.size, self.hop)
+        found, window = np.empty((len(every), self.filters.shape[1]), np.float32), np.hanning(self.size + 1)[:-1]
+        for first in range(0, len(every), AT_ONCE):
+            part = slice(first, first + AT_ONCE)
+            found[part] = 10 * np.log10(np.maximum(power(every[part] * window, self.size) @ self.filters, 1e-10))
+        return found
 
 
 @dataclass(frozen=True, eq=False)

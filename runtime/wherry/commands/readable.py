@@ -171,6 +171,7 @@ READERS: Mapping[str, Callable[[str, Any], str]] = {
     "image-text-to-text": _captions,
     "automatic-speech-recognition": _transcript,
     "audio-classification": _scores,
+    "zero-shot-audio-classification": _scores,
     "text-to-audio": _speech,
     "voice-activity-detection": _stretches,
 }

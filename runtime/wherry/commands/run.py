@@ -71,7 +71,9 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     """What pipelines are asked for beside their inputs."""
     add_generation_arguments(parser)
     group = parser.add_argument_group("texts that are asked for something")
-    group.add_argument("--labels", metavar="A,B", help="what to look for, in images too, for zero-shot tasks")
+    group.add_argument(
+        "--labels", metavar="A,B", help="what to look for, in images and sounds too, for zero-shot tasks"
+    )
     group.add_argument("--question", metavar="TEXT", help="what a text or an image shall answer")
     group.add_argument("--query", metavar="TEXT", help="what texts are ordered for, for text-ranking")
     group = parser.add_argument_group("images")

@@ -158,6 +158,13 @@ TASKS: Mapping[str, Task] = {
     "audio-classification": Task(
         "audio_classification", ("audio-classification",), "labels and scores for a sound", takes="sound"
     ),
+    "zero-shot-audio-classification": Task(
+        "zero_shot_audio_classification",
+        ("zero-shot-audio-classification",),
+        "which of your labels fits a sound",
+        takes="sound",
+        call='pipe("harbour.wav", candidate_labels=["gulls", "rain"])',
+    ),
     "text-to-audio": Task("text_to_audio", ("text-to-audio",), "speech for a text", ("text-to-speech",)),
     "voice-activity-detection": Task(
         "voice_activity_detection",

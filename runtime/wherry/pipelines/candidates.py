@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wherry.errors import InputError
-from wherry.pipelines.base import as_texts
+from wherry.pipelines.base import Array, as_texts
 
 
 def checked_labels(candidate_labels: Any) -> list[str]:
@@ -30,3 +30,9 @@ def hypotheses(names: Sequence[str], template: str) -> list[str]:
     if "{}" not in template:
         raise InputError(f"hypothesis_template has no {{}} where the label goes: {template!r}")
     return [template.replace("{}", name) for name in names]
+
+
+def best_first(scores: Array, names: Sequence[str]) -> list[dict[str, Any]]:
+    """`[{"score", "label"}]` of a score for each label."""
+    ranked = sorted(zip(scores, names, strict=True), key=lambda pair: -pair[0])
+    return [{"score": float(score), "label": name} for score, name in ranked]

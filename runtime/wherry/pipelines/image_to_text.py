@@ -58,8 +58,12 @@ class ImageToTextPipeline(ImagePipeline, TextPipeline):
 
     def _seen(self, images: Sequence[Prepared]) -> list[dict[str, Any]]:
         """What the decoder takes of each image."""
-        states = self.session.run(pixels(images), ["last_hidden_state"])["last_hidden_state"]
-        return [{"encoder_hidden_states": states[row : row + 1]} for row in range(len(images))]
+        given = pixels(images)
+        states = self.session.run(given, ["last_hidden_state"])["last_hidden_state"]
+        seen = {"encoder_hidden_states": states}
+        if "attention_mask" in given:
+            seen["encoder_attention_mask"] = given["attention_mask"]
+        return [{name: values[row : row + 1] for name, values in seen.items()} for row in range(len(images))]
 
     def _config(self, options: Mapping[str, Any]) -> GenerationConfig:
         config = self.defaults.updated(**options)

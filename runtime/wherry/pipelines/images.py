@@ -8,6 +8,7 @@ import numpy as np
 from wherry.errors import InputError
 from wherry.pipelines.base import Array, Pipeline
 from wherry.vision import ImageProcessor, read_image
+from wherry.vision.flattened import Flattener
 from wherry.vision.processor import Prepared
 from wherry.vision.read import pillow
 
@@ -18,13 +19,15 @@ class ImagePipeline(Pipeline):
     One image gives its result, a list of them a list; an iterator gives an iterator, which reads as it is asked.
 
     Attributes:
-        processor: images to pixel values.
+        flat: whether the graph takes images as patches that tell where they are.
+        processor: images to pixel values, or to such patches.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         pillow()
         super().__init__(*arguments, **options)
-        self.processor = ImageProcessor.load(self.bundle.folder)
+        self.flat = "flattened_patches" in self.session.inputs
+        self.processor = (Flattener if self.flat else ImageProcessor).load(self.bundle.folder)
 
     def mapped(self, inputs: Any, batch_size: int, run: Callable[[Sequence[Prepared]], Iterable[Any]]) -> Any:
         """Run over an image or a list.
@@ -60,6 +63,8 @@ class ImagePipeline(Pipeline):
     def _prepared(self, given: Any, name: str) -> Prepared:
         name = given if isinstance(given, str) else name
         image = self.processor(read_image(given, name=name), name=name)
+        if self.flat:
+            return image
         wanted, found = self.session.inputs["pixel_values"].shape[-2:], image.pixels.shape[1:]
         if any(isinstance(edge, int) and edge != size for edge, size in zip(wanted, found, strict=True)):
             raise InputError(
@@ -71,10 +76,10 @@ class ImagePipeline(Pipeline):
 
 def pixels(images: Sequence[Prepared]) -> dict[str, Array]:
     """Images of one size under the names that graphs have for them."""
-    return {
-        "pixel_values": np.stack([image.pixels for image in images]),
-        "pixel_mask": np.stack([image.mask for image in images]),
-    }
+    values, mask = (np.stack(arrays) for arrays in zip(*((each.pixels, each.mask) for each in images), strict=True))
+    if values.ndim == 3:
+        return {"flattened_patches": values, "attention_mask": mask}
+    return {"pixel_values": values, "pixel_mask": mask}
 
 
 def _size(edges: Sequence[Any]) -> str:

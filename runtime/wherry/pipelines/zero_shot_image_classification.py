@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from wherry.pipelines.base import TextPipeline, feeds, sigmoid, softmax
-from wherry.pipelines.candidates import checked_labels, hypotheses
+from wherry.pipelines.candidates import best_first, checked_labels, hypotheses
 from wherry.pipelines.images import ImagePipeline, pixels
 from wherry.vision.processor import Prepared
 
@@ -46,8 +46,7 @@ class ZeroShotImageClassificationPipeline(ImagePipeline, TextPipeline):
         def run(images: Sequence[Prepared]) -> Iterator[list[dict[str, Any]]]:
             logits = self.session.run({**texts, **pixels(images)}, ["logits_per_image"])["logits_per_image"]
             for scores in apply(logits):
-                ranked = sorted(zip(scores, names, strict=True), key=lambda pair: -pair[0])
-                yield [{"score": float(score), "label": name} for score, name in ranked]
+                yield best_first(scores, names)
 
         return self.mapped(inputs, batch_size, run)
 

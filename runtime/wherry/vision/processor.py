@@ -29,8 +29,8 @@ class Prepared:
     """One image as a graph takes it.
 
     Attributes:
-        pixels: float32 of shape (3, height, width).
-        mask: int64 of shape (height, width), 0 where pixels are padding.
+        pixels: float32 of shape (3, height, width), or (patches, values).
+        mask: int64 of shape (height, width) or (patches,), 0 where pixels or patches are padding.
         size: (height, width) of the image that it was made of.
     """
 
