@@ -50,8 +50,10 @@ def merge_cross_attention(step: ir.Model, projections: ir.Model, names: Sequence
     branches = [ir.AttrGraph("then_branch", then_branch), ir.AttrGraph("else_branch", branch)]
     choice = ir.Node("", "If", [chosen], branches, num_outputs=len(names), name="cross_attention_keys_and_values")
     for name, value, output in zip(names, given, choice.outputs, strict=True):
-        output.name, output.type = f"present.{name}", value.type
-        if attentions is None:
+        output.name, output.type, output.shape = f"present.{name}", value.type, value.shape
+        if attentions is not None:  # onnxruntime lets values of one symbolic size share memory
+            output.shape, value.shape = _long(value, "present_length"), _long(value, "past_length")
+        else:
             for use in list(value.uses()):
                 if use.node.graph is not then_branch:
                     use.node.replace_input_with(use.idx, output)
@@ -79,6 +81,12 @@ def _none(caches: Sequence[ir.Value]) -> ir.Graph:
     zero.outputs[0].name, axis.outputs[0].name = "kept.zero", "kept.axis"
     bounds = [zero.outputs[0], zero.outputs[0], axis.outputs[0]]
     return _branch([ir.node("Slice", [value, *bounds]) for value in caches], [zero, axis])
+
+
+def _long(cache: ir.Value, length: str) -> ir.Shape:
+    assert cache.shape is not None
+    batch, heads, _, size = cache.shape
+    return ir.Shape([batch, heads, length, size])
 
 
 def _branch(nodes: Sequence[ir.Node], constants: Sequence[ir.Node]) -> ir.Graph:

@@ -343,6 +343,8 @@ PIX2STRUCT = {
     },
 }
 
+CACHES_COPIED: set[str] = set()
+STEPWISE: set[str] = set()
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "T5ForConditionalGeneration": T5,
     "MT5ForConditionalGeneration": {**T5, "num_layers": 1, "feed_forward_proj": "gated-gelu"},
@@ -663,6 +665,9 @@ def test_encoder_decoder(name, folder):
     computed = [node.op_type for node in branch.attributes["else_branch"].as_graph()]
     layers = sum(port.name.endswith("encoder.key") for port in decoder.get_outputs())
     assert computed.count("MatMul") == 2 * layers
+    kept = [node.op_type for node in branch.attributes["then_branch"].as_graph()]
+    assert ("Identity" in kept) == (name in CACHES_COPIED)  # otherwise no later step copies the encoder's caches
+    assert ("Loop" in kinds) == (name in STEPWISE)
     if name == "MarianMTModel":
         assert_known_names(folder)
 
