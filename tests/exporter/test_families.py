@@ -343,8 +343,8 @@ PIX2STRUCT = {
     },
 }
 
-CACHES_COPIED: set[str] = set()
-STEPWISE: set[str] = set()
+STEPWISE = {"FSMTForConditionalGeneration"}
+CACHES_COPIED = {*STEPWISE, "VisionEncoderDecoderModel"}  # of TrOCR's decoder, which flattens batch and heads
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "T5ForConditionalGeneration": T5,
     "MT5ForConditionalGeneration": {**T5, "num_layers": 1, "feed_forward_proj": "gated-gelu"},
