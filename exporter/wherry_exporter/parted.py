@@ -39,9 +39,11 @@ def find_attentions(graph: ir.Graph, caches: Sequence[ir.Value]) -> list[Attenti
 
 
 def _attention(graph: ir.Graph, key: ir.Value, value: ir.Value) -> Attention | None:
-    lengths = tuple(node for node in key.consumers() if _is_length(node))
-    turned = [node for node in key.consumers() if node not in lengths]
-    sums = value.consumers()
+    sizes = [node for cache in (key, value) for node in cache.consumers() if node.op_type == "Shape"]
+    lengths = tuple(node for node in sizes if _axes(node) == range(2, 3))
+    if any(2 in _axes(node) and node not in lengths for node in sizes):
+        return None
+    turned, sums = ([node for node in cache.consumers() if node not in sizes] for cache in (key, value))
     if len(turned) != 1 or len(sums) != 1 or tuple(turned[0].attributes.get_ints("perm", ())) != (0, 1, 3, 2):
         return None
     scores, scale = _consumer(turned[0].outputs[0]), None
@@ -115,7 +117,6 @@ def _consumer(value: ir.Value) -> ir.Node | None:
     return consumers[0] if len(consumers) == 1 else None
 
 
-def _is_length(node: ir.Node) -> bool:
-    return (
-        node.op_type == "Shape" and node.attributes.get_int("start", 0) == 2 and node.attributes.get_int("end", 0) == 3
-    )
+def _axes(node: ir.Node) -> range:
+    """Those whose sizes a Shape gives, of four."""
+    return range(4)[node.attributes.get_int("start", 0) : node.attributes.get_int("end", 4)]
