@@ -46,16 +46,24 @@ def _attention(graph: ir.Graph, key: ir.Value, value: ir.Value) -> Attention | N
     turned, sums = ([node for node in cache.consumers() if node not in sizes] for cache in (key, value))
     if len(turned) != 1 or len(sums) != 1 or tuple(turned[0].attributes.get_ints("perm", ())) != (0, 1, 3, 2):
         return None
-    scores, scale = _consumer(turned[0].outputs[0]), None
+    keys, scale = turned[0].outputs[0], None
+    scores = _consumer(keys)
     if scores is not None and scores.op_type == "Mul":
-        scale = next((factor for factor in scores.inputs if factor is not turned[0].outputs[0]), None)
+        scale = next((factor for factor in scores.inputs if factor is not keys), None)
         if scale is None or scale.shape is None or len(scale.shape):
             return None
-        scores = _consumer(scores.outputs[0])
-    products = [node for node in (scores, sums[0]) if node is not None and node.op_type == "MatMul"]
-    if len(products) != 2 or products[1].inputs[1] is not value or any(node.graph is not graph for node in products):
-        return None
-    return Attention(products[0], scale, products[1], lengths)
+        keys = scores.outputs[0]
+        scores = _consumer(keys)
+    for product, right in ((scores, keys), (sums[0], value)):
+        if (
+            product is None
+            or product.op_type != "MatMul"
+            or product.inputs[1] is not right
+            or product.graph is not graph
+        ):
+            return None
+    assert scores is not None
+    return Attention(scores, scale, sums[0], lengths)
 
 
 def part_attentions(
