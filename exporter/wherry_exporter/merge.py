@@ -1,12 +1,17 @@
 """Two graphs to one: a decoder's step, and the projections of the encoder's states that only its first step needs.
 
 The If that optimum and transformers.js know as `use_cache_branch` holds nothing but those projections, so the decoder's
-weights and nodes are there once.
+weights and nodes are there once. In later steps it gives caches of length 0, as in optimum's own graphs, and the
+attention takes the cached keys and values as they came: what an If hands on is always a copy.
 """
 
 from collections.abc import Sequence
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from wherry_exporter.fuse import transpose_keys
+from wherry_exporter.parted import find_attentions, part_attentions
 
 
 def merge_cross_attention(step: ir.Model, projections: ir.Model, names: Sequence[str], *, masked: bool) -> ir.Model:
@@ -26,11 +31,10 @@ def merge_cross_attention(step: ir.Model, projections: ir.Model, names: Sequence
     chosen = ir.Input("use_cache_branch", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([1]))
 
     given = [inputs[f"past_key_values.{name}"] for name in names]
-    kept = [ir.node("Identity", [value]) for value in given]
-    for number, node in enumerate(kept):
-        node.outputs[0].name = f"kept.{number}"
-        node.outputs[0].type = given[number].type
-    then_branch = ir.Graph([], [node.outputs[0] for node in kept], nodes=kept, name="kept")
+    transpose_keys(graph)
+    RemoveUnusedNodesPass()(step)
+    attentions = find_attentions(graph, given)
+    then_branch = _kept(given) if attentions is None else _none(given)
 
     branch.inputs[0].replace_all_uses_with(states)
     branch.inputs.clear()
@@ -47,10 +51,16 @@ def merge_cross_attention(step: ir.Model, projections: ir.Model, names: Sequence
     choice = ir.Node("", "If", [chosen], branches, num_outputs=len(names), name="cross_attention_keys_and_values")
     for name, value, output in zip(names, given, choice.outputs, strict=True):
         output.name, output.type, output.shape = f"present.{name}", value.type, value.shape
-        for use in list(value.uses()):
-            if use.node not in kept:
-                use.node.replace_input_with(use.idx, output)
+        if attentions is not None:  # onnxruntime lets values of one symbolic size share memory
+            output.shape, value.shape = _long(value, "present_length"), _long(value, "past_length")
+        else:
+            for use in list(value.uses()):
+                if use.node.graph is not then_branch:
+                    use.node.replace_input_with(use.idx, output)
     graph.insert_before(graph[0], choice)
+    if attentions is not None:
+        part_attentions(graph, attentions, given, choice.outputs)
+        RemoveUnusedNodesPass()(step)
     graph.inputs.extend([states, chosen])
     graph.outputs.extend(choice.outputs)
     for ports in (graph.inputs, graph.outputs):
@@ -58,6 +68,33 @@ def merge_cross_attention(step: ir.Model, projections: ir.Model, names: Sequence
         ports.clear()
         ports.extend(ordered)
     return step
+
+
+def _kept(caches: Sequence[ir.Value]) -> ir.Graph:
+    """A branch that hands the caches back."""
+    return _branch([ir.node("Identity", [value]) for value in caches], [])
+
+
+def _none(caches: Sequence[ir.Value]) -> ir.Graph:
+    """A branch that gives no keys and values: caches of length 0."""
+    zero, axis = (ir.node("Constant", [], {"value_ints": [number]}) for number in (0, 2))
+    zero.outputs[0].name, axis.outputs[0].name = "kept.zero", "kept.axis"
+    bounds = [zero.outputs[0], zero.outputs[0], axis.outputs[0]]
+    return _branch([ir.node("Slice", [value, *bounds]) for value in caches], [zero, axis])
+
+
+def _long(cache: ir.Value, length: str) -> ir.Shape:
+    assert cache.shape is not None
+    batch, heads, _, size = cache.shape
+    return ir.Shape([batch, heads, length, size])
+
+
+def _branch(nodes: Sequence[ir.Node], constants: Sequence[ir.Node]) -> ir.Graph:
+    for number, node in enumerate(nodes):
+        node.outputs[0].name = f"kept.{number}"
+        source = node.inputs[0]
+        node.outputs[0].type = None if source is None else source.type
+    return ir.Graph([], [node.outputs[0] for node in nodes], nodes=[*constants, *nodes], name="kept")
 
 
 def _place(port: ir.Value) -> tuple[int | str, ...]:

@@ -169,7 +169,9 @@ def trace_decoder(
     own = layer_shapes(model, trial.self_attention_cache)
     cross = layer_shapes(model, trial.cross_attention_cache)
     own_names, own_axes = cache_axes(own, "decoder.", "past_decoder_sequence_length", "total_decoder_sequence_length")
-    cross_names, cross_axes = cache_axes(cross, "encoder.", ENCODER_SEQUENCE, ENCODER_SEQUENCE)
+    cross_names, cross_axes = cache_axes(
+        cross, "encoder.", "past_encoder_sequence_length", "present_encoder_sequence_length"
+    )
     size, longest = states.shape[2], states.shape[1]
 
     projections = convert(

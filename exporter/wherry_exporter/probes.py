@@ -311,7 +311,7 @@ class EncoderDecoderProbe:
                 **past,
             }
             values = dict(zip(names, decoder.run(names, {k: v for k, v in feed.items() if k in ports}), strict=True))
-            past = {name.replace("present.", "past_key_values."): values[name] for name in names if name != "logits"}
+            past = next_past(past, values, started=number > 0)
             yield values["logits"]
 
 
@@ -370,6 +370,14 @@ def no_past(session: Session, batch: int) -> Feed:
         )
         for port in session.get_inputs()
         if port.name.startswith("past_")
+    }
+
+
+def next_past(past: Feed, found: Feed, *, started: bool) -> Feed:
+    """What a decoder keeps after a step; a merged one hands back nothing for what it has computed in its first."""
+    return {
+        name: value if started and ".encoder." in name else found[name.replace("past_key_values", "present", 1)]
+        for name, value in past.items()
     }
 
 

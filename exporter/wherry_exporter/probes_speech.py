@@ -15,7 +15,7 @@ from onnxruntime import InferenceSession
 from wherry_exporter.inputs import random_inputs
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.noise import still, stilled
-from wherry_exporter.probes import Array, Feed, Graphs, Pair, no_past, open_session
+from wherry_exporter.probes import Array, Feed, Graphs, Pair, next_past, no_past, open_session
 from wherry_exporter.speech import speak
 
 STEPS = 7
@@ -120,6 +120,6 @@ class SpeechProbe:
                 },
             )
             found = dict(zip(names, values, strict=True))
-            past = {name.replace("present.", "past_key_values."): found[name] for name in names if "present." in name}
+            past = next_past(past, found, started=number > 0)
             sequence = found["output_sequence_out"]
             yield found

@@ -12,7 +12,7 @@ import torch
 
 from wherry_exporter.errors import UsageError
 from wherry_exporter.inputs import tensors_of
-from wherry_exporter.probes import Session, no_past, output_names
+from wherry_exporter.probes import Session, next_past, no_past, output_names
 from wherry_exporter.prompts import Prompt
 from wherry_exporter.spliced import Embedded, Spliced, encode_seen, open_sessions
 
@@ -138,10 +138,7 @@ class GraphRunner:
                 "use_cache_branch": np.array([started]),
             }
             found = _run(session, feed | past)
-            # a merged decoder of optimum hands back nothing for what it has computed in its first step
-            present = {name.replace("present", "past_key_values", 1): found[name] for name in found if name != "logits"}
-            past = {name: past[name] if started and ".encoder." in name else value for name, value in present.items()}
-            started = True
+            past, started = next_past(past, found, started=started), True
             return found["logits"]
 
         return step

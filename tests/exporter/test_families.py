@@ -343,6 +343,8 @@ PIX2STRUCT = {
     },
 }
 
+STEPWISE = {"FSMTForConditionalGeneration"}
+CACHES_COPIED = {*STEPWISE, "VisionEncoderDecoderModel"}  # of TrOCR's decoder, which flattens batch and heads
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "T5ForConditionalGeneration": T5,
     "MT5ForConditionalGeneration": {**T5, "num_layers": 1, "feed_forward_proj": "gated-gelu"},
@@ -663,6 +665,9 @@ def test_encoder_decoder(name, folder):
     computed = [node.op_type for node in branch.attributes["else_branch"].as_graph()]
     layers = sum(port.name.endswith("encoder.key") for port in decoder.get_outputs())
     assert computed.count("MatMul") == 2 * layers
+    kept = [node.op_type for node in branch.attributes["then_branch"].as_graph()]
+    assert ("Identity" in kept) == (name in CACHES_COPIED)  # otherwise no later step copies the encoder's caches
+    assert ("Loop" in kinds) == (name in STEPWISE)
     if name == "MarianMTModel":
         assert_known_names(folder)
 
@@ -862,7 +867,11 @@ def test_speech(folder):
     for step in range(steps):
         found = decoder.run(None, given | {"use_cache_branch": np.array([step > 0])})
         given["output_sequence"], spectrum, prob, *present = found
-        given |= {f"past_key_values.{name}": value for name, value in zip(caches, present, strict=True)}
+        given |= {
+            f"past_key_values.{name}": value
+            for name, value in zip(caches, present, strict=True)
+            if step == 0 or "encoder" not in name
+        }
         spectrums.append(spectrum.reshape(2, -1, 8))
         assert prob.shape == (2 * model.config.reduction_factor,)
     spectrogram = postnet.run(None, {"spectrogram": np.concatenate(spectrums, 1)})[0]
@@ -935,7 +944,11 @@ def greedy(decoder: InferenceSession, states: Any, mask: Any, start: int, steps:
         names = [port.name for port in decoder.get_outputs()]
         given = {name: value for name, value in (feed | past).items() if name in ports}
         values = dict(zip(names, decoder.run(names, given), strict=True))
-        past = {name.replace("present", "past_key_values"): values[name] for name in names if name != "logits"}
+        past |= {
+            name.replace("present", "past_key_values"): values[name]
+            for name in names
+            if name != "logits" and (step == 0 or "encoder" not in name)
+        }
         ids = values["logits"][:, -1:].argmax(-1)
         tokens.append(ids[:, 0])
     return np.stack(tokens, 1)

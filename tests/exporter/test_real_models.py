@@ -63,6 +63,10 @@ def forced(decoder, states, ids, prefill):
             **past,
         }
         values = dict(zip(names, decoder.run(names, feed), strict=True))
-        past = {name.replace("present", "past_key_values"): values[name] for name in names if "present" in name}
+        past |= {
+            name.replace("present", "past_key_values"): values[name]
+            for name in names
+            if "present" in name and (not tokens or "encoder" not in name)
+        }
         tokens.append(values["logits"][0, -1].argmax())
     return np.array(tokens)
