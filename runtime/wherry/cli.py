@@ -118,11 +118,18 @@ def _run_verb(name: str, words: Sequence[str]) -> int:
             raise
         return _fail(f"`wherry {name}` needs {error.name}: pip install 'wherry[cpu,{verb.extra}]'", 1)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return _interrupted()
     except Exception:
         if not interrupts:
             raise
-        return _fail("interrupted", 130)  # while a native module was being imported, which then reports its own failure
+        return _interrupted()  # while a native module was being imported, which then reports its own failure
+
+
+def _interrupted() -> int:
+    # Python notes an interrupt that leaves exec, as one in the making of a dataclass does, and dies of SIGINT at its
+    # end though it was caught here; the next exec takes the note back
+    exec("")
+    return _fail("interrupted", 130)
 
 
 def _drop_output() -> None:

@@ -457,6 +457,17 @@ def test_an_interrupt_in_the_middle_of_a_run(minilm, tmp_path, number):
     assert "Traceback" not in err
 
 
+def test_an_interrupt_while_code_is_being_made(tmp_path):
+    """Python dies of SIGINT where an interrupt has left exec, in which dataclasses are made, though it was caught."""
+    (tmp_path / "slow.py").write_text('exec("import os; os.kill(os.getpid(), 2)\\nfor _ in range(10**6): pass")\n')
+    (tmp_path / "start.py").write_text(
+        "import sys\nfrom wherry.cli import VERBS, Verb, main\n"
+        "VERBS['slow'] = Verb('slow', 'is interrupted')\nsys.exit(main(['slow']))\n"
+    )
+    done = subprocess.run([sys.executable, "-m", "start"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "wherry: interrupted\n")
+
+
 def test_bench_times_every_variant(wherry, minilm):
     done = wherry("bench", minilm, "one", "two", "--seconds", "0.05", "--json")
     facts = json.loads(done.out)
