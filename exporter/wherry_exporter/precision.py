@@ -1,6 +1,6 @@
 """Which way a precision is made of float32 graphs, and what can keep a higher one. Does not judge the result."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 
 import onnx_ir as ir
@@ -19,18 +19,20 @@ from wherry_exporter.plan import Settings
 from wherry_exporter.weight_only import WeightOnly
 
 Graphs = Mapping[str, ir.Model]
-SHARES = (0, 1 / 12, 1 / 8, 1 / 4, 1 / 2)
+SHARES = (1 / 12, 1 / 8, 1 / 4, 1 / 2)
 """Of the layers that may keep a higher precision."""
 
 
 class Quantizer:
     """Makes the variants of a model's float32 graphs.
 
-    Models that generate are quantized weight-only, all others dynamically, or statically where there is calibration
-    data or where most weights are those of convolutions. 16 and 4 bits are the same for all.
+    In 8 bits graphs that keep a cache are quantized weight-only, all others dynamically; models of no such graph
+    statically where there is calibration data or where most weights are those of convolutions. 16 and 4 bits are the
+    same for all.
 
     Attributes:
         graphs: by role.
+        decoders: the roles of those that keep a cache.
         feeds: what shows the activations of each graph.
         real: whether those were made of the user's data.
         settled: by precision, what kept a higher one in the end.
@@ -40,9 +42,12 @@ class Quantizer:
     def __init__(self, graphs: Graphs, feeds: Mapping[str, Sequence[Feed]], settings: Settings, *, real: bool) -> None:
         self.graphs, self.feeds, self.settings, self.real = graphs, feeds, settings, real
         self.settled: dict[str, Mapping[str, Collection[str]]] = {}
-        self.generates = any(
-            str(value.name).startswith("past_") for graph in graphs.values() for value in graph.graph.inputs
-        )
+        self.decoders = [
+            role
+            for role, graph in graphs.items()
+            if any(str(value.name).startswith("past_") for value in graph.graph.inputs)
+        ]
+        self.generates = bool(self.decoders)
         self.static = not self.generates and (real or any(mostly_convolutions(graph) for graph in graphs.values()))
         self._weights = cache(lambda role: WeightOnly(graphs[role], feeds[role], settings))
         self._integers = cache(lambda role, static: for_integers(graphs[role], static=static))
@@ -63,7 +68,9 @@ class Quantizer:
         if precision == "bf16":
             return "bfloat16, but for what CUDA has not got in it; measured in float32, rounded behind every node"
         if self.generates:
-            return f"weights in 8 bits, blocks of {settings.size(8)}, symmetric"
+            kind = f"weights in 8 bits, blocks of {settings.size(8)}, symmetric"
+            others = [role for role in self.graphs if role not in self.decoders and self._products(role, precision)]
+            return f"{kind}; {', '.join(others)}: dynamic, int8 weights per channel" if others else kind
         if precision == "uint8":
             return "dynamic, uint8 weights per tensor"
         if self.static:
@@ -76,19 +83,25 @@ class Quantizer:
             return True
         if precision in ("int4", "int4f16", "bnb4") or self.generates:
             return any(self._weights(role).names() for role in self.graphs)
-        static = self._is_static(precision)
-        return any(products(self._integers(role, static), static=static) for role in self.graphs)
+        return any(self._products(role, precision) for role in self.graphs)
 
-    def rounds(self, precision: str) -> Sequence[Mapping[str, Collection[str]]]:
+    def rounds(self, precision: str) -> Iterator[Mapping[str, Collection[str]]]:
         """What keeps a higher precision, by role: first nothing, then ever more of the layers that suffer most."""
-        if precision in ("fp16", "bf16", "bnb4") or (self.generates and precision not in ("int4", "int4f16")):
-            return [{}]
         if precision == "int4f16" and "int4" in self.settled:
-            return [self.settled["int4"]]
-        few = precision in ("int4", "int4f16")
-        orders = {role: self._order(role, few, self._is_static(precision)) for role in self.graphs}
-        kept = [{role: order[: round(len(order) * share)] for role, order in orders.items()} for share in SHARES]
-        return [each for number, each in enumerate(kept) if each not in kept[:number]]
+            yield self.settled["int4"]
+            return
+        yield {}
+        if precision in ("fp16", "bf16", "bnb4"):
+            return
+        few, static = precision in ("int4", "int4f16"), self._is_static(precision)
+        roles = [role for role in self.graphs if few or role not in self.decoders]
+        orders = {role: order for role in roles if (order := self._order(role, few, static))}
+        last: dict[str, list[str]] = {role: [] for role in orders}
+        for share in SHARES:
+            kept = {role: order[: round(len(order) * share)] for role, order in orders.items()}
+            if kept != last:
+                yield kept
+            last = kept
 
     def make(self, role: str, precision: str, keep: Collection[str] = ()) -> ir.Model:
         """One graph of a variant.
@@ -107,15 +120,19 @@ class Quantizer:
         }
         if precision in makers:
             return makers[precision]()
-        if self.generates:
+        if role in self.decoders:
             return self._weights(role).graph(8)
         static = self._is_static(precision)
         graph = self._integers(role, static)
-        if not products(graph, static=static):
+        if not self._products(role, precision):
             return graph
         if static:
             return static_int8(graph, self.feeds[role], keep)
         return dynamic_int8(graph, keep, signed=precision != "uint8")
+
+    def _products(self, role: str, precision: str) -> list[ir.Node]:
+        static = self._is_static(precision)
+        return products(self._integers(role, static), static=static)
 
     def _is_static(self, precision: str) -> bool:
         return self.static and precision != "uint8"
