@@ -592,6 +592,31 @@ def test_towers(name, folder):
     judge("int8", quantized)
 
 
+def test_encoder_before_a_decoder_computes_in_8_bits(folder):
+    """Activations in 8 bits share a scale, which must not bind a decoder's rows; more of the encoder may be kept."""
+    model = checkpoint("T5ForConditionalGeneration", T5)
+    traced, verifier, _ = trace_verified(model, folder)
+    plan = Plan(["int8"], Settings(), None, None, None, None)
+    feeds = Entries(model, folder, plan).feeds(traced)
+    quantizer = Quantizer(traced.graphs, feeds, plan.settings, real=False)
+    encoder, decoder = (
+        {node.op_type for node in quantizer.make(role, "int8").graph.all_nodes()}
+        for role in ("encoder_model", "decoder_model_merged")
+    )
+    assert "MatMulInteger" in encoder - decoder
+    assert "MatMulNBits" in decoder - encoder
+    none, *some = quantizer.rounds("int8")
+    assert not none
+    assert [set(kept) for kept in some] == [{"encoder_model"}] * len(some)
+    counts = [len(kept["encoder_model"]) for kept in some]
+    assert counts == sorted(set(counts))
+    assert counts[0] > 0
+    paths = {role: folder / f"onnx/{role}_int8.onnx" for role in traced.graphs}
+    parity, recipe = write_variant(quantizer, "int8", paths, verifier.measure)
+    judge("int8", parity)
+    assert recipe.startswith("weights in 8 bits, blocks of 64, symmetric; encoder_model: dynamic")
+
+
 @pytest.mark.parametrize("fusion", [False, True])
 def test_towers_of_sounds(folder, fusion):
     """Where crops are fused, only those of sounds that are longer count."""
