@@ -1,10 +1,9 @@
 """A float32 graph to one that computes in 8 bits: dynamic or static. Knows no model and does not judge the result.
 
-Dynamic: activations per tensor to uint8 as they come. Static: with the ranges seen on calibration data, as QDQ nodes.
+Dynamic: each row of activations to uint8 as it comes. Static: with the ranges seen on calibration data, as QDQ nodes.
 Weights are int8 per channel, 7 of 8 bits, because CPUs without VNNI add pairs of uint8 x int8 products in 16 bits:
 2 * 255 * 64 still fits, so the result is the same with and without VNNI
-(https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). Dynamic uint8 weights, per tensor, need
-no such care.
+(https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). uint8 weights need no such care.
 """
 
 import tempfile
@@ -13,30 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from onnxruntime import InferenceSession
 from onnxruntime.quantization import CalibrationDataReader
 
 from wherry_exporter.activations import Feed, Watch
 from wherry_exporter.quiet import quiet
+from wherry_exporter.rowwise import by_row, compute_in_integers
 from wherry_exporter.unpack import gemms_to_matmuls, unpack_attention, whole_averages
 from wherry_exporter.weight_only import quantize_embeddings
 
 Array = np.ndarray[Any, Any]
-DYNAMIC = ("MatMul", "Attention")
+DYNAMIC = ("MatMul",)
 STATIC = ("Conv", "MatMul")
 FOLLOWING = ("Clip", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool")
 """What stays in 8 bits between two of STATIC."""
 
 
-def for_integers(model: ir.Model, *, static: bool) -> ir.Model:
-    """A copy of a graph with its products where the quantizers see them."""
+def for_integers(model: ir.Model) -> ir.Model:
+    """A copy of a graph with its products where they are seen."""
     model = model.clone()
     gemms_to_matmuls(model.graph)
-    if static:
-        unpack_attention(model.graph)
-        whole_averages(model.graph)
+    unpack_attention(model.graph)
+    whole_averages(model.graph)
     return model
 
 
@@ -46,16 +44,17 @@ def products(model: ir.Model, *, static: bool) -> list[ir.Node]:
         node
         for node in model.graph
         if node.op_type in (STATIC if static else DYNAMIC)
-        and len(node.inputs) > 1
+        and node.domain == ""
         and node.inputs[1] is not None
         and node.inputs[1].const_value is not None
+        and (static or len(node.inputs[1].const_value.shape) == 2)
     ]
 
 
 def mostly_convolutions(model: ir.Model) -> bool:
     """Whether convolutions hold most of the weights; dynamic quantization would leave them as they are."""
     sizes = dict.fromkeys(STATIC, 0)
-    for node in products(for_integers(model, static=True), static=True):
+    for node in products(for_integers(model), static=True):
         weight = node.inputs[1]
         assert weight is not None
         assert weight.const_value is not None
@@ -69,26 +68,13 @@ def dynamic_int8(model: ir.Model, keep: Collection[str] = (), *, signed: bool = 
     Args:
         model: a graph of `for_integers`.
         keep: names of nodes.
-        signed: int8 weights per channel, else uint8 per tensor.
+        signed: weights in int8, else in uint8.
     """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
     model = model.clone()
+    names = {str(node.name) for node in products(model, static=False)} - set(keep)
+    compute_in_integers(model, names, signed=signed)
     quantize_embeddings(model)
-    with tempfile.TemporaryDirectory() as scratch, quiet():
-        source, target = _saved(model, scratch), Path(scratch) / "quantized.onnx"
-        quantize_dynamic(
-            source,
-            target,
-            op_types_to_quantize=list(DYNAMIC),
-            per_channel=signed,
-            reduce_range=signed,
-            weight_type=QuantType.QInt8 if signed else QuantType.QUInt8,
-            nodes_to_exclude=list(keep),
-            use_external_data_format=True,
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
-        )
-        return _loaded(target)
+    return model
 
 
 def static_int8(model: ir.Model, feeds: Sequence[Feed], keep: Collection[str] = ()) -> ir.Model:
@@ -124,9 +110,9 @@ def static_int8(model: ir.Model, feeds: Sequence[Feed], keep: Collection[str] = 
 def worst_first(model: ir.Model, feeds: Sequence[Feed], *, static: bool) -> list[str]:
     """Names of the nodes that would be quantized, the one that loses most first.
 
-    Loss is the relative error of the node's product, averaged over tokens or pixels, when its real activations are
-    rounded to uint8 as onnxruntime does, and for static quantization its weights and bias too. Averaged, because a few
-    tokens with huge activations would hide what their scale costs all others.
+    Loss is the relative error of the node's product, averaged over tokens or pixels, when its real activations and its
+    weights are rounded as onnxruntime does. Averaged, because a few tokens with huge activations would hide what their
+    scale costs all others.
 
     Args:
         model: a graph of `for_integers`.
@@ -144,12 +130,12 @@ def worst_first(model: ir.Model, feeds: Sequence[Feed], *, static: bool) -> list
             if node.op_type == "Conv":
                 losses[str(node.name)] = _convolution_loss(node, found[1])
             else:
-                losses[str(node.name)] = _product_loss(_array(node, 1), watch.rows(found), weights=static)
+                losses[str(node.name)] = _product_loss(_array(node, 1), watch.rows(found), static=static)
     return sorted(losses, key=lambda name: -losses[name])
 
 
-def _product_loss(weight: Array, states: Array, *, weights: bool) -> float:
-    exact, rounded = states @ weight, as_uint8(states) @ (as_int7(weight, -1) if weights else weight)
+def _product_loss(weight: Array, states: Array, *, static: bool) -> float:
+    exact, rounded = states @ weight, (as_uint8 if static else by_row)(states) @ as_int7(weight, -1)
     errors = np.linalg.norm(rounded - exact, axis=-1)
     return float(np.mean(errors / np.maximum(np.linalg.norm(exact, axis=-1), 1e-9)))
 

@@ -50,7 +50,7 @@ class Quantizer:
         self.generates = bool(self.decoders)
         self.static = not self.generates and (real or any(mostly_convolutions(graph) for graph in graphs.values()))
         self._weights = cache(lambda role: WeightOnly(graphs[role], feeds[role], settings))
-        self._integers = cache(lambda role, static: for_integers(graphs[role], static=static))
+        self._integers = cache(lambda role: for_integers(graphs[role]))
         self._order = cache(self._find_order)
         self._half = cache(lambda role: half(graphs[role], feeds[role]))
 
@@ -72,7 +72,7 @@ class Quantizer:
             others = [role for role in self.graphs if role not in self.decoders and self._products(role, precision)]
             return f"{kind}; {', '.join(others)}: dynamic, int8 weights per channel" if others else kind
         if precision == "uint8":
-            return "dynamic, uint8 weights per tensor"
+            return "dynamic, uint8 weights per channel"
         if self.static:
             return f"static QDQ, int8 weights per channel, calibrated on {'given' if self.real else 'synthetic'} data"
         return "dynamic, int8 weights per channel"
@@ -123,7 +123,7 @@ class Quantizer:
         if role in self.decoders:
             return self._weights(role).graph(8)
         static = self._is_static(precision)
-        graph = self._integers(role, static)
+        graph = self._integers(role)
         if not self._products(role, precision):
             return graph
         if static:
@@ -132,7 +132,7 @@ class Quantizer:
 
     def _products(self, role: str, precision: str) -> list[ir.Node]:
         static = self._is_static(precision)
-        return products(self._integers(role, static), static=static)
+        return products(self._integers(role), static=static)
 
     def _is_static(self, precision: str) -> bool:
         return self.static and precision != "uint8"
@@ -140,7 +140,7 @@ class Quantizer:
     def _find_order(self, role: str, weights: bool, static: bool) -> list[str]:
         if weights:
             return ends_first(self._weights(role).names())
-        return worst_first(self._integers(role, static), self.feeds[role], static=static)
+        return worst_first(self._integers(role), self.feeds[role], static=static)
 
 
 def ends_first(names: Sequence[str]) -> list[str]:

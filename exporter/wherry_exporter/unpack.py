@@ -53,10 +53,11 @@ def whole_averages(graph: ir.Graph) -> None:
 def unpack_attention(graph: ir.Graph) -> None:
     """Attention over a packed projection becomes the projection, its three parts, and MultiHeadAttention."""
     for node in list(graph):
-        if node.op_type != "Attention" or node.domain != MICROSOFT or len(node.inputs) > 4:
+        if node.op_type != "Attention" or node.domain != MICROSOFT or len(node.inputs) > 6:
             continue
-        source, weight, bias, mask = [*node.inputs, None, None][:4]
-        if weight is None or weight.const_value is None or "qkv_hidden_sizes" in node.attributes:
+        source, weight, bias, mask, past, added = [*node.inputs, None, None, None, None][:6]
+        plain = past is None and len(node.outputs) == 1 and not {"qkv_hidden_sizes", "do_rotary"} & set(node.attributes)
+        if weight is None or weight.const_value is None or not plain:
             continue
         product = ir.node("MatMul", [source, weight], name=f"{node.name}.qkv")
         parts = ir.node(
@@ -64,10 +65,10 @@ def unpack_attention(graph: ir.Graph) -> None:
         )
         kept = {
             name: node.attributes[name]
-            for name in ("num_heads", "scale", "mask_filter_value")
+            for name in ("num_heads", "scale", "mask_filter_value", "unidirectional")
             if name in node.attributes
         }
-        inputs = [*parts.outputs, bias, mask]
+        inputs = [*parts.outputs, bias, mask, added]
         attention = ir.node("MultiHeadAttention", inputs, kept, domain=MICROSOFT, name=f"{node.name}.attention")
         for value in (*product.outputs, *parts.outputs):
             value.dtype = ir.DataType.FLOAT

@@ -128,7 +128,9 @@ def test_what_variants_are_made_of(classified, generated):
         assert sizes["fp16"] < 0.52 * sizes["fp32"]
         assert sizes["int8"] == pytest.approx(sizes["quantized"], rel=0.01)
         assert sizes["int4"] < sizes["fp16"]
-    assert "MatMulInteger" in kinds(classified, "int8") & kinds(classified, "uint8") & kinds(classified, "quantized")
+    assert "MatMulIntegerToFloat" in kinds(classified, "int8") & kinds(classified, "uint8") & kinds(
+        classified, "quantized"
+    )
     assert "MatMulNBits" in kinds(generated, "int8")
 
 

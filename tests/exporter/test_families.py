@@ -603,7 +603,7 @@ def test_encoder_before_a_decoder_computes_in_8_bits(folder):
         {node.op_type for node in quantizer.make(role, "int8").graph.all_nodes()}
         for role in ("encoder_model", "decoder_model_merged")
     )
-    assert "MatMulInteger" in encoder - decoder
+    assert "MatMulIntegerToFloat" in encoder - decoder
     assert "MatMulNBits" in decoder - encoder
     none, *some = quantizer.rounds("int8")
     assert not none
