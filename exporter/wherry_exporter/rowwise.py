@@ -22,17 +22,18 @@ def compute_in_integers(model: ir.Model, names: Collection[str], *, signed: bool
 
     Args:
         model: is changed.
-        names: of the nodes, MatMul with a constant matrix each.
+        names: of the nodes, MatMul with a constant matrix each, those in branches included.
         signed: weights in int8, 7 of 8 bits, else in uint8.
     """
-    rows: dict[str, tuple[ir.Value, ir.Value]] = {}
-    for node in list(model.graph):
+    rows: dict[tuple[ir.Graph, ir.Value], tuple[ir.Value, ir.Value]] = {}
+    for node in list(model.graph.all_nodes()):
         if node.name in names:
             source = node.inputs[0]
             assert source is not None
-            if str(source.name) not in rows:
-                rows[str(source.name)] = _rounded(node, source)
-            _to_integers(node, *rows[str(source.name)], signed=signed)
+            place = graph_of(node), source
+            if place not in rows:
+                rows[place] = _rounded(model.graph, node, source)
+            _to_integers(model.graph, node, *rows[place], signed=signed)
     model.opset_imports[MICROSOFT] = 1
 
 
@@ -43,9 +44,8 @@ def by_row(states: Array) -> Array:
     return np.asarray(np.round(states / scale) * scale, np.float32)
 
 
-def _rounded(before: ir.Node, source: ir.Value) -> tuple[ir.Value, ir.Value]:
+def _rounded(graph: ir.Graph, before: ir.Node, source: ir.Value) -> tuple[ir.Value, ir.Value]:
     """Levels of rows, uint8, and the largest absolute element of each, (..., 1), computed before a node."""
-    graph = graph_of(before)
     size = ir.node("Abs", [source])
     largest = ir.node("ReduceMax", [size.outputs[0], _once(graph, "rows.axis", np.array([-1]))], {"keepdims": 1})
     # a row of zeros is divided by zero: whatever its levels are then, they are multiplied with zero in the end
@@ -55,12 +55,12 @@ def _rounded(before: ir.Node, source: ir.Value) -> tuple[ir.Value, ir.Value]:
     for node, suffix in ((size, "abs"), (largest, "largest"), (unit, "unit"), (levels, "levels")):
         node.outputs[0].name = f"{source.name}.{suffix}"
         node.outputs[0].dtype = ir.DataType.UINT8 if node is levels else ir.DataType.FLOAT
-    graph.insert_before(before, [size, largest, unit, levels])
+    graph_of(before).insert_before(before, [size, largest, unit, levels])
     return levels.outputs[0], largest.outputs[0]
 
 
-def _to_integers(node: ir.Node, levels: ir.Value, largest: ir.Value, *, signed: bool) -> None:
-    graph, weight, output = graph_of(node), node.inputs[1], node.outputs[0]
+def _to_integers(graph: ir.Graph, node: ir.Node, levels: ir.Value, largest: ir.Value, *, signed: bool) -> None:
+    weight, output = node.inputs[1], node.outputs[0]
     assert weight is not None
     assert weight.const_value is not None
     kind = "int8" if signed else "uint8"
@@ -76,10 +76,10 @@ def _to_integers(node: ir.Node, levels: ir.Value, largest: ir.Value, *, signed: 
     product = ir.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT, name=node.name)
     scaled = ir.node("Mul", [product.outputs[0], largest], name=f"{node.name}.scaled")
     product.outputs[0].name, product.outputs[0].dtype = f"{output.name}.unit", ir.DataType.FLOAT
-    graph.insert_before(node, [product, scaled])
+    graph_of(node).insert_before(node, [product, scaled])
     scaled.outputs[0].shape, scaled.outputs[0].type, scaled.outputs[0].name = output.shape, output.type, output.name
     output.replace_all_uses_with(scaled.outputs[0], replace_graph_outputs=True)
-    graph.remove(node, safe=True)
+    graph_of(node).remove(node, safe=True)
     if not weight.uses():
         graph.initializers.pop(str(weight.name), None)
 

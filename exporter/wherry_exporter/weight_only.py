@@ -1,4 +1,4 @@
-"""A float32 graph whose weights are kept in few bits; activations stay as they are. Does not judge the result.
+"""A float32 graph whose weights are kept in few bits; activations mostly stay as they are. Does not judge the result.
 
 Projections become MatMulNBits (or MatMulBnb4), embeddings GatherBlockQuantized; where output weights are the embeddings
 and have as many bits, both read one tensor.
@@ -13,12 +13,14 @@ import onnx_ir as ir
 from wherry_exporter.activations import Feed, Watch
 from wherry_exporter.blocks import BY_NAME, Blocks, packed, rtn
 from wherry_exporter.plan import Settings
+from wherry_exporter.rowwise import compute_in_integers
 from wherry_exporter.unpack import gemms_to_matmuls, graph_of, initializer, unpack_attention
 
 Array = np.ndarray[Any, Any]
 Tables = dict[str, tuple[ir.Value, ir.Value]]
 MICROSOFT = "com.microsoft"
 TRANSPOSED = ".transposed"
+ENCODED = "encoder_hidden_states"
 SMALLEST_TABLE = 1024
 """Rows of an embedding table that is worth quantizing."""
 
@@ -46,8 +48,14 @@ class WeightOnly:
         return [str(node.name) for node in _products(self.model) if _tied(node) not in self.tables]
 
     def graph(self, bits: int, keep: Collection[str] = ()) -> ir.Model:
-        """Every projection with `bits` (4 or 8) bits a weight; those named in `keep` and embeddings with 8."""
+        """Every projection with `bits` (4 or 8) bits a weight; those named in `keep` and embeddings with 8.
+
+        In 8 bits what an encoder has read is projected row by row in integers: it is many rows, once a request.
+        """
         model = self.model.clone()
+        if bits == 8:
+            read = [node for node in _products(model) if node.inputs[0] is not None and node.inputs[0].name == ENCODED]
+            compute_in_integers(model, {str(node.name) for node in read})
         self._prepare(bits, keep)
         tables = _quantize_embeddings(model)
         for node in _products(model):

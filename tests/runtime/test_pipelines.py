@@ -72,7 +72,8 @@ def test_sentence_embeddings(bundle):
         cosines = (found * expected).sum(1)
         assert cosines.mean() >= mean
         assert cosines.min() >= least
-        np.testing.assert_allclose(embed(texts[3]) @ found[3], 1, atol=0.02 if precision == "int8" else 1e-5)
+        for place in (3, 77, 123):  # alone as in a batch, in 8 bits too
+            np.testing.assert_allclose(embed(texts[place]) @ found[place], 1, atol=1e-5)
     assert embed([]).shape == (0, 384)
 
 
