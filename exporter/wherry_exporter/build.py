@@ -3,6 +3,7 @@
 Knows nothing of bundles or checkpoints' files.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -40,6 +41,9 @@ def trace_verified(checkpoint: Checkpoint, folder: Path) -> tuple[Traced, Verifi
             verifier = Verifier(checkpoint, folder, traced.padding_side)
             parity = verifier.measure(paths)
             judge("fp32", parity)
+            if name == "stepwise":
+                slow = f"{type(checkpoint.model).__name__} reads prompts a token at a time, which takes longer"
+                warnings.warn(f"{slow}: {next(reversed(reasons))}", stacklevel=2)
             return traced, verifier, parity
         except (NotLowered, ExportError, *FAILURES) as error:
             reasons.setdefault(_reason(error), []).append(name)

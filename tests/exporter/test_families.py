@@ -4,6 +4,7 @@
 out within a thousandth, and models that generate have to give the tokens of `generate`.
 """
 
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -656,7 +657,13 @@ def test_towers_of_sounds(folder, fusion):
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoder(name, folder):
     side, settings = DECODERS[name]
-    model, traced = crossed(name, settings, folder)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        model, traced = crossed(name, settings, folder)
+    slow = [
+        f"{each.message}" for each in told if f"{each.message}".startswith(f"{name} reads prompts a token at a time")
+    ]
+    assert len(slow) == [node.op_type for node in traced.graphs["model"].graph].count("Loop")
     assert traced.padding_side == side
     rows = [np.random.default_rng(seed).integers(5, 120, length).tolist() for seed, length in enumerate((3, 9, 5))]
     decoder = Decoder(Session(folder / "onnx/model.onnx", device="cpu"), side)
