@@ -27,8 +27,8 @@ class Quantizer:
     """Makes the variants of a model's float32 graphs.
 
     In 8 bits graphs that keep a cache are quantized weight-only, all others dynamically; models of no such graph
-    statically where there is calibration data or where most weights are those of convolutions. 16 and 4 bits are the
-    same for all.
+    statically where most weights are those of convolutions, or where images or sounds to calibrate on are given: tokens
+    differ too much for one range. 16 and 4 bits are the same for all.
 
     Attributes:
         graphs: by role.
@@ -48,7 +48,9 @@ class Quantizer:
             if any(str(value.name).startswith("past_") for value in graph.graph.inputs)
         ]
         self.generates = bool(self.decoders)
-        self.static = not self.generates and (real or any(mostly_convolutions(graph) for graph in graphs.values()))
+        senses = any(value.dtype == ir.DataType.FLOAT for graph in graphs.values() for value in graph.graph.inputs)
+        calibrated = real and senses
+        self.static = not self.generates and (calibrated or any(map(mostly_convolutions, graphs.values())))
         self._weights = cache(lambda role: WeightOnly(graphs[role], feeds[role], settings))
         self._integers = cache(lambda role: for_integers(graphs[role]))
         self._order = cache(self._find_order)

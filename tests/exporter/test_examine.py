@@ -10,8 +10,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+import tiny_images
 from wherry import pipeline
 from wherry.bundle import SUFFIXES, Bundle
 from wherry.cli import main
@@ -244,14 +246,26 @@ def test_auto_that_may_lose_nothing(classifier, tmp_path):
     assert {name for name, each in candidates.items() if "refused" in each} == {"int8", "int4"}
 
 
-def test_calibration_makes_8_bits_static(spread, tmp_path):
-    data = tmp_path / "data.txt"
-    data.write_text("\n".join(TEXTS))
-    bundle = export(spread, tmp_path / "bundle", precision=["int8"], calibration=data)
-    assert "QuantizeLinear" in kinds(bundle, "int8")
+def test_calibration_on_images_makes_8_bits_static(tmp_path):
+    tiny_images.make("dinov2", tmp_path / "model")
+    (tmp_path / "photos").mkdir()
+    for seed in range(4):
+        pixels = np.random.default_rng(seed).integers(0, 256, (48, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"photos/{seed}.png")
+    bundle = export(tmp_path / "model", tmp_path / "bundle", precision=["int8"], calibration=tmp_path / "photos")
+    assert "MatMulIntegerToFloat" not in kinds(bundle, "int8")
     assert manifest(bundle)["int8"]["recipe"].startswith(
         "static QDQ, int8 weights per channel, calibrated on given data"
     )
+
+
+def test_calibration_on_text_leaves_8_bits_dynamic(spread, tmp_path):
+    """One range for all tokens would cost too much."""
+    data = tmp_path / "data.txt"
+    data.write_text("\n".join(TEXTS))
+    bundle = export(spread, tmp_path / "bundle", precision=["int8"], calibration=data)
+    assert "MatMulIntegerToFloat" in kinds(bundle, "int8")
+    assert manifest(bundle)["int8"]["recipe"].startswith("dynamic, int8 weights per channel")
     assert pipeline(model=bundle.folder)("The sea is calm.")[0]["label"] in ("calm", "rough", "stormy")
 
 
