@@ -162,13 +162,15 @@ def _write(folder: Path, bundle: Bundle, source: str, plan: Plan, started: float
 
 
 def _load(path: Path) -> Any:
-    """A graph with its weights in memory."""
+    """A graph with its weights in memory, and a name for every node."""
     import onnx_ir as ir
     from google.protobuf.message import DecodeError
+    from onnx_ir.passes.common import NameFixPass
 
     try:
         graph = ir.load(path)
         ir.external_data.load_to_model(graph)
     except (OSError, DecodeError, ValueError, RuntimeError) as error:
         raise ExportError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    NameFixPass()(graph)
     return graph

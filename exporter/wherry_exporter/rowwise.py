@@ -47,7 +47,11 @@ def by_row(states: Array) -> Array:
 def _rounded(graph: ir.Graph, before: ir.Node, source: ir.Value) -> tuple[ir.Value, ir.Value]:
     """Levels of rows, uint8, and the largest absolute element of each, (..., 1), computed before a node."""
     size = ir.node("Abs", [source])
-    largest = ir.node("ReduceMax", [size.outputs[0], _once(graph, "rows.axis", np.array([-1]))], {"keepdims": 1})
+    if graph.opset_imports[""] < 18:  # when axes became an input
+        largest = ir.node("ReduceMax", size.outputs, {"keepdims": 1, "axes": [-1]})
+    else:
+        axes = _once(graph, "rows.axes", np.array([-1]))
+        largest = ir.node("ReduceMax", [size.outputs[0], axes], {"keepdims": 1})
     # a row of zeros is divided by zero: whatever its levels are then, they are multiplied with zero in the end
     unit = ir.node("Div", [source, largest.outputs[0]])
     scale = _once(graph, "rows.scale", np.array(1 / (MIDDLE - 1), np.float32))

@@ -60,9 +60,8 @@ def unpack_attention(graph: ir.Graph) -> None:
         if weight is None or weight.const_value is None or not plain:
             continue
         product = ir.node("MatMul", [source, weight], name=f"{node.name}.qkv")
-        parts = ir.node(
-            "Split", product.outputs, {"axis": -1, "num_outputs": 3}, num_outputs=3, name=f"{node.name}.split"
-        )
+        how = {"axis": -1} | ({"num_outputs": 3} if graph.opset_imports[""] >= 18 else {})
+        parts = ir.node("Split", product.outputs, how, num_outputs=3, name=f"{node.name}.split")
         kept = {
             name: node.attributes[name]
             for name in ("num_heads", "scale", "mask_filter_value", "unidirectional")

@@ -77,6 +77,42 @@ def test_a_file_and_nothing_that_lies_beside_it(tmp_path):
     assert np.linalg.norm(found - rows @ weight) < 0.03 * np.linalg.norm(rows @ weight)
 
 
+@pytest.mark.parametrize("opset", [13, 17, 18, 21])
+def test_graphs_of_any_opset(opset, tmp_path):
+    """Nodes without names, attention as onnxruntime's optimizer packs it."""
+    random = np.random.default_rng(0)
+    arrays = {
+        name: (random.normal(size=shape) / 8).astype(np.float32)
+        for name, shape in (("qkv", (64, 192)), ("b", (192,)), ("w1", (64, 96)), ("w2", (96, 64)))
+    }
+    nodes = [
+        helper.make_node("Attention", ["x", "qkv", "b"], ["a"], domain="com.microsoft", num_heads=4),
+        helper.make_node("MatMul", ["a", "w1"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "w2"], ["y"]),
+    ]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "s", 64]) for name in ("x", "y")]
+    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "layer", ports[:1], ports[1:], weights)
+    sets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=sets, ir_version=8), tmp_path / "model.onnx")
+    command = ["quantize", str(tmp_path / "model.onnx"), "--precision", "int8,uint8,int4,fp16"]
+    assert main([*command, "-o", str(tmp_path / "out")]) == 0
+    states = random.normal(size=(2, 7, 64)).astype(np.float32)
+    expected = InferenceSession(tmp_path / "model.onnx").run(None, {"x": states})[0]
+    for suffix, most, operator in (
+        ("int8", 0.03, "MatMulIntegerToFloat"),
+        ("uint8", 0.03, "MatMulIntegerToFloat"),
+        ("q4", 0.2, "MatMulNBits"),
+        ("fp16", 0.003, "MatMul"),
+    ):
+        path = tmp_path / f"out/onnx/model_{suffix}.onnx"
+        found = InferenceSession(path).run(None, {"x": states})[0]
+        assert np.linalg.norm(found - expected) < most * np.linalg.norm(expected)
+        operators = [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]
+        assert operators.count(operator) == (2 if suffix == "fp16" else 3)
+
+
 def test_what_cannot_be_quantized_is_one_line(bundles, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     product(tmp_path / "unknown.onnx", "Nope")
