@@ -14,7 +14,7 @@ from onnx_ir.passes.common import (
     RemoveUnusedOpsetsPass,
 )
 
-from wherry_exporter.unpack import whole_averages
+from wherry_exporter.unpack import initializer, whole_averages
 
 MICROSOFT = "com.microsoft"
 NORMS = {
@@ -102,8 +102,8 @@ def pack_attention(graph: ir.Graph) -> None:
         sources, weights, biases = zip(*[each for each in projections if each], strict=True)
         if len(set(sources)) > 1 or any(bias is None for bias in biases):
             continue
-        weight = _constant(graph, f"{node.outputs[0].name}.qkv.weight", np.concatenate(weights, axis=1))
-        bias = _constant(graph, f"{node.outputs[0].name}.qkv.bias", np.concatenate(biases))
+        weight = initializer(graph, f"{node.outputs[0].name}.qkv.weight", np.concatenate(weights, axis=1))
+        bias = initializer(graph, f"{node.outputs[0].name}.qkv.bias", np.concatenate(biases))
         mask = node.inputs[4:5]
         _replace(graph, node, "Attention", [sources[0], weight, bias, *mask], node.attributes.values())
 
@@ -130,10 +130,10 @@ def _packed_source(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
     if len(set(sources)) > 1 or len({bias is None for bias in biases}) > 1:
         return None
     name = f"{node.outputs[0].name}.qkv"
-    weight = _constant(graph, f"{name}.weight", np.concatenate(weights, axis=1))
+    weight = initializer(graph, f"{name}.weight", np.concatenate(weights, axis=1))
     output = _before(graph, node, "MatMul", [sources[0], weight])
     if biases[0] is not None:
-        output = _before(graph, node, "Add", [output, _constant(graph, f"{name}.bias", np.concatenate(biases))])
+        output = _before(graph, node, "Add", [output, initializer(graph, f"{name}.bias", np.concatenate(biases))])
     return output
 
 
@@ -225,13 +225,6 @@ def _same_shape(one: ir.Value | None, other: ir.Value | None) -> bool:
         return False
     names = [[str(dim) for dim in value.shape] for value in (one, other) if value.shape is not None]
     return names[0] == names[1] and "None" not in names[0] and not any(name.startswith("?") for name in names[0])
-
-
-def _constant(graph: ir.Graph, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
-    value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
-    value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.FLOAT
-    graph.register_initializer(value)
-    return value
 
 
 def _before(graph: ir.Graph, node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None]) -> ir.Value:

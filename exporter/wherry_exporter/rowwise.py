@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from wherry_exporter.unpack import graph_of, initializer
+from wherry_exporter.unpack import graph_of, initializer, once
 
 Array = np.ndarray[Any, Any]
 MICROSOFT = "com.microsoft"
@@ -50,14 +50,14 @@ def _rounded(graph: ir.Graph, before: ir.Node, source: ir.Value) -> tuple[ir.Val
     if graph.opset_imports[""] < 18:  # when axes became an input
         largest = ir.node("ReduceMax", size.outputs, {"keepdims": 1, "axes": [-1]})
     else:
-        axes = _once(graph, "rows.axes", np.array([-1]))
+        axes = once(graph, "rows.axes", np.array([-1]))
         largest = ir.node("ReduceMax", [size.outputs[0], axes], {"keepdims": 1})
     # a row of zeros is divided by zero: whatever its levels are then, they are multiplied with zero in the end
     unit = ir.node("Div", [source, largest.outputs[0]])
-    scale = _once(graph, "rows.scale", np.array(1 / (MIDDLE - 1), np.float32))
+    scale = once(graph, "rows.scale", np.array(1 / (MIDDLE - 1), np.float32))
     levels = ir.node("QuantizeLinear", [unit.outputs[0], scale, _middle(graph)])
     for node, suffix in ((size, "abs"), (largest, "largest"), (unit, "unit"), (levels, "levels")):
-        node.outputs[0].name = f"{source.name}.{suffix}"
+        node.outputs[0].name = f"{before.outputs[0].name}.{suffix}"
         node.outputs[0].dtype = ir.DataType.UINT8 if node is levels else ir.DataType.FLOAT
     graph_of(before).insert_before(before, [size, largest, unit, levels])
     return levels.outputs[0], largest.outputs[0]
@@ -73,13 +73,13 @@ def _to_integers(graph: ir.Graph, node: ir.Node, levels: ir.Value, largest: ir.V
         columns, scales = _columns(weight.const_value.numpy(), signed=signed)
         initializer(graph, name, columns)
         initializer(graph, f"{name}.scales", scales / np.float32(MIDDLE - 1))
-    one = _once(graph, "rows.one", np.array(1, np.float32))
+    one = once(graph, "rows.one", np.array(1, np.float32))
     inputs = [levels, graph.initializers[name], one, graph.initializers[f"{name}.scales"], _middle(graph)]
     if not signed:
         inputs.append(_middle(graph))
     product = ir.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT, name=node.name)
     scaled = ir.node("Mul", [product.outputs[0], largest], name=f"{node.name}.scaled")
-    product.outputs[0].name, product.outputs[0].dtype = f"{output.name}.unit", ir.DataType.FLOAT
+    product.outputs[0].name, product.outputs[0].dtype = f"{output.name}.product", ir.DataType.FLOAT
     graph_of(node).insert_before(node, [product, scaled])
     scaled.outputs[0].shape, scaled.outputs[0].type, scaled.outputs[0].name = output.shape, output.type, output.name
     output.replace_all_uses_with(scaled.outputs[0], replace_graph_outputs=True)
@@ -98,8 +98,4 @@ def _columns(weight: Array, *, signed: bool) -> tuple[Array, Array]:
 
 
 def _middle(graph: ir.Graph) -> ir.Value:
-    return _once(graph, "rows.middle", np.array(MIDDLE, np.uint8))
-
-
-def _once(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    return graph.initializers.get(name) or initializer(graph, name, array)
+    return once(graph, "rows.middle", np.array(MIDDLE, np.uint8))

@@ -22,7 +22,7 @@ def gemms_to_matmuls(graph: ir.Graph) -> None:
         matrix, before = weight.const_value.numpy(), weight
         if settings.get("transB", 0):
             name = f"{before.name}.matmul"  # two products may share one weight
-            weight = graph.initializers.get(name) or initializer(graph, name, np.ascontiguousarray(matrix.T))
+            weight = once(graph, name, np.ascontiguousarray(matrix.T))
         product = ir.node("MatMul", [source, weight], name=f"{node.name}.matmul")
         last, inside = product, graph_of(node)
         product.outputs[0].name = f"{node.outputs[0].name}.product"
@@ -95,3 +95,8 @@ def initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any]) -> ir.V
     value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
     graph.register_initializer(value)
     return value
+
+
+def once(graph: ir.Graph, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+    """The constant of that name; what several nodes read is there once."""
+    return graph.initializers.get(name) or initializer(graph, name, array)

@@ -14,7 +14,7 @@ from wherry_exporter.activations import Feed, Watch
 from wherry_exporter.blocks import BY_NAME, Blocks, packed, rtn
 from wherry_exporter.plan import Settings
 from wherry_exporter.rowwise import compute_in_integers
-from wherry_exporter.unpack import gemms_to_matmuls, graph_of, initializer, unpack_attention
+from wherry_exporter.unpack import gemms_to_matmuls, graph_of, initializer, once, unpack_attention
 
 Array = np.ndarray[Any, Any]
 Tables = dict[str, tuple[ir.Value, ir.Value]]
@@ -166,13 +166,13 @@ def _to_nbits(graph: ir.Graph, node: ir.Node, blocks: Blocks, bits: int) -> None
     inputs, outputs = _weight(node).shape
     given: list[ir.Value | None] = [
         node.inputs[0],
-        _once(graph, f"{base}.{bits}bit", packed(blocks.levels, bits)),
-        _once(graph, f"{base}.{bits}bit.scales", blocks.scales),
+        once(graph, f"{base}.{bits}bit", packed(blocks.levels, bits)),
+        once(graph, f"{base}.{bits}bit.scales", blocks.scales),
     ]
     if blocks.zero_points is not None:
         points = blocks.zero_points
         points = packed(points, bits) if points.dtype == np.uint8 else points
-        given.append(_once(graph, f"{base}.{bits}bit.zero_points", points))
+        given.append(once(graph, f"{base}.{bits}bit.zero_points", points))
     size = blocks.levels.shape[-1]
     attributes = {"K": inputs, "N": outputs, "bits": bits, "block_size": size, "accuracy_level": 4}
     _replace(node, "MatMulNBits", given, attributes)
@@ -195,7 +195,7 @@ def _fold_transposes(graph: ir.Graph) -> None:
         if source is not None and source.const_value is not None:
             axes = node.attributes["perm"].as_ints() if "perm" in node.attributes else None
             array = np.ascontiguousarray(source.const_value.numpy().transpose(axes))
-            value = _once(graph, f"{source.name}{TRANSPOSED}", array)
+            value = once(graph, f"{source.name}{TRANSPOSED}", array)
             node.outputs[0].replace_all_uses_with(value)
             graph_of(node).remove(node, safe=True)
 
@@ -262,8 +262,3 @@ def _drop_unused(graph: ir.Graph) -> None:
     for value in list(graph.initializers.values()):
         if not list(value.uses()) and not value.is_graph_output():
             graph.initializers.pop(str(value.name))
-
-
-def _once(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """The initializer of that name; two products with one weight share it."""
-    return graph.initializers.get(name) or initializer(graph, name, array)
