@@ -325,6 +325,10 @@ def test_dynamic_quantization_with_signed_and_unsigned_weights(signed, kind, mos
     assert kinds(quantized).count("MatMulIntegerToFloat") == 2
     held = [value.const_value for value in quantized.graph.initializers.values() if value.const_value.size > 1000]
     assert [tensor.dtype for tensor in held] == [kind, kind]
+    scales = [
+        value.const_value.size for name, value in quantized.graph.initializers.items() if name.endswith(".scales")
+    ]
+    assert sorted(scales) == [32, 64]
     feed = {"x": normal(2, 5, 32, seed=3)}
     for optimized in (True, False):
         assert error(run(quantized, feed, optimized=optimized)["y"], run(model, feed)["y"]) < most
