@@ -121,7 +121,7 @@ def with_wherry(decoder: Decoder) -> Way:
         def run() -> list[int]:
             made = [row[-1]]
             for _ in range(16):
-                made.append(int(batch.step(np.array(made[-1:])).argmax()))
+                made.append(int(batch.step(made[-1:]).argmax()))
             batch.cut(0, len(row) - 1)
             return made
 
@@ -154,7 +154,7 @@ def tell_distances(
         batch = decoder.batch(1, len(row))
         logits = [
             batch.add(np.array([row[:1]]))[0].copy(),
-            *(batch.step(np.array([token]))[0].copy() for token in row[1:]),
+            *(batch.step([token])[0].copy() for token in row[1:]),
         ]
         found[name] = np.stack(logits)
     with TemporaryDirectory() as folder:

@@ -39,10 +39,10 @@ class Batch(Protocol):
     def extend(self, ids: Array, *, logits: bool = True) -> Array | None:
         """Read (1, length) more tokens of the last row."""
 
-    def step(self, tokens: Array) -> Array:
+    def step(self, tokens: Sequence[int]) -> Array:
         """Read a token of each of the first rows; gives (tokens, vocabulary) logits, overwritten by the next step."""
 
-    def best(self, tokens: Array, count: int) -> tuple[Array, Array] | None:
+    def best(self, tokens: Sequence[int], count: int) -> tuple[Array, Array] | None:
         """Like `step`, where only the likeliest tokens and their logits need to come back, the likeliest first.
 
         (tokens, count) each. None, and nothing done, where all logits come for nothing.

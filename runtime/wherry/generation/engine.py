@@ -325,7 +325,7 @@ class Engine:
         guess = self._guess()
         if len(guess):
             return self._verify(guess)
-        last = np.array([row.last for row in self.rows])
+        last = [row.last for row in self.rows]
         wanted = [row.chooser.wanted for row in self.rows]
         best = self._batch.best(last, max(each or 0 for each in wanted)) if None not in wanted else None
         if best is None:
@@ -487,7 +487,7 @@ def _advance(batch: Batch, beams: Sequence[Beams], first: Array, size: int) -> N
         if not left:
             return
         batch.keep(np.concatenate(orders), since=size if len(left) == len(running) else 0)
-        logits, running = batch.step(np.concatenate(tokens)), left
+        logits, running = batch.step(np.concatenate(tokens).tolist()), left
 
 
 def limit_of(config: GenerationConfig, prompt: Sequence[int]) -> int:

@@ -52,13 +52,13 @@ class GrowingBatch:
         self.rows, self.width, self.past, self.given = self.rows + new, width, past, given
         return found
 
-    def step(self, tokens: Array) -> Array:
+    def step(self, tokens: Sequence[int]) -> Array:
         positions = (self.lengths + self.offsets)[:, None]
         self.lengths, self.width = self.lengths + 1, self.width + 1
         columns = np.arange(self.width)
         starts = self.width - self.lengths[:, None] if self.decoder.left else 0
         mask = ((columns >= starts) & (columns < starts + self.lengths[:, None])).astype(np.int64)
-        feeds = self.decoder.feeds(tokens[:, None], positions, mask, self.given)
+        feeds = self.decoder.feeds(np.array(tokens, np.int64)[:, None], positions, mask, self.given)
         logits, self.past = self._run(feeds, self.past, first=False)
         return logits
 
@@ -105,7 +105,7 @@ class GrowingBatch:
             padded.append(np.pad(array, [(0, 0), *(each if self.decoder.left else each[::-1] for each in lacking)]))
         return np.concatenate(padded)
 
-    def best(self, tokens: Array, count: int) -> tuple[Array, Array] | None:
+    def best(self, tokens: Sequence[int], count: int) -> tuple[Array, Array] | None:
         """The logits are at hand."""
 
     def logits(self) -> Array:

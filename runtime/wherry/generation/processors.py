@@ -19,6 +19,7 @@ Processor = Callable[[Array, Array], Array]
 
 _NEVER = np.float32(-np.inf)
 _MOST = float(np.finfo(np.float32).max)
+_FEW = 256  # tokens that nearly always are as likely together as top_p asks
 
 
 def processors(
@@ -103,17 +104,23 @@ def _warpers(config: GenerationConfig) -> list[Processor]:
 
 def largest(scores: Array, count: int) -> Array:
     """Where the `count` largest are, in the order of their places; all that are as large as the last of them too."""
-    count = min(count, scores.size)
-    columns = max(8 * count, 512)
-    rows = scores.size // columns
-    if rows > 1:  # the largest of each column bound the rest from below, and few scores reach that bound
-        bests = scores[: rows * columns].reshape(rows, columns).max(0)
-        places: Array = np.flatnonzero(~(scores < np.partition(bests, -count)[-count]))
-    else:
-        places = np.arange(scores.size)
-    found = scores[places]
+    places = candidates(scores, count)
+    found, count = scores[places], min(count, places.size)
     chosen: Array = places[~(found < np.partition(found, -count)[-count])]
     return chosen
+
+
+def candidates(scores: Array, count: int) -> Array:
+    """Where scores are among which the `count` largest must be: few places, in their order, and none left out that
+    rounding could make as large, nor one that is no number.
+    """
+    columns = max(8 * count, 512)
+    rows = scores.size // columns
+    if rows < 2:
+        return np.arange(scores.size)
+    # The largest of each column bound the rest from below, and few scores reach that bound.
+    bound = np.partition(scores[: rows * columns].reshape(rows, columns).max(0), -count)[-count]
+    return np.flatnonzero(~(scores < bound - np.float32(1e-6) * abs(bound)))
 
 
 def log_softmax(scores: Array) -> Array:
@@ -314,21 +321,21 @@ class TopP:
 
     def __call__(self, ids: Array, scores: Array) -> Array:  # noqa: ARG002
         best = scores.max()
-        chances = np.exp(scores - best)
-        total = chances.sum(dtype=np.float64)
+        total = np.exp(scores - best).sum(dtype=np.float64)
         limit = np.float32(1 - self.share)
-        # All that are less likely than `least` together do not reach the limit, so only the rest needs to be in order.
-        least = chances[largest(chances, self.keep)].min()
-        least = min(least, np.float32(limit * total / (2 * scores.size)))
-        rest = np.flatnonzero(~(chances < least))
-        ranked = np.sort(scores[rest])
+        # Where all but few are together too unlikely to stay, only those few need to be in order.
+        few, before = max(_FEW, self.keep), np.inf
+        while before > limit:
+            found = scores[candidates(scores, few)]
+            few, before = 8 * few, 1 - np.exp(found - best).sum(dtype=np.float64) / total
+        ranked = np.sort(found)
         shares = np.exp(ranked - best) / np.float32(total)
-        before = (total - chances[rest].sum(dtype=np.float64)) / total if rest.size < scores.size else 0.0
         reached = (before + shares.cumsum(dtype=np.float64)).astype(np.float32)
-        removed = max(0, min(int(np.count_nonzero(reached <= limit)), ranked.size - self.keep))
+        removed = max(0, min(int(reached.searchsorted(limit, side="right")), ranked.size - self.keep))
         cut = ranked[removed]
         scores[scores < cut] = _NEVER
-        if surplus := int(np.count_nonzero(ranked[:removed] == cut)):
+        if removed and ranked[removed - 1] == cut:
+            surplus = int(np.count_nonzero(ranked[:removed] == cut))
             scores[np.flatnonzero(scores == cut)[-surplus:]] = _NEVER
         return scores
 

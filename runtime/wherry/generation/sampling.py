@@ -10,7 +10,7 @@ import numpy as np
 from wherry.errors import InputError, SessionError
 from wherry.generation.config import GenerationConfig
 from wherry.generation.grammar import Constraint
-from wherry.generation.processors import Processor, Temperature, TopK, largest, log_softmax, processors
+from wherry.generation.processors import Processor, Temperature, TopK, candidates, largest, log_softmax, processors
 
 Array = np.ndarray[Any, Any]
 
@@ -83,10 +83,14 @@ class Chooser:
             SessionError: logits that are no numbers.
             InputError: options that rule out every token.
         """
-        best = int(logits.argmax())  # that of one that is no number, if there is any
-        self._check(logits[best])
-        plain = not self.processors and not self.config.do_sample and self.constraint is None
-        token = best if plain else self._processed(np.array(logits, np.float32))
+        if self.top is not None:
+            logits = np.asarray(logits, np.float32)
+            places = candidates(logits, self.top)
+            return self._among(places, logits[places])
+        token = int(logits.argmax())  # that of one that is no number, if there is any
+        self._check(logits[token])
+        if self.processors or self.config.do_sample or self.constraint is not None:
+            token = self._processed(np.array(logits, np.float32))
         if self.constraint is not None:
             self.constraint.accept(token)
         if self.config.logprobs:
@@ -94,15 +98,21 @@ class Chooser:
         return self._append(token)
 
     @cached_property
-    def wanted(self) -> int | None:
-        """How many of the likeliest tokens tell the next one nearly always; None where all logits are needed."""
+    def top(self) -> int | None:
+        """How many of the likeliest tokens it draws among, whatever the others are; None where all logits count."""
         if self.constraint or self.config.logprobs:
             return None
-        if not self.config.do_sample:
-            return None if self.processors else 1
         behind = self.processors[1:] if isinstance(next(iter(self.processors), None), Temperature) else self.processors
-        top = next(iter(behind), None)
-        return min(top.count + TIES, self.vocabulary) if isinstance(top, TopK) else None
+        first = next(iter(behind), None)
+        return first.count if isinstance(first, TopK) else None
+
+    @cached_property
+    def wanted(self) -> int | None:
+        """How many of the likeliest tokens tell the next one nearly always; None where all logits are needed."""
+        if self.top is not None:
+            return min(self.top + TIES, self.vocabulary)
+        plain = not (self.processors or self.config.do_sample or self.config.logprobs or self.constraint)
+        return 1 if plain else None
 
     def pick(self, tokens: Array, logits: Array) -> int | None:
         """The next token from the likeliest ones, `wanted` or more: what `choose` would choose from all.
@@ -117,15 +127,20 @@ class Chooser:
         Raises:
             SessionError: as `choose` does.
         """
-        self._check(logits[0])
-        if not self.config.do_sample:
+        if self.top is None:
+            self._check(logits[0])
             return self._append(int(tokens[0]))
-        assert self.wanted is not None
-        last, least = float(logits[self.wanted - TIES - 1]), float(logits[-1])
+        last, least = float(logits[min(self.top, self.vocabulary) - 1]), float(logits[-1])
         if len(tokens) < self.vocabulary and last - least <= 1e-6 * abs(last):
             return None
         order = np.argsort(tokens)
-        return self._append(int(tokens[order[self._processed(logits[order].astype(np.float32))]]))
+        return self._among(tokens[order], logits[order])
+
+    def _among(self, tokens: Array, logits: Array) -> int:
+        """Draw among tokens in their order."""
+        scores = logits.astype(np.float32)
+        self._check(scores.max())
+        return self._append(int(tokens[self._processed(scores)]))
 
     def _check(self, logit: float) -> None:
         if not logit < np.inf and not self.config.remove_invalid_values:
@@ -152,22 +167,25 @@ class Chooser:
                     scores = scores[kept]
                 else:
                     scores = processor(self.ids, scores)
-            if not scores.max() > -np.inf:
+            best = scores.max()
+            if not best > -np.inf:
                 raise InputError("every token is ruled out: loosen bad_words_ids, suppress_tokens or the like")
-            place = self._draw(scores) if self.config.do_sample else int(scores.argmax())
+            place = self._draw(np.exp(scores - best)) if self.config.do_sample else int(scores.argmax())
         return place if kept is None else int(kept[place])
 
-    def _draw(self, scores: Array) -> int:
-        """A column of the scores as a table, then a row: sums over rows are quick."""
-        columns = min(scores.size, 512)
-        chances = np.zeros((-(-scores.size // columns), columns), np.float32)
-        np.exp(scores - scores.max(), out=chances.reshape(-1)[: scores.size])
-        column = self._pick(chances.sum(0))
-        return self._pick(chances[:, column]) * columns + column
+    def _draw(self, weights: Array) -> int:
+        """A column of the weights as a table, then a row: sums over rows are quick."""
+        columns = 512
+        if weights.size <= columns:
+            return self._pick(weights)
+        table = np.zeros((-(-weights.size // columns), columns), np.float32)
+        table.reshape(-1)[: weights.size] = weights
+        column = self._pick(table.sum(0))
+        return self._pick(table[:, column]) * columns + column
 
     def _pick(self, weights: Array) -> int:
         totals = weights.cumsum(dtype=np.float64)
-        return int(np.searchsorted(totals, self.random.random() * totals[-1], side="right"))
+        return int(totals.searchsorted(self.random.random() * totals[-1], side="right"))
 
     def _logprob(self, logits: Array, token: int) -> TokenLogprob:
         logs = log_softmax(np.asarray(logits, np.float32))

@@ -57,10 +57,10 @@ class SharedBatch:
         self._fit(self.rows, int(self.cache.lengths[last]) + ids.shape[1])
         return self._read(last, ids, logits=logits)
 
-    def step(self, tokens: Array) -> Array:
+    def step(self, tokens: Sequence[int]) -> Array:
         return self._step(tokens).logits()
 
-    def best(self, tokens: Array, count: int) -> tuple[Array, Array] | None:
+    def best(self, tokens: Sequence[int], count: int) -> tuple[Array, Array] | None:
         if not self.decoder.session.on_gpu:
             return None
         return self._step(tokens).best(count)
@@ -69,9 +69,10 @@ class SharedBatch:
         assert self._last is not None
         return self._last.logits()
 
-    def _step(self, tokens: Array) -> "Steps":
+    def _step(self, tokens: Sequence[int]) -> "Steps":
         rows = len(tokens)
-        longest = int(self.cache.lengths[:rows].max())
+        places = self.cache.lengths[:rows].tolist()
+        longest = max(places)
         self._fit(self.rows, longest + 1)
         lengths = self.cache.lengths
         steps = self.known.get(rows)
@@ -85,7 +86,7 @@ class SharedBatch:
         elif self._moved or steps is not self._last:
             steps.look(lengths[:rows])
         self._last, self._moved = steps, False
-        steps.take(tokens, lengths[:rows], self.offsets[:rows])
+        steps.take(tokens, places, self.offsets.tolist())
         lengths[:rows] += 1  # before the weights have driven numpy's code out of the processor's caches
         steps.run()
         return steps
@@ -166,7 +167,6 @@ class Steps:
         self.decoder, self.session, self.embed, self.rows, self.width = decoder, session, embed, rows, width
         self.graph = session.new_graph()
         self.copies: list[tuple[Any, Array]] = []  # what is read in the device's memory, and where it is written
-        self.columns = np.arange(rows)
         self.ids = np.zeros((rows, 1), np.int64)
         self.positions = decoder.positions(np.zeros((rows, 1), np.int64)).copy()  # in C order, to be bound as it is
         self.mask = np.empty((rows, width), np.int64)
@@ -201,11 +201,15 @@ class Steps:
         """See how long the rows are."""
         self.mask[:] = np.arange(self.width) < lengths[:, None]
 
-    def take(self, tokens: Array, lengths: Array, offsets: Array) -> None:
-        """Write down each row's next token, which stands behind as many as the row is long."""
-        self.ids[:, 0] = tokens
-        self.positions[..., 0] = lengths + offsets
-        self.mask[self.columns, lengths] = 1
+    def take(self, tokens: Sequence[int], lengths: Sequence[int], offsets: Sequence[int]) -> None:
+        """Write down each row's next token, which stands behind as many as the row is long.
+
+        One number at a time: a step's weights have driven numpy's code for arrays out of the processor's caches.
+        """
+        for row, (token, length) in enumerate(zip(tokens, lengths, strict=True)):
+            self.ids[row, 0] = token
+            self.positions[..., row, 0] = length + offsets[row]
+            self.mask[row, length] = 1
         for value, array in self.copies:
             value.update_inplace(array)
 

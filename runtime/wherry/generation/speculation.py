@@ -79,7 +79,7 @@ class Assistant:
             guessed.append(token)
             if len(guessed) == count:
                 break
-            logits = self.batch.step(np.array([token]))[0]
+            logits = self.batch.step([token])[0]
         self.read = np.concatenate([ids, guessed[:-1] if len(guessed) == count else guessed]).astype(np.int64)
         return np.array(guessed, np.int64)
 
@@ -93,7 +93,7 @@ class Assistant:
         else:
             self.batch.cut(0, known)
             new = ids[known:]
-            found = self.batch.step(new) if len(new) == 1 else self.batch.extend(new[None])
+            found = self.batch.step(new.tolist()) if len(new) == 1 else self.batch.extend(new[None])
         assert found is not None
         logits: Array = found[0]
         return logits
