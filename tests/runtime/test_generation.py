@@ -561,7 +561,8 @@ def test_tokens_as_likely_as_the_last_that_counts_are_all_looked_for():
 def test_logits_that_are_alike_once_divided_by_the_temperature_are_drawn_alike():
     low, temperature = np.float32(7.30000114), 1.7
     high = np.nextafter(low, np.float32(8))
-    assert low < high and low / np.float32(temperature) == high / np.float32(temperature)
+    assert low < high
+    assert low / np.float32(temperature) == high / np.float32(temperature)
     logits = np.zeros(6000, np.float32)
     logits[[5, 4000]] = low, high
     chooser = Chooser(GenerationConfig(do_sample=True, top_k=1, temperature=temperature, seed=1), [1], 6000)

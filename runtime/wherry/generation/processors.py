@@ -119,8 +119,11 @@ def candidates(scores: Array, count: int) -> Array:
     if rows < 2:
         return np.arange(scores.size)
     # The largest of each column bound the rest from below, and few scores reach that bound.
-    bound = np.partition(scores[: rows * columns].reshape(rows, columns).max(0), -count)[-count]
-    return np.flatnonzero(~(scores < bound - np.float32(1e-6) * abs(bound)))
+    bests = scores[: rows * columns].reshape(rows, columns).max(0)
+    bests.partition(-count)
+    bound = bests.item(-count)
+    places: Array = (~(scores < bound - 1e-6 * abs(bound))).nonzero()[0]
+    return places
 
 
 def log_softmax(scores: Array) -> Array:

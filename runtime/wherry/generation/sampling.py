@@ -88,7 +88,7 @@ class Chooser:
             places = candidates(logits, self.top)
             return self._among(places, logits[places])
         token = int(logits.argmax())  # that of one that is no number, if there is any
-        self._check(logits[token])
+        self._check(logits.item(token))
         if self.processors or self.config.do_sample or self.constraint is not None:
             token = self._processed(np.array(logits, np.float32))
         if self.constraint is not None:
@@ -128,7 +128,7 @@ class Chooser:
             SessionError: as `choose` does.
         """
         if self.top is None:
-            self._check(logits[0])
+            self._check(logits.item(0))
             return self._append(int(tokens[0]))
         last, least = float(logits[min(self.top, self.vocabulary) - 1]), float(logits[-1])
         if len(tokens) < self.vocabulary and last - least <= 1e-6 * abs(last):
@@ -139,7 +139,7 @@ class Chooser:
     def _among(self, tokens: Array, logits: Array) -> int:
         """Draw among tokens in their order."""
         scores = logits.astype(np.float32)
-        self._check(scores.max())
+        self._check(float(scores.max()))
         return self._append(int(tokens[self._processed(scores)]))
 
     def _check(self, logit: float) -> None:

@@ -71,8 +71,7 @@ class SharedBatch:
 
     def _step(self, tokens: Sequence[int]) -> "Steps":
         rows = len(tokens)
-        places = self.cache.lengths[:rows].tolist()
-        longest = max(places)
+        longest = max(self.cache.lengths[:rows].tolist())
         self._fit(self.rows, longest + 1)
         lengths = self.cache.lengths
         steps = self.known.get(rows)
@@ -86,8 +85,7 @@ class SharedBatch:
         elif self._moved or steps is not self._last:
             steps.look(lengths[:rows])
         self._last, self._moved = steps, False
-        steps.take(tokens, places, self.offsets.tolist())
-        lengths[:rows] += 1  # before the weights have driven numpy's code out of the processor's caches
+        steps.take(tokens, lengths[:rows], self.offsets[:rows])
         steps.run()
         return steps
 
@@ -186,6 +184,7 @@ class Steps:
         cache.bind(self.binding, decoder.present, 0, rows)
         port = session.outputs["logits"]
         self.array = np.empty((rows, 1, _size(port.shape[-1])), port.dtype)
+        self.found = self.array[:, 0]
         self.scores = session.value(self.array)
         self.binding.bind_ortvalue_output("logits", self.scores)
 
@@ -201,15 +200,16 @@ class Steps:
         """See how long the rows are."""
         self.mask[:] = np.arange(self.width) < lengths[:, None]
 
-    def take(self, tokens: Sequence[int], lengths: Sequence[int], offsets: Sequence[int]) -> None:
-        """Write down each row's next token, which stands behind as many as the row is long.
+    def take(self, tokens: Sequence[int], lengths: Array, offsets: Array) -> None:
+        """Write down each row's next token, which stands behind as many as the row is long, and that it is longer now.
 
         One number at a time: a step's weights have driven numpy's code for arrays out of the processor's caches.
         """
-        for row, (token, length) in enumerate(zip(tokens, lengths, strict=True)):
+        for row, (token, length, offset) in enumerate(zip(tokens, lengths.tolist(), offsets.tolist(), strict=True)):
             self.ids[row, 0] = token
-            self.positions[..., row, 0] = length + offsets[row]
+            self.positions[..., row, 0] = length + offset
             self.mask[row, length] = 1
+            lengths[row] = length + 1
         for value, array in self.copies:
             value.update_inplace(array)
 
@@ -221,8 +221,7 @@ class Steps:
 
     def logits(self) -> Array:
         """What the last step gave: (rows, vocabulary), overwritten by the next one."""
-        scores: Array = self.scores.numpy() if self.session.on_gpu else self.array
-        return scores[:, 0]
+        return self.scores.numpy()[:, 0] if self.session.on_gpu else self.found
 
     def best(self, count: int) -> tuple[Array, Array]:
         """The likeliest tokens of the last step and their logits, (rows, count) each."""
