@@ -33,6 +33,7 @@ class Parity:
     Attributes:
         max_abs_diff: largest absolute difference of an output element.
         mean_abs_diff: mean absolute difference.
+        max_rel_diff: largest absolute difference in an output over the largest element of that output.
         cosine: mean cosine similarity of output vectors: per sentence for sentence embeddings, else per token or row.
             Of logits for the next token without their mean.
         cosine_min: the smallest of those.
@@ -44,6 +45,7 @@ class Parity:
 
     max_abs_diff: float
     mean_abs_diff: float
+    max_rel_diff: float
     cosine: float
     cosine_min: float
     top1: float | None
@@ -65,10 +67,11 @@ class Limit:
     top1: float
     perplexity: float
     """At most this many times the original's perplexity."""
+    max_rel_diff: float = math.inf
 
 
 LIMITS = {
-    "fp32": Limit(cosine=0.9999, cosine_min=0.999, top1=0.99, perplexity=1.001),
+    "fp32": Limit(cosine=0.9999, cosine_min=0.999, top1=0.99, perplexity=1.001, max_rel_diff=1e-3),
     "fp16": Limit(cosine=0.999, cosine_min=0.99, top1=0.98, perplexity=1.01),
     "bf16": Limit(cosine=0.995, cosine_min=0.95, top1=0.9, perplexity=1.02),
     "int8": Limit(cosine=0.99, cosine_min=0.95, top1=0.9, perplexity=1.05),
@@ -102,6 +105,7 @@ def judge(precision: str, parity: Parity) -> None:
         ("mean cosine", parity.cosine, limit.cosine, parity.cosine >= limit.cosine),
         ("smallest cosine", parity.cosine_min, limit.cosine_min, parity.cosine_min >= limit.cosine_min),
         ("top-1 agreement", parity.top1, limit.top1, parity.top1 is None or parity.top1 >= limit.top1),
+        ("largest relative difference", each := parity.max_rel_diff, limit.max_rel_diff, each <= limit.max_rel_diff),
         ("perplexity ratio", ratio, limit.perplexity, ratio is None or ratio <= limit.perplexity),
     ):
         if not good:
@@ -170,7 +174,8 @@ class Tally:
         their mean. A mean near zero that moves by a few tenths would else turn a vector that says the same.
         """
         self.writes = writes
-        self.largest, self.total, self.count = 0.0, 0.0, 0
+        self.largest: dict[str, tuple[float, float]] = {}  # of each output: difference, and element
+        self.total, self.count = 0.0, 0
         self.cosines: list[Array] = []
         self.same: list[Array] = []
 
@@ -182,8 +187,9 @@ class Tally:
     def _add(self, name: str, expected: Array, found: Array) -> None:
         expected, found = expected.astype(np.float64), found.astype(np.float64)
         differences = np.abs(expected - found)
-        self.largest, self.total = max(self.largest, float(differences.max())), self.total + float(differences.sum())
-        self.count += found.size
+        difference, element = self.largest.get(name, (0.0, 0.0))
+        self.largest[name] = max(difference, float(differences.max())), max(element, float(np.abs(expected).max()))
+        self.total, self.count = self.total + float(differences.sum()), self.count + found.size
         if "logits" in name and expected.shape[-1] > 1:
             self.same.append(expected.argmax(-1) == found.argmax(-1))
         if "logits" in name and self.writes:
@@ -196,8 +202,9 @@ class Tally:
         """The figures, with the perplexities of the original and of the graph where there are some."""
         cosine = np.concatenate(self.cosines)
         return Parity(
-            max_abs_diff=self.largest,
+            max_abs_diff=max(difference for difference, _ in self.largest.values()),
             mean_abs_diff=self.total / self.count,
+            max_rel_diff=max(difference / max(element, 1e-30) for difference, element in self.largest.values()),
             cosine=float(cosine.mean()),
             cosine_min=float(cosine.min()),
             top1=float(np.concatenate(self.same).mean()) if self.same else None,

@@ -1,6 +1,7 @@
 """Verification measures what torch measures, and sees a graph that went wrong."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,26 @@ def test_what_is_added_to_all_logits_is_not_seen_where_softmax_does_not_see_it()
         parity = tally.parity(None, None)
         assert (parity.cosine_min > 0.999999) == alike
         assert parity.max_abs_diff == pytest.approx(2.0, rel=1e-5)
+
+
+def test_one_element_far_off_is_refused_in_float32_though_no_cosine_shows_it():
+    expected = np.random.default_rng(0).normal(size=(200, 500)).astype(np.float32)
+    expected[0, 0] = 10
+    boxes = np.full((4, 4), 0.01, np.float32)
+    found = expected.copy()
+    for moved, refused in ((0.009, False), (0.011, True)):
+        tally = Tally(writes=False)
+        found[7, 3] = expected[7, 3] + moved
+        tally.add("logits", expected, found)
+        tally.add("pred_boxes", boxes, boxes)
+        parity = tally.parity(None, None)
+        assert parity.cosine_min > 0.99999
+        assert parity.max_rel_diff == pytest.approx(moved / 10, rel=1e-4)
+        with pytest.raises(ParityError, match="largest relative difference") if refused else nullcontext():
+            judge("fp32", parity)
+        judge("fp16", parity)
+    tally.add("pred_boxes", boxes, boxes + np.float32(0.001))  # little beside logits, much for a box
+    assert tally.parity(None, None).max_rel_diff == pytest.approx(0.1, rel=1e-4)
 
 
 def test_an_encoder(bundle, tmp_path):
@@ -95,7 +116,7 @@ def test_the_proof_of_what_others_made(capsys):
     assert main(["verify", folder, "--against", folder]) == 0
     row = capsys.readouterr().out.strip().splitlines()[-1].split()
     assert row[0] == "int4"
-    assert float(row[4]) > 0.9999
+    assert float(row[5]) > 0.9999
 
 
 def test_another_model_is_not_the_original(bundle, classifier, capsys):
