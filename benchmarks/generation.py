@@ -57,7 +57,7 @@ def smollm2(built: Bundle, prose: list[int], python: Path | None) -> None:
     workloads["batch 1, new tokens"]["wherry fp32, int4 guesses"] = runner(
         lambda rows, steps: guessed(decoders["wherry fp32"], assistant, rows[0], steps), [prose[:16]], STEPS
     )
-    compare("SmolLM2-135M generation", "tokens/s", workloads, rounds=5)
+    compare("SmolLM2-135M generation", "tokens/s", workloads, rounds=9)
 
 
 def gpt2(python: Path) -> None:
@@ -72,7 +72,7 @@ def gpt2(python: Path) -> None:
         name: with_peer(peer, fills=False) for name, peer in peers.ctranslate2(python, "gpt2", "CTranslate2").items()
     }
     ways["genai, our int4"] = with_peer(peers.Peer(python, "genai", peers.exported("gpt2", ["int4"])))
-    compare("GPT-2 124M generation", "tokens/s", over(ways, words[:900], rows), rounds=5)
+    compare("GPT-2 124M generation", "tokens/s", over(ways, words[:900], rows), rounds=9)
 
 
 def over(ways: Mapping[str, Way], long: list[int], rows: Rows) -> dict[str, dict[str, Callable[[], int]]]:

@@ -114,7 +114,7 @@ def main() -> None:
             f"{name}, {said}": {way: counted(run, beams, count) for way, run in ways.items()}
             for said, beams in (("greedy", 1), ("4 beams", 4))
         }
-        compare(f"{name}, new tokens", "tokens/s", runs, rounds=5)
+        compare(f"{name}, new tokens", "tokens/s", runs, rounds=9)
 
 
 def counted(run: Callable[[int], object], beams: int, count: int) -> Callable[[], int]:

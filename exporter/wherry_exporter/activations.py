@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxruntime import InferenceSession, SessionOptions
 
-from wherry.session import BFLOAT16, DTYPES, thread_count
+from wherry.session import thread_count
 from wherry_exporter.blocks import Moments
 from wherry_exporter.unpack import initializer
 
@@ -31,12 +31,15 @@ class Watch:
         self.feeds = feeds
         watched = model.clone()
         computed = {str(value.name): value for node in watched.graph for value in node.outputs if value.name}
-        self.floats = [name for name, value in computed.items() if value.dtype == ir.DataType.FLOAT]
+        shown = [name for name, value in computed.items() if value.dtype in (None, ir.DataType.FLOAT)]
         self.given = {str(value.name) for value in watched.graph.inputs}
         listed = {str(value.name) for value in watched.graph.outputs}
-        watched.graph.outputs.extend(computed[name] for name in self.floats if name not in listed)
+        watched.graph.outputs.extend(computed[name] for name in shown if name not in listed)
         with tempfile.TemporaryDirectory() as scratch:
             self.session = _session(watched, scratch)
+        # Where a graph does not tell the type of a value, onnxruntime does.
+        floats = {port.name for port in self.session.get_outputs() if port.type == "tensor(float)"}
+        self.floats = [name for name in shown if name in floats]
 
     def values(self, names: Sequence[str]) -> Iterator[tuple[str, list[Array]]]:
         """Name, and the value for each feed."""
@@ -66,22 +69,6 @@ class Watch:
             rows = self.rows(found)
             pairs = (rows.T @ rows.astype(np.float64)) / len(rows) if products else None
             yield found[0], Moments(np.square(rows).mean(0), pairs, len(rows))
-
-
-def infer_types(model: ir.Model) -> None:
-    """Give values whose type the graph does not tell the one that onnxruntime infers, so that they are seen."""
-    untold = {str(value.name): value for node in model.graph for value in node.outputs if value.name and not value.type}
-    if not untold:
-        return
-    shown = model.clone()
-    listed = {str(value.name) for value in shown.graph.outputs}
-    computed = [value for node in shown.graph for value in node.outputs]
-    shown.graph.outputs.extend(value for value in computed if value.name in untold and value.name not in listed)
-    with tempfile.TemporaryDirectory() as scratch:
-        ports = _session(shown, scratch).get_outputs()
-    for port in ports:
-        if port.name in untold and DTYPES.get(port.type, BFLOAT16) != BFLOAT16:
-            untold[port.name].type = ir.TensorType(ir.DataType.from_numpy(DTYPES[port.type]))
 
 
 def largest(model: ir.Model, feeds: Sequence[Feed]) -> dict[str, float]:

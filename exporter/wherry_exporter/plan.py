@@ -18,8 +18,7 @@ class Settings:
 
     Attributes:
         algorithm: how 4-bit weights are rounded, one of `ALGORITHMS`. 8 bits are rounded to nearest.
-        block_size: weights that share a scale, one of `BLOCK_SIZES`; for 8 bits at least 128 of them do, 64 where that
-            does not divide what a projection takes.
+        block_size: weights that share a scale, one of `BLOCK_SIZES`; for 8 bits at least 64 of them do.
         symmetric: whether the zero point of every block is the middle level.
     """
 
@@ -33,9 +32,9 @@ class Settings:
         if self.block_size not in BLOCK_SIZES:
             raise UsageError(f"onnxruntime takes no blocks of {self.block_size}: {', '.join(map(str, BLOCK_SIZES))}")
 
-    def size_in_8_bits(self, inputs: int) -> int:
-        """Weights that share a scale in 8 bits, of a projection of so many inputs."""
-        return max(64 if inputs % 128 else 128, self.block_size)
+    def size(self, bits: int) -> int:
+        """Weights that share a scale; an 8-bit level needs none so often."""
+        return self.block_size if bits < 8 else max(64, self.block_size)
 
 
 @dataclass(frozen=True)

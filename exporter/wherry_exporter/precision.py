@@ -70,7 +70,7 @@ class Quantizer:
         if precision == "bf16":
             return "bfloat16, but for what CUDA has not got in it; measured in float32, rounded behind every node"
         if self.generates:
-            kind = f"weights in 8 bits, blocks of up to {settings.size_in_8_bits(128)}, symmetric"
+            kind = f"weights in 8 bits, blocks of {settings.size(8)}, symmetric"
             others = [role for role in self.graphs if role not in self.decoders and self._products(role, precision)]
             return f"{kind}; {', '.join(others)}: dynamic, int8 weights per channel" if others else kind
         if precision == "uint8":

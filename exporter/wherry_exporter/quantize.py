@@ -109,7 +109,6 @@ def _source(source: str | Path) -> Bundle:
 
 
 def _write(folder: Path, bundle: Bundle, source: str, plan: Plan, started: float, tell: Callable[..., None]) -> None:
-    from wherry_exporter.activations import infer_types
     from wherry_exporter.convert import FAILURES, Traced
     from wherry_exporter.inputs import fixed_sizes
     from wherry_exporter.storage import remove, save
@@ -127,8 +126,6 @@ def _write(folder: Path, bundle: Bundle, source: str, plan: Plan, started: float
     paths = {role: bundle.folder / name for role, name in bundle.variants["fp32"].graphs.items()}
     graphs = {role: _load(path) for role, path in paths.items()}
     try:
-        for graph in graphs.values():
-            infer_types(graph)
         traced = Traced(graphs, bundle.padding_side or "right")
         subject = GraphSubject(bundle, paths, graphs, plan)
         save(graphs.values(), [folder / f"onnx/{role}.onnx" for role in graphs])

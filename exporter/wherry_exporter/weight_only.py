@@ -96,9 +96,8 @@ class WeightOnly:
             if (name, each) in self.found or _tied(node) in self.tables:
                 continue
             if each == 8:
-                weight = _weight(node)
-                size = self.settings.size_in_8_bits(len(weight))
-                self.found[name, 8] = rtn(weight, 8, size, symmetric=True, moments=None)
+                size = self.settings.size(8)
+                self.found[name, 8] = rtn(_weight(node), 8, size, symmetric=True, moments=None)
             else:
                 wanted.setdefault(str(node.inputs[0].name) if node.inputs[0] else "", []).append(node)
         if not wanted:
@@ -111,14 +110,14 @@ class WeightOnly:
                     self.found[str(node.name), bits] = algorithm(
                         _weight(node),
                         bits,
-                        self.settings.block_size,
+                        self.settings.size(bits),
                         symmetric=self.settings.symmetric,
                         moments=moments,
                     )
             algorithm = rtn  # for what is inside a branch, whose activations are not seen
         for node in (node for nodes in wanted.values() for node in nodes):
             self.found[str(node.name), bits] = algorithm(
-                _weight(node), bits, self.settings.block_size, symmetric=self.settings.symmetric, moments=None
+                _weight(node), bits, self.settings.size(bits), symmetric=self.settings.symmetric, moments=None
             )
 
 
@@ -224,7 +223,7 @@ def _tables(model: ir.Model) -> dict[str, list[ir.Node]]:
 
 def _block_size(columns: int) -> int:
     """Elements of an embedding that share a scale: the blocks divide it."""
-    return next(size for size in (128, 64, 32, 16) if columns % size == 0)
+    return next(size for size in (64, 32, 16) if columns % size == 0)
 
 
 def _quantize_embeddings(model: ir.Model) -> Tables:

@@ -618,7 +618,7 @@ def test_encoder_before_a_decoder_computes_in_8_bits(folder):
     paths = {role: folder / f"onnx/{role}_int8.onnx" for role in traced.graphs}
     parity, recipe = write_variant(quantizer, "int8", paths, verifier.measure)
     judge("int8", parity)
-    assert recipe.startswith("weights in 8 bits, blocks of up to 128, symmetric; encoder_model: dynamic")
+    assert recipe.startswith("weights in 8 bits, blocks of 64, symmetric; encoder_model: dynamic")
 
 
 @pytest.mark.parametrize("fusion", [False, True])
