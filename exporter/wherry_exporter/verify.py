@@ -68,6 +68,7 @@ class Limit:
     perplexity: float
     """At most this many times the original's perplexity."""
     max_rel_diff: float = math.inf
+    """At most."""
 
 
 LIMITS = {
@@ -98,14 +99,14 @@ def judge(precision: str, parity: Parity) -> None:
         ParityError: names the figure and the limit.
     """
     limit = LIMITS[precision]
-    ratio = None
+    ratio, difference = None, parity.max_rel_diff
     if parity.perplexity is not None and parity.perplexity_torch is not None:
         ratio = parity.perplexity / parity.perplexity_torch
     for name, figure, bound, good in (
         ("mean cosine", parity.cosine, limit.cosine, parity.cosine >= limit.cosine),
         ("smallest cosine", parity.cosine_min, limit.cosine_min, parity.cosine_min >= limit.cosine_min),
         ("top-1 agreement", parity.top1, limit.top1, parity.top1 is None or parity.top1 >= limit.top1),
-        ("largest relative difference", each := parity.max_rel_diff, limit.max_rel_diff, each <= limit.max_rel_diff),
+        ("largest relative difference", difference, limit.max_rel_diff, difference <= limit.max_rel_diff),
         ("perplexity ratio", ratio, limit.perplexity, ratio is None or ratio <= limit.perplexity),
     ):
         if not good:

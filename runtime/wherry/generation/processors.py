@@ -111,8 +111,9 @@ def largest(scores: Array, count: int) -> Array:
 
 
 def candidates(scores: Array, count: int) -> Array:
-    """Where scores are among which the `count` largest must be: few places, in their order, and none left out that
-    rounding could make as large, nor one that is no number.
+    """Where the `count` largest are, and few others, in the order of their places.
+
+    All are there that rounding could make as large as the last of them, and those that are no numbers.
     """
     columns = max(8 * count, 512)
     rows = scores.size // columns

@@ -17,6 +17,9 @@ Array = np.ndarray[Any, Any]
 TIES = 14
 """Tokens looked at beyond the likeliest k, for those that are as likely as the last of these count too."""
 
+COLUMNS = 512
+"""Of the table that many weights are drawn from."""
+
 
 @dataclass(frozen=True)
 class TokenLogprob:
@@ -175,13 +178,12 @@ class Chooser:
 
     def _draw(self, weights: Array) -> int:
         """A column of the weights as a table, then a row: sums over rows are quick."""
-        columns = 512
-        if weights.size <= columns:
+        if weights.size <= COLUMNS:
             return self._pick(weights)
-        table = np.zeros((-(-weights.size // columns), columns), np.float32)
+        table = np.zeros((-(-weights.size // COLUMNS), COLUMNS), np.float32)
         table.reshape(-1)[: weights.size] = weights
         column = self._pick(table.sum(0))
-        return self._pick(table[:, column]) * columns + column
+        return self._pick(table[:, column]) * COLUMNS + column
 
     def _pick(self, weights: Array) -> int:
         totals = weights.cumsum(dtype=np.float64)
