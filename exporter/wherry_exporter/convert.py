@@ -4,12 +4,11 @@ Knows nothing of what the module computes. The patches make models traceable and
 are those of `transformers.exporters.OnnxExporter`, used here for modules that are not a whole model.
 """
 
-import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from unittest.mock import patch
 
@@ -20,15 +19,20 @@ from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as OrtNot
 from torch import Tensor, nn
 from torch._prims_common import is_contiguous_or_false
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
+from torch.onnx._internal._lazy_import import onnxscript_apis  # type: ignore[attr-defined]
 from transformers.exporters.exporter_dynamo import reset_model_state
 from transformers.exporters.exporter_onnx import apply_onnx_ir_fixes
-from transformers.exporters.utils import apply_fx_node_fixes, apply_patches
+from transformers.exporters.utils import apply_fx_node_fixes, apply_patches, import_dotted_path
 
 from wherry_exporter.errors import ExportError
+from wherry_exporter.garbage import garbage_waits
 from wherry_exporter.retrace import spare_second_trace
 from wherry_exporter.translations import TRANSLATIONS
 
 OPSET = 20
+
+_translations = cache(onnxscript_apis.get_torchlib_ops)
+"""torch.onnx's own, whose sources it would read again for every graph."""
 
 FAILURES = (
     RuntimeError,  # those of torch.export and torch.onnx among them
@@ -80,13 +84,15 @@ def convert(
         any of FAILURES: the module cannot be traced.
     """
     with (
+        garbage_waits(),
         torch.no_grad(),
+        patch("transformers.exporters.utils.import_dotted_path", partial(_loaded, import_dotted_path)),
         apply_patches("dynamo"),
         apply_patches("onnx"),
         reset_model_state(module),
         _sizes_stay_symbols(module),
         patch("transformers.exporters.utils.is_contiguous_or_false", _is_contiguous),
-        _garbage_waits(),
+        patch.object(onnxscript_apis, "get_torchlib_ops", _translations),
     ):
         program = torch.export.export(module, (), dict(inputs), dynamic_shapes=dict(dynamic_shapes), strict=False)
         _unsqueeze_real(program.graph_module)
@@ -192,22 +198,11 @@ def _is_contiguous(tensor: Tensor) -> bool:
         return bool(is_contiguous_or_false(tensor))
 
 
-@contextmanager
-def _garbage_waits() -> Iterator[None]:
-    """Collect garbage once at the end: a trace makes millions of objects, nearly all of which stay until then.
-
-    What was there before, mostly imported modules, is not searched.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-        gc.collect()
-        gc.unfreeze()
+def _loaded(find: Callable[..., Any], path: str, **options: Any) -> Any:
+    """What a patch is meant for, unless that is in the code of a model that nobody loaded."""
+    if path.startswith("transformers.models.") and ".".join(path.split(".")[:4]) not in sys.modules:
+        return None
+    return find(path, **options)
 
 
 def name_axes(model: ir.Model, axes: Mapping[str, Sequence[int | str]]) -> ir.Model:

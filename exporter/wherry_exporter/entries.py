@@ -10,7 +10,7 @@ from wherry_exporter.data import Row
 from wherry_exporter.examine import Examiner, configuration
 from wherry_exporter.front import Front, batches
 from wherry_exporter.images import graph_images, image_inputs, image_parameters, joined
-from wherry_exporter.inputs import TEXT, input_names, parameters_of, random_inputs
+from wherry_exporter.inputs import TEXT, as_choices, chooses, input_names, parameters_of, random_inputs
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.plan import Plan
 from wherry_exporter.probe import CALIBRATION
@@ -19,6 +19,7 @@ from wherry_exporter.prompts import PromptFront
 from wherry_exporter.runners import Feed, TorchRunner
 from wherry_exporter.speech import with_speech
 from wherry_exporter.tasks import TASKS, shape_of
+from wherry_exporter.towers import with_points
 
 RANDOM = 8
 """Random inputs to calibrate with."""
@@ -101,6 +102,10 @@ class Entries:
                 }
                 for seed in range(100, 100 + RANDOM)
             ]
+        if chooses(model):
+            entries = [as_choices(entry) for entry in entries]
+        if self.checkpoint.task == "mask-generation":
+            entries = [with_points(model, entry, seed) for seed, entry in enumerate(entries)]
         return [with_speech(model, entry) for entry in entries] if self.shape == "speech" else entries
 
     def _with_images(self, seed: int) -> Feed:

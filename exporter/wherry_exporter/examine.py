@@ -26,6 +26,8 @@ Array = np.ndarray[Any, Any]
 BATCH = 4
 SPOKEN = 120
 """Tokens of a transcript at most."""
+UNLABELLED = ("zero-shot", "audio-frame")
+"""What tasks of classification begin with whose rows have no label of their own."""
 WRITTEN = 32
 """Tokens at most of an answer about an image that no label gives."""
 
@@ -112,8 +114,8 @@ class Examiner:
         self.metric = METRICS.get(self._metric_name())
         self.pooling = Pooling.load(front.folder) if task == "sentence-embeddings" else None
         self.labels = [self._label(row) for row in rows]
-        if shape == "speech":
-            raise UsageError(f"{task} cannot be examined on rows yet: leave --verify-data out")
+        if shape == "speech" or task in ("mask-generation", "multiple-choice"):
+            raise UsageError(f"{task} cannot be examined on rows yet: leave --calibration and --verify-data out")
 
     def _metric_name(self) -> str:
         labelled = all(row.label is not None for row in self.rows)
@@ -127,7 +129,7 @@ class Examiner:
             return "f1"
         if self.shape in ("encoder-decoder", "vision-language"):
             return "perplexity"
-        return "accuracy" if self.task.endswith("classification") and not self.task.startswith("zero") else ""
+        return "accuracy" if self.task.endswith("classification") and not self.task.startswith(UNLABELLED) else ""
 
     def _label(self, row: Row) -> Any:
         label = row.label

@@ -15,6 +15,7 @@ from wherry.files import written_aside
 from wherry_exporter.card import record
 from wherry_exporter.data import read_rows
 from wherry_exporter.errors import ExportError, UsageError
+from wherry_exporter.garbage import lasting_imports
 from wherry_exporter.memory import peak_mb
 from wherry_exporter.plan import AUTO, Plan, Settings
 from wherry_exporter.tasks import TASKS
@@ -92,8 +93,9 @@ def export(
 
     with progress(2 + 2 * len(wanted or (1, 2))) as tell:
         tell("loading", 0)
-        from wherry_exporter.load import load
-
+        with lasting_imports():
+            import wherry_exporter.build  # noqa: F401
+            from wherry_exporter.load import load
         checkpoint = load(model, task=task, revision=revision, tokenizer=tokenizer)
         try:
             with written_aside(target, overwrite=overwrite) as folder:

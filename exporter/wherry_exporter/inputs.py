@@ -12,7 +12,10 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
-from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
+    MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES,
+)
 
 BATCH, SEQUENCE, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length"
 IMAGE_AXES = (BATCH, "num_channels", "height", "width")
@@ -22,6 +25,12 @@ SPECTROGRAMS = (BATCH, "num_channels", "num_frames", "feature_size")
 """The axes of sounds' features where each comes as an image: a whole one, or a shrunken one and crops of it."""
 PATCHES = (BATCH, "num_patches", "patch_size")
 """The axes of images where each comes as patches, as many as its own size has, filled up to the most of a batch."""
+
+CHOICES = (BATCH, "num_choices", SEQUENCE)
+"""The axes of texts of which one is to be chosen."""
+POINTS = (BATCH, "point_batch_size", "nb_points_per_image")
+"""The axes of points in images, several of which may be on one thing."""
+EMBEDDED_IMAGE = (BATCH, "embedding_size", "embedding_height", "embedding_width")
 
 TEXT = ("input_ids", "attention_mask", "token_type_ids")
 AXES: Mapping[str, tuple[str, ...]] = {
@@ -38,14 +47,21 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "input_features": (BATCH, "feature_size", "num_frames"),
     "is_longer": (BATCH, "longer"),
     "spectrogram": FRAMES,
+    "input_points": (*POINTS, "point"),
+    "input_labels": POINTS,
+    "image_embeddings": EMBEDDED_IMAGE,
+    "image_positional_embeddings": EMBEDDED_IMAGE,
 }
 """The names that optimum and transformers.js know, and the names of their axes."""
 
 BINS = ("num_mel_bins", "feature_size", "input_feat_per_channel", "feature_projection_input_dim", "model_in_dim")
 """What configurations call the size of a frame's features."""
 
-FIXED = ("num_channels", "feature_size", "box", "patch_size", "height_width", "longer")
+FIXED = ("num_channels", "feature_size", "box", "patch_size", "height_width", "longer", "point", *EMBEDDED_IMAGE[1:])
 """Axes that are part of the architecture."""
+
+ASKED = ("input_points", "input_labels", "image_embeddings", "image_positional_embeddings")
+"""What is asked about an image once it is embedded."""
 
 
 def parameters_of(module: Any) -> list[str]:
@@ -66,7 +82,9 @@ def input_names(model: Any) -> list[str]:
     parameters = parameters_of(model)
     names = [name for name in AXES if name in parameters and name not in TEXT[1:]]
     main = model.main_input_name
-    if main not in ("input_ids", "pixel_values") and main in names:  # audio models also take features of other kinds
+    if (
+        main not in ("input_ids", "pixel_values", *ASKED) and main in names
+    ):  # audio models also take features of other kinds
         names = [name for name in (main, "is_longer") if name in names]
     if "input_ids" in names:
         types = getattr(config, "type_vocab_size", 0) or 0
@@ -78,6 +96,8 @@ def input_names(model: Any) -> list[str]:
         names.remove("pixel_mask")
     if "flattened_patches" in names:
         names.append("attention_mask")
+    if "pixel_values" in names:  # what else may be asked about an image comes after it, to a graph of its own
+        names = [name for name in names if name not in ASKED]
     if "is_longer" in names and not setting(config, "enable_fusion"):
         names.remove("is_longer")
     if "pixel_attention_mask" in names and "spatial_shapes" not in names:  # of several images a row
@@ -92,6 +112,8 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
     """The names of an input's axes; those of sounds and of their features are the ones that the model runs on."""
     if name in TEXT and apart(model):
         return ("text_batch_size", SEQUENCE)
+    if name in TEXT and chooses(model):
+        return CHOICES
     if name == "attention_mask" and "flattened_patches" in parameters_of(model):
         return PATCHES[:2]
     if name == "pixel_values" and "spatial_shapes" in parameters_of(model):
@@ -104,7 +126,7 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
         part = model.get_encoder() if "decoder_input_ids" in parameters_of(model) else model
         for axes in (AXES[name], FRAMES):
             _SOUNDS[model] = axes
-            if _runs(part, {name: _sounds(model, axes, 2, 1, torch.Generator().manual_seed(0))}):
+            if _runs(part, {name: _sounds(model, axes, 1, 1, torch.Generator().manual_seed(0))}):
                 break
     return _SOUNDS[model]
 
@@ -141,6 +163,19 @@ def apart(model: Any) -> bool:
     return any(hasattr(part, "get_text_features") and any(hasattr(part, name) for name in others) for part in parts)
 
 
+def chooses(model: Any) -> bool:
+    """Whether texts come as several to choose from."""
+    return type(model).__name__ in MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES.values()
+
+
+def as_choices(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows of text as what one is to be chosen from: of an even number each half, else all."""
+    return {
+        name: value.reshape(2 - len(value) % 2, -1, value.shape[-1]) if name in TEXT else value
+        for name, value in values.items()
+    }
+
+
 def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float, seed: int) -> dict[str, Tensor]:
     """Inputs of that batch size; `scale` stretches sequences, images and sounds. Rows of text are padded unalike.
 
@@ -152,7 +187,7 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
     text = config.get_text_config()
     longest = int(getattr(text, "max_position_embeddings", 0) or 64)
     length = max(3, min(round(7 * scale), longest - 2))
-    rows = batch * (2 + seed % 2) if apart(model) else batch
+    rows = batch * (2 + seed % 2) if apart(model) or chooses(model) else batch
     real = torch.randint(2, length + 1, (rows, 1), generator=random)
     real[0] = length
     mask = (torch.arange(length) < real).to(torch.int64)
@@ -183,11 +218,23 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             values[name] = torch.ones(batch, *values["pixel_values"].shape[2:], dtype=torch.int64)
             height, width = image_size(config)
             values[name][1:, -height // 4 :] = values[name][1:, :, -width // 2 :] = 0
+        elif name in ("input_points", "input_labels"):
+            points = (batch, 2 + seed % 2, round(2 * scale))
+            height, width = image_size(config)
+            values["input_points"] = torch.rand((*points, 2), generator=random) * torch.tensor([width, height])
+            values["input_labels"] = torch.randint(0, 2, points, generator=random)
+        elif name in ("image_embeddings", "image_positional_embeddings"):
+            prompts = config.prompt_encoder_config
+            side = prompts.image_embedding_size
+            values[name] = torch.randn((batch, prompts.hidden_size, side, side), generator=random)
         elif name == "is_longer":
             values[name] = (torch.arange(batch)[:, None] + seed) % 2 == 0
         else:
             values[name] = _sounds(model, axes_of(model, name), batch, scale, random)
-    return {name: values[name] for name in names}
+    found = {name: values[name] for name in names}
+    if chooses(model):
+        found = {name: value.reshape(batch, -1, value.shape[-1]) for name, value in found.items()}
+    return found
 
 
 def _patches(config: Any, batch: int, scale: float, random: torch.Generator) -> dict[str, Tensor]:

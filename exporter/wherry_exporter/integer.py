@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnxruntime import InferenceSession
 from onnxruntime.quantization import CalibrationDataReader
@@ -203,7 +204,6 @@ def _saved(model: ir.Model, folder: str) -> Path:
 
 
 def _loaded(path: Path) -> ir.Model:
-    """A graph and its weights in memory."""
-    model = ir.load(path)
-    ir.external_data.load_to_model(model)
+    """A graph and its weights in memory, the constants that nodes hold among them."""
+    model: ir.Model = ir.from_proto(onnx.load(path))
     return model

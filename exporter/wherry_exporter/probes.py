@@ -17,7 +17,15 @@ from onnxruntime import InferenceSession, SessionOptions
 from wherry.pooling import Pooling
 from wherry.session import thread_count
 from wherry_exporter.errors import ExportError
-from wherry_exporter.inputs import TEXT, input_names, parameters_of, random_inputs, tensors_of
+from wherry_exporter.inputs import (
+    TEXT,
+    as_choices,
+    chooses,
+    input_names,
+    parameters_of,
+    random_inputs,
+    tensors_of,
+)
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.noise import still, stilled
 from wherry_exporter.pooled import NAME
@@ -33,8 +41,8 @@ Graphs = Mapping[str, Path]
 Pair = tuple[Array, Array]
 """Vectors of the original and of the graph, (vectors, size) each."""
 
-BATCHES = ((0, 5), (5, 6), (6, 17), (17, 24))
-"""Slices of the probe sentences: batches of 5, 1, 11 and 7 rows, each padded to its longest."""
+BATCHES = ((0, 5), (5, 6), (6, 16), (16, 24))
+"""Slices of the probe sentences: batches of 5, 1, 10 and 8 rows, each padded to its longest."""
 
 STEPS = 6
 LONGEST = 128
@@ -51,16 +59,23 @@ class Session(Protocol):
     def run(self, output_names: Any, input_feed: Any) -> Any: ...
 
 
+Opened = tuple[Callable[[Feed], Array], Session]
+"""What computes an encoder's states, and the decoder over them."""
+
+
 class Probe(Protocol):
     """One shape of model, with the original's outputs computed once."""
 
-    def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
+    def open(self, graphs: Graphs, *, timed: bool = False) -> Any:
+        """What runs the graphs: to be compared, drawing no chance and holding on to no memory, or to be timed."""
+
+    def pairs(self, opened: Any) -> Iterator[tuple[str, Pair]]:
         """Output name, and vectors of both, one run after the other."""
 
-    def losses(self, graphs: Graphs) -> tuple[float, float] | None:
+    def losses(self, opened: Any) -> tuple[float, float] | None:
         """Mean negative log-likelihood of a page of English: the original's and the graph's; for language models."""
 
-    def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    def racers(self, opened: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
         """The same work for the original and for the graph, to be timed."""
 
 
@@ -77,6 +92,8 @@ class ModelProbe:
             longest = " ".join([*SENTENCES, PROSE])
             texts = [list(SENTENCES[first:last]) for first, last in BATCHES] + [[longest, SENTENCES[0]]]
             self.feeds = [text_feed(self.model, tokenizer, batch, self.names) for batch in texts]
+            if chooses(self.model):
+                self.feeds = [as_choices(feed) for feed in self.feeds]
         else:
             sizes = ((1, 1.0), (3, 1.0), (2, 2.0), (1, 3.0))
             self.feeds = [
@@ -88,15 +105,17 @@ class ModelProbe:
         self.random = bool(drawn)
         self.calibration = {"model": self.feeds[2] if self.text else self.feeds[1]}
 
-    def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
-        with stilled(graphs["model"]) if self.random else nullcontext(graphs["model"]) as path:
-            session = open_session(path)
-        names = [port.name for port in session.get_outputs()]
+    def open(self, graphs: Graphs, *, timed: bool = False) -> InferenceSession:
+        with stilled(graphs["model"]) if self.random and not timed else nullcontext(graphs["model"]) as path:
+            return open_session(path, keep_memory=timed)
+
+    def pairs(self, opened: InferenceSession) -> Iterator[tuple[str, Pair]]:
+        names = [port.name for port in opened.get_outputs()]
         fits = False
         for feed, expected in zip(self.feeds, self.expected, strict=True):
-            if expected is None or not _takes(session, feed):
+            if expected is None or not _takes(opened, feed):
                 continue
-            for name, output in zip(names, session.run(names, feed), strict=True):
+            for name, output in zip(names, opened.run(names, feed), strict=True):
                 shape, vectors = expected[name]
                 if output.shape != shape:
                     raise ExportError(f"{name} has shape {output.shape} where the original's is {shape}")
@@ -105,14 +124,13 @@ class ModelProbe:
         if not fits:
             raise ExportError("the graph takes none of the sizes it was tried with")
 
-    def losses(self, graphs: Graphs) -> None:  # noqa: ARG002
+    def losses(self, opened: InferenceSession) -> None:  # noqa: ARG002
         return None
 
-    def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        session = open_session(graphs["model"], keep_memory=True)
-        feed = next(feed for feed in self.feeds if _takes(session, feed))
+    def racers(self, opened: InferenceSession) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        feed = next(feed for feed in self.feeds if _takes(opened, feed))
         tensors = _tensors(feed)
-        return lambda: self.model(**tensors), lambda: session.run(None, feed)
+        return lambda: self.model(**tensors), lambda: opened.run(None, feed)
 
     def _expected(self, feed: Feed) -> dict[str, tuple[tuple[int, ...], Array]] | None:
         """Shape and vectors of what the original gives; None for a size that it does not take itself."""
@@ -154,19 +172,20 @@ class DecoderProbe:
         self.expected = [self._logits(index) for index in range(len(self.rows))]
         self.prose_loss = self._prose_loss()
 
-    def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
-        session = self._open(graphs)
+    def open(self, graphs: Graphs, *, timed: bool = False) -> Any:
+        return open_session(graphs["model"], keep_memory=timed)
+
+    def pairs(self, opened: Any) -> Iterator[tuple[str, Pair]]:
         for first in range(0, len(self.rows), 3):
             rows, expected = self.rows[first : first + 3], self.expected[first : first + 3]
-            for pair in zip(expected, self._forced(session, rows, STEPS), strict=True):
+            for pair in zip(expected, self._forced(opened, rows, STEPS), strict=True):
                 yield "logits", pair
 
-    def losses(self, graphs: Graphs) -> tuple[float, float]:
-        logits = self._forced(self._open(graphs), [self.prose], 0)[0]
+    def losses(self, opened: Any) -> tuple[float, float]:
+        logits = self._forced(opened, [self.prose], 0)[0]
         return self.prose_loss, loss(logits, self.prose)
 
-    def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        session = self._open(graphs)
+    def racers(self, opened: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
         row, steps = self.rows[0], 8
         prompt, cache = self._prompt(0), States(self.model).argument
 
@@ -177,16 +196,12 @@ class DecoderProbe:
                 output = self.model(input_ids=token, **{cache: output[cache]}, use_cache=True)
 
         def run_graph() -> None:
-            logits, past = _step(session, row[None], np.ones((1, len(row)), np.int64), no_past(session, 1))
+            logits, past = _step(opened, row[None], np.ones((1, len(row)), np.int64), no_past(opened, 1))
             for step in range(1, steps + 1):
                 token = logits[:, -1:].argmax(-1)
-                logits, past = _step(session, token, np.ones((1, len(row) + step), np.int64), past)
+                logits, past = _step(opened, token, np.ones((1, len(row) + step), np.int64), past)
 
         return run_torch, run_graph
-
-    def _open(self, graphs: Graphs) -> Session:
-        session: Session = open_session(graphs["model"])
-        return session
 
     def _prompt(self, index: int) -> dict[str, torch.Tensor]:
         """What the original takes for a row."""
@@ -256,19 +271,25 @@ class EncoderDecoderProbe:
             ids = output.logits[:, -1:].argmax(-1)
         return torch.cat(tokens, 1).numpy(), torch.cat(logits, 1).numpy()
 
-    def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
-        encode, decoder = self._open(graphs)
+    def open(self, graphs: Graphs, *, timed: bool = False) -> Opened:
+        encoder, decoder = (
+            open_session(graphs[role], keep_memory=timed) for role in ("encoder_model", "decoder_model_merged")
+        )
+        return lambda feed: np.asarray(encoder.run(None, feed)[0]), decoder
+
+    def pairs(self, opened: Opened) -> Iterator[tuple[str, Pair]]:
+        encode, decoder = opened
         for feed, rows, logits in zip(self.feeds, self.rows, self.expected, strict=True):
             states = encode(feed)
             steps = np.concatenate(list(self._steps(decoder, states, feed.get("attention_mask"), rows)), 1)
             size = logits.shape[-1]
             yield "logits", (logits.reshape(-1, size), steps.reshape(-1, size))
 
-    def losses(self, graphs: Graphs) -> None:  # noqa: ARG002
+    def losses(self, opened: Opened) -> None:  # noqa: ARG002
         return None
 
-    def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        encode, decoder = self._open(graphs, keep_memory=True)
+    def racers(self, opened: Opened) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        encode, decoder = opened
         feed, rows = self.feeds[0], self.rows[0]
         tensors, ids = _tensors(feed), torch.from_numpy(rows)
 
@@ -286,13 +307,6 @@ class EncoderDecoderProbe:
                 pass
 
         return run_torch, run_graphs
-
-    def _open(self, graphs: Graphs, *, keep_memory: bool = False) -> tuple[Callable[[Feed], Array], Session]:
-        """What computes the encoder's states, and the decoder."""
-        encoder, decoder = (
-            open_session(graphs[role], keep_memory=keep_memory) for role in ("encoder_model", "decoder_model_merged")
-        )
-        return lambda feed: np.asarray(encoder.run(None, feed)[0]), decoder
 
     def _steps(self, decoder: Session, states: Array, mask: Array | None, rows: Array) -> Any:
         """Logits of a prefill of all but the last tokens, then of those one at a time."""

@@ -4,11 +4,13 @@ Knows nothing of how a graph was made and does not judge what it finds.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from onnxruntime import InferenceSession
 
 from wherry_exporter.decoder import looks_ahead
 from wherry_exporter.images import features_of, graph_images, image_inputs, joined, takes_other_sizes
@@ -17,20 +19,21 @@ from wherry_exporter.load import Checkpoint
 from wherry_exporter.probe import PROSE, SENTENCES
 from wherry_exporter.probes import (
     STEPS,
-    Array,
     DecoderProbe,
     EncoderDecoderProbe,
-    Feed,
     Graphs,
     ModelProbe,
+    Opened,
     Pair,
     Session,
-    loss,
     position_limit,
     token_row,
 )
 from wherry_exporter.spliced import Embedded, Spliced, encode_seen, open_sessions, text_positions, token_positions
 from wherry_tokenization import Tokenizer
+
+Openers = Mapping[str, Callable[[], InferenceSession]]
+"""What opens each graph, by role, so that one after another is in memory."""
 
 
 class PartsProbe:
@@ -40,15 +43,19 @@ class PartsProbe:
         self.probes = {role: ModelProbe(part, folder) for role, part in parts.items()}
         self.calibration = {role: probe.calibration["model"] for role, probe in self.probes.items()}
 
-    def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
-        for role, path in graphs.items():
-            yield from self.probes[role].pairs({"model": path})
+    def open(self, graphs: Graphs, *, timed: bool = False) -> Openers:
+        return {role: partial(self.probes[role].open, {"model": path}, timed=timed) for role, path in graphs.items()}
 
-    def losses(self, graphs: Graphs) -> None:  # noqa: ARG002
+    def pairs(self, opened: Openers) -> Iterator[tuple[str, Pair]]:
+        for role, open_graph in opened.items():
+            yield from self.probes[role].pairs(open_graph())
+
+    def losses(self, opened: Openers) -> None:  # noqa: ARG002
         return None
 
-    def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        return self.probes["model"].racers(graphs)
+    def racers(self, opened: Openers) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        role = next(iter(opened))  # the model as a whole, or what embeds images, which takes longest
+        return self.probes[role].racers(opened[role]())
 
 
 class VisionLanguageProbe(DecoderProbe):
@@ -77,22 +84,27 @@ class VisionLanguageProbe(DecoderProbe):
         self.prose = token_row(tokenizer, PROSE, min(256, position_limit(self.model)))
         self.prose_loss = self._prose_loss()
 
-    def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
+    def open(self, graphs: Graphs, *, timed: bool = False) -> dict[str, Session]:
+        return open_sessions(graphs, keep_memory=timed)
+
+    def pairs(self, opened: dict[str, Session]) -> Iterator[tuple[str, Pair]]:
         for rows in (slice(0, 3), slice(3, 4)):
-            session = self._open(graphs, rows)
+            session = self._spliced(opened, rows)
             yield "image_features", (np.concatenate(self.features[rows]), session.features())
             logits = self._forced(session, self.rows[rows], STEPS)
             for pair in zip(self.expected[rows], logits, strict=True):
                 yield "logits", pair
 
-    def losses(self, graphs: Graphs) -> tuple[float, float]:
-        session = Spliced(open_sessions(graphs), {}, self.image_token, [text_positions(len(self.prose))])
-        return self.prose_loss, loss(self._forced(session, [self.prose], 0)[0], self.prose)
+    def losses(self, opened: dict[str, Session]) -> tuple[float, float]:
+        return super().losses(Spliced(opened, {}, self.image_token, [text_positions(len(self.prose))]))
 
-    def _open(self, graphs: Graphs, rows: slice = slice(0, 1)) -> "Spliced":
+    def racers(self, opened: dict[str, Session]) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        return super().racers(self._spliced(opened, slice(0, 1)))
+
+    def _spliced(self, opened: dict[str, Session], rows: slice) -> Spliced:
         images = {name: value.numpy() for name, value in graph_images(joined(self.images[rows])).items()}
         positions = [token_positions(self.model, self._prompt(index)) for index in range(len(self.rows))[rows]]
-        return Spliced(open_sessions(graphs), images, self.image_token, positions)
+        return Spliced(opened, images, self.image_token, positions)
 
     def _prompt(self, index: int) -> dict[str, torch.Tensor]:
         prompt = super()._prompt(index) | self.images[index]
@@ -128,7 +140,7 @@ class SeeingPairProbe(EncoderDecoderProbe):
             answers.append(self._greedy(feed, states))
         self.rows, self.expected = [ids for ids, _ in answers], [logits for _, logits in answers]
 
-    def _open(self, graphs: Graphs, *, keep_memory: bool = False) -> tuple[Callable[[Feed], Array], Session]:
-        sessions = open_sessions(graphs, keep_memory=keep_memory)
+    def open(self, graphs: Graphs, *, timed: bool = False) -> Opened:
+        sessions = open_sessions(graphs, keep_memory=timed)
         decoder = Embedded(sessions["embed_tokens"], sessions["decoder_model_merged"])
         return lambda feed: encode_seen(sessions, feed, self.image_token), decoder

@@ -38,12 +38,14 @@ class SpeechProbe:
             self.frames.append(frames.numpy())
             self.feeds.append({name: value.numpy() for name, value in feed.items()})
 
-    def pairs(self, graphs: Graphs) -> Iterator[tuple[str, Pair]]:
+    def open(self, graphs: Graphs, *, timed: bool = False) -> Sequence[InferenceSession]:
         with ExitStack() as stack:
-            encoder, decoder, postnet = (
-                open_session(stack.enter_context(stilled(graphs[role])))
-                for role in ("encoder_model", "decoder_model_merged", "decoder_postnet")
-            )
+            paths = [graphs[role] for role in ("encoder_model", "decoder_model_merged", "decoder_postnet")]
+            given = paths if timed else [stack.enter_context(stilled(path)) for path in paths]
+            return [open_session(path, keep_memory=timed) for path in given]
+
+    def pairs(self, opened: Sequence[InferenceSession]) -> Iterator[tuple[str, Pair]]:
+        encoder, decoder, postnet = opened
         for feed, frames, expected in zip(self.feeds, self.frames, self.expected, strict=True):
             states, mask = encoder.run(None, {"input_ids": feed["input_ids"]})
             real = mask.astype(bool)
@@ -61,14 +63,11 @@ class SpeechProbe:
                 (expected["smoothed_spectrogram"].reshape(-1, bins), smoothed.reshape(-1, bins)),
             )
 
-    def losses(self, graphs: Graphs) -> None:  # noqa: ARG002
+    def losses(self, opened: Sequence[InferenceSession]) -> None:  # noqa: ARG002
         return None
 
-    def racers(self, graphs: Graphs) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        encoder, decoder, postnet = (
-            open_session(graphs[role], keep_memory=True)
-            for role in ("encoder_model", "decoder_model_merged", "decoder_postnet")
-        )
+    def racers(self, opened: Sequence[InferenceSession]) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        encoder, decoder, postnet = opened
         feed = self.feeds[0]
         ids, speaker = torch.from_numpy(feed["input_ids"]), torch.from_numpy(feed["speaker_embeddings"])
 

@@ -6,9 +6,11 @@ What several graphs hold alike is there once. Knows nothing of what the graphs c
 from collections.abc import Collection, Iterable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 SMALLEST = 256
 """Bytes of a weight that are kept in the graph itself."""
@@ -50,7 +52,7 @@ def _save(model: ir.Model, path: Path, stored: Stored, *, several: bool) -> None
     shared = [stored.get(digest) for digest in digests]
     if sum(place.nbytes for place in shared if place is not None) < WORTH:
         shared = [None] * len(values)
-    own = [tensor for (_, tensor), place in zip(values, shared, strict=True) if place is None]
+    own = [_in_rows(tensor) for (_, tensor), place in zip(values, shared, strict=True) if place is None]
     written = iter(ir.external_data.convert_tensors_to_external(own, path.parent, f"{path.name}_data") if own else [])
     try:
         for (value, tensor), digest, place in zip(values, digests, shared, strict=True):
@@ -62,8 +64,25 @@ def _save(model: ir.Model, path: Path, stored: Stored, *, several: bool) -> None
             value.const_value = tensor
 
 
+def _in_rows(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """A tensor that is in the order of its elements once it is written: numpy writes others by the element."""
+    if tensor.numpy().flags.c_contiguous:
+        return tensor
+    return ir.LazyTensor(
+        lambda: ir.tensor(_rows(tensor)), tensor.dtype, ir.Shape(tensor.shape.numpy()), name=tensor.name
+    )
+
+
+def _rows(tensor: ir.TensorProtocol) -> np.ndarray[Any, Any]:
+    """The elements of a tensor in order."""
+    array = tensor.numpy()
+    if array.ndim == 2 and array.dtype == np.float32 and array.flags.f_contiguous:  # torch transposes faster
+        return torch.from_numpy(array).contiguous().numpy()
+    return np.ascontiguousarray(array)
+
+
 def _digest(tensor: ir.TensorProtocol) -> bytes:
-    return sha256(np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data).digest()
+    return sha256(_rows(tensor).reshape(-1).view(np.uint8).data).digest()
 
 
 def _again(place: ir.ExternalTensor, tensor: ir.TensorProtocol) -> ir.ExternalTensor:

@@ -31,6 +31,8 @@ class ExportTask:
     precisions: tuple[str, ...] = ("fp32", "int8")
 
 
+MASK_OUTPUTS = ("image_embeddings", "image_positional_embeddings", "iou_scores", "pred_masks")
+
 TASKS: Mapping[str, ExportTask] = {
     "feature-extraction": ExportTask("feature-extraction", ("last_hidden_state", "text_embeds"), text=True),
     "sentence-embeddings": ExportTask("feature-extraction", ("last_hidden_state",), text=True),
@@ -38,6 +40,7 @@ TASKS: Mapping[str, ExportTask] = {
     "text-classification": ExportTask("text-classification", ("logits",), text=True),
     "token-classification": ExportTask("token-classification", ("logits",), text=True),
     "question-answering": ExportTask("question-answering", ("start_logits", "end_logits"), text=True),
+    "multiple-choice": ExportTask("multiple-choice", ("logits",), text=True),
     "text-generation": ExportTask(
         "text-generation", ("logits",), generates=True, text=True, precisions=("fp32", "int4")
     ),
@@ -50,7 +53,9 @@ TASKS: Mapping[str, ExportTask] = {
     "image-segmentation": ExportTask(
         "image-segmentation", ("logits", "pred_masks", "class_queries_logits", "masks_queries_logits")
     ),
+    "mask-generation": ExportTask("mask-generation", MASK_OUTPUTS),
     "depth-estimation": ExportTask("depth-estimation", ("predicted_depth",)),
+    "image-to-image": ExportTask("image-to-image", ("reconstruction",)),
     "zero-shot-image-classification": ExportTask(
         "zero-shot-image-classification", ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds")
     ),
@@ -66,6 +71,8 @@ TASKS: Mapping[str, ExportTask] = {
     "image-text-to-text": ExportTask("image-text-to-text", ("logits",), generates=True),
     "audio-feature-extraction": ExportTask("feature-extraction", ("last_hidden_state", "audio_embeds")),
     "audio-classification": ExportTask("audio-classification", ("logits",)),
+    "audio-frame-classification": ExportTask("audio-frame-classification", ("logits",)),
+    "audio-xvector": ExportTask("audio-xvector", ("logits", "embeddings")),
     "text-to-audio": ExportTask("text-to-audio", ("waveform",), precisions=("fp32",)),
 }
 
@@ -193,6 +200,8 @@ def task_of(model_class: Any) -> str | None:
         return "text-to-audio"  # a vocoder, the last part of what speaks
     if task != "feature-extraction":
         return task
+    if hasattr(model_class, "get_prompt_embeddings"):  # of points, which tell what is to be segmented
+        return "mask-generation"
     if model_class.__name__ in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES.values():
         return "zero-shot-image-classification"
     if hasattr(model_class, "get_text_features") and hasattr(model_class, "get_audio_features"):

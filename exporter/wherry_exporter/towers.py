@@ -1,14 +1,17 @@
-"""The two towers of a model that compares texts with images or sounds, each as a model of its own.
+"""Parts of a model that are models of their own: what embeds texts, images or sounds, and what is asked about an image.
 
 Knows nothing of graphs.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from wherry_exporter.inputs import parameters_of
+from wherry_exporter.inputs import ASKED, parameters_of, random_inputs
 from wherry_exporter.load import Checkpoint
 
 
@@ -76,13 +79,62 @@ class _SoundTower(nn.Module):
         return {"audio_embeds": self.model.audio_projection(output.pooler_output)}
 
 
+class _Embedder(nn.Module):
+    """Of an image in which things are to be found by points on them."""
+
+    main_input_name = "pixel_values"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        places = self.model.get_image_wide_positional_embeddings()
+        return {
+            "image_embeddings": self.model.get_image_embeddings(pixel_values),
+            "image_positional_embeddings": places.repeat(len(pixel_values), 1, 1, 1),
+        }
+
+
+class _Finder(nn.Module):
+    """Of what is at points of an embedded image: three masks for each thing, and how good they are held to be."""
+
+    main_input_name = "input_points"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(
+        self,
+        input_points: Tensor,
+        input_labels: Tensor,
+        image_embeddings: Tensor,
+        image_positional_embeddings: Tensor,
+    ) -> dict[str, Tensor]:
+        sparse, dense = self.model.get_prompt_embeddings(input_points, input_labels)
+        masks, scores = self.model.mask_decoder(
+            image_embeddings=image_embeddings,
+            image_positional_embeddings=image_positional_embeddings,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+        )[:2]
+        return {"iou_scores": scores, "pred_masks": masks}
+
+
 def parts_of(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
     """Role to what a graph is made of: the whole model, and its towers where it has a text's and another's.
 
     What a tower gives has the names of `CLIPTextModelWithProjection` where there is a projection, of `SiglipTextModel`
-    where there is none.
+    where there is none. A model that finds things by points on them is in two parts, as transformers.js has it.
     """
     model: Any = checkpoint.model
+    if checkpoint.task == "mask-generation":
+        return {
+            "vision_encoder": replace(checkpoint, model=_Embedder(model)),
+            "prompt_encoder_mask_decoder": replace(checkpoint, model=_Finder(model)),
+        }
     towers: dict[str, Any] = {}
     if checkpoint.task == "zero-shot-image-classification":
         patches = "spatial_shapes" in parameters_of(model)
@@ -93,3 +145,13 @@ def parts_of(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
     if checkpoint.task == "zero-shot-audio-classification":
         towers = {"text_model": _CaptionTower(model), "audio_model": _SoundTower(model)}
     return {"model": checkpoint} | {role: replace(checkpoint, model=tower) for role, tower in towers.items()}
+
+
+def with_points(model: Any, feed: Mapping[str, np.ndarray[Any, Any]], seed: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Images, and beside them what the graph that finds things in them takes: at points drawn by chance."""
+    pixels = torch.from_numpy(feed["pixel_values"])
+    with torch.no_grad():
+        known = _Embedder(model)(pixels) | random_inputs(
+            _Finder(model), ASKED[:2], batch=len(pixels), scale=1, seed=seed
+        )
+    return {**feed, **{name: value.numpy() for name, value in known.items()}}

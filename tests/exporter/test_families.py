@@ -212,6 +212,7 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     "DebertaV2ForSequenceClassification": {**TEXT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
     "ModernBertForTokenClassification": {**TEXT, **GLOBAL},
     "BertForQuestionAnswering": TEXT,
+    "BertForMultipleChoice": TEXT,
     "XLNetForSequenceClassification": {"vocab_size": 120, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
     "LayoutLMForTokenClassification": TEXT,
     "CLIPTextModelWithProjection": TEXT,
@@ -269,11 +270,32 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     },
 }
 
+SPOKEN = {
+    **SOUND,
+    "tdnn_dim": [16, 16, 24],
+    "tdnn_kernel": [3, 3, 1],
+    "tdnn_dilation": [1, 2, 1],
+    "xvector_output_dim": 16,
+    "classifier_proj_size": 16,
+}
+IN_ONE_GO |= {
+    "Wav2Vec2ForXVector": {**SPOKEN, "conv_dim": [8] * 3, "conv_stride": [5, 4, 4], "conv_kernel": [10, 5, 5]},
+    "WavLMForAudioFrameClassification": SPOKEN,
+    "Swin2SRForImageSuperResolution": {
+        "image_size": 32,
+        "embed_dim": 12,
+        "depths": [2, 2],
+        "num_heads": [2, 2],
+        "window_size": 4,
+    },
+}
+
 ONE_SIZE = {
     "OwlViTForObjectDetection": {"pixel_values": {"height": 32, "width": 32}},
     "ViTForImageClassification": {"pixel_values": {"height": 32, "width": 32}},
     "LevitForImageClassificationWithTeacher": {"pixel_values": {"height": 64, "width": 64}},
     "DPTForDepthEstimation": {"pixel_values": {"height": 32, "width": 32}},
+    "Swin2SRForImageSuperResolution": {"pixel_values": {"height": 32, "width": 32}},
     "ASTForAudioClassification": {"input_values": {"num_frames": 64}},
 }
 """What only takes inputs of its own size; all others take any."""
@@ -546,6 +568,43 @@ def test_in_one_go(name, folder):
     assert fixed_sizes(traced.graphs.values()) == ONE_SIZE.get(name, {})
     draws = [node for node in traced.graphs["model"].graph if node.op_type == "RandomNormalLike"]
     assert bool(draws) == (name == "VitsModel")  # it is measured without noise, and goes on making it
+
+
+def test_what_is_at_points_of_an_image(folder):
+    """An image is embedded once, and asked about any number of things, each with any number of points on it."""
+    size = {"hidden_size": 32, "image_size": 64, "patch_size": 8}
+    settings = {
+        "vision_config": {
+            **{**VISION, **size},
+            "mlp_dim": 48,
+            "window_size": 4,
+            "global_attn_indexes": [1],
+            "output_channels": 32,
+            "num_pos_feats": 16,
+        },
+        "prompt_encoder_config": {**size, "image_embedding_size": 8},
+        "mask_decoder_config": {"hidden_size": 32, "mlp_dim": 48, "num_attention_heads": 2, "iou_head_hidden_dim": 32},
+    }
+    model, traced = crossed("SamModel", settings, folder)
+    sessions = {role: InferenceSession(folder / f"onnx/{role}.onnx") for role in traced.graphs}
+    names = ["image_embeddings", "image_positional_embeddings"]
+    assert {role: names_of(session) for role, session in sessions.items()} == {
+        "vision_encoder": (["pixel_values"], names),
+        "prompt_encoder_mask_decoder": (["input_points", "input_labels", *names], ["iou_scores", "pred_masks"]),
+    }
+    random = np.random.default_rng(3)
+    pixels = random.normal(size=(2, 3, 64, 64)).astype(np.float32)
+    seen = dict(zip(names, sessions["vision_encoder"].run(None, {"pixel_values": pixels}), strict=True))
+    for things, points in ((1, 1), (4, 1), (1, 3)):
+        asked = {
+            "input_points": random.uniform(0, 64, (2, things, points, 2)).astype(np.float32),
+            "input_labels": random.choice([-10, -1, 0, 1], (2, things, points)),
+        }
+        expected = model(torch.from_numpy(pixels), **{name: torch.from_numpy(each) for name, each in asked.items()})
+        scores, masks = sessions["prompt_encoder_mask_decoder"].run(None, asked | seen)
+        assert masks.shape == (2, things, 3, 32, 32)
+        np.testing.assert_allclose(scores, expected.iou_scores.detach(), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(masks, expected.pred_masks.detach(), rtol=1e-3, atol=1e-4)
 
 
 def test_a_model_that_keeps_to_the_size_of_its_anchors(folder):
