@@ -279,6 +279,29 @@ TINY: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         {"max_patches": 30, "patch_size": {"height": 8, "width": 8}},
     ),
 }
+TINY["sam"] = (
+    "SamModel",
+    {
+        "vision_config": {
+            **VISION,
+            "image_size": 64,
+            "mlp_dim": 48,
+            "window_size": 4,
+            "global_attn_indexes": [0],
+            "output_channels": 32,
+            "num_pos_feats": 16,
+        },
+        "prompt_encoder_config": {"hidden_size": 32, "image_size": 64, "patch_size": 8, "image_embedding_size": 8},
+        "mask_decoder_config": {"hidden_size": 32, "mlp_dim": 48, "num_attention_heads": 2, "iou_head_hidden_dim": 32},
+    },
+    "Sam",
+    {
+        "size": {"longest_edge": 64},
+        "pad_size": {"height": 64, "width": 64},
+        "mask_size": {"longest_edge": 32},
+        "mask_pad_size": {"height": 32, "width": 32},
+    },
+)
 READS = ("clip", "siglip", "owlvit", "trocr", "blip", "pix2struct", "vilt")
 
 
@@ -294,11 +317,27 @@ def make(name: str, folder: Path) -> Path:
     if name == "segformer":  # so that no class outweighs the others everywhere
         with torch.no_grad():
             model.decode_head.classifier.bias -= model(torch.rand(1, 3, 64, 64)).logits.mean((0, 2, 3))
+    if name == "sam":
+        look_at_points(model)
     model.save_pretrained(folder)
     getattr(transformers, f"{kind}ImageProcessorPil")(**processing).save_pretrained(folder)
     if name in READS:
         save_tokenizer(folder)
     return folder
+
+
+@torch.no_grad()
+def look_at_points(model: Any) -> None:
+    """Make SAM's masks and scores depend on its points and differ over an image, which constants outweigh otherwise."""
+    decoder = model.mask_decoder
+    for name, parameter in decoder.named_parameters():
+        if parameter.ndim > 1 and name.startswith(("transformer", "upscale", "output_hyper", "iou_prediction")):
+            parameter *= 4
+        if name.endswith("bias"):
+            parameter.zero_()
+    model.shared_image_embedding.positional_embedding.mul_(8)
+    decoder.iou_prediction_head.proj_out.bias.fill_(0.9)
+    decoder.iou_prediction_head.proj_out.weight *= 0.02
 
 
 def save_tokenizer(folder: Path) -> None:

@@ -46,15 +46,19 @@ def trace_verified(checkpoint: Checkpoint, folder: Path) -> tuple[Traced, Verifi
                 warnings.warn(f"{slow}: {next(reversed(reasons))}", stacklevel=2)
             return traced, verifier, parity
         except (NotLowered, ExportError, *FAILURES) as error:
-            reasons.setdefault(_reason(error), []).append(name)
+            reasons.setdefault(in_short(error), []).append(name)
             for path in (folder / "onnx").iterdir():
                 path.unlink()
-    kind = type(checkpoint.model).__name__
     every = [reason if len(reasons) == 1 else f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
-    raise ExportError(f"{kind} cannot be exported for {checkpoint.task}: {'; '.join(every)}")
+    raise refused(checkpoint, "; ".join(every))
 
 
-def _reason(error: BaseException) -> str:
+def refused(checkpoint: Checkpoint, reason: str) -> ExportError:
+    """That a model cannot be exported."""
+    return ExportError(f"{type(checkpoint.model).__name__} cannot be exported for {checkpoint.task}: {reason}")
+
+
+def in_short(error: BaseException) -> str:
     """What went wrong at first, in a line: torch's converter wraps it in advice to its own developers."""
     while error.__cause__ is not None and not isinstance(error, ExportError):
         error = error.__cause__

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch._prims_common import is_contiguous_or_false
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.onnx._internal._lazy_import import onnxscript_apis  # type: ignore[attr-defined]
+from transformers import PreTrainedModel
 from transformers.exporters.exporter_dynamo import reset_model_state
-from transformers.exporters.exporter_onnx import apply_onnx_ir_fixes
+from transformers.exporters.exporter_onnx import apply_onnx_ir_fixes, use_experts_implementation
 from transformers.exporters.utils import apply_fx_node_fixes, apply_patches, import_dotted_path
 
 from wherry_exporter.errors import ExportError
@@ -90,6 +91,7 @@ def convert(
         apply_patches("dynamo"),
         apply_patches("onnx"),
         reset_model_state(module),
+        _experts_together(module),
         _sizes_stay_symbols(module),
         patch("transformers.exporters.utils.is_contiguous_or_false", _is_contiguous),
         patch.object(onnxscript_apis, "get_torchlib_ops", _translations),
@@ -132,6 +134,16 @@ def _unsqueeze_real(module: torch.fx.GraphModule) -> None:
                 spread = call(aten.unsqueeze.default, pairs, axis if axis >= 0 else axis - 1)
                 node.replace_all_uses_with(call(aten.view_as_complex.default, spread))
             graph.erase_node(node)
+
+
+@contextmanager
+def _experts_together(module: nn.Module) -> Iterator[None]:
+    """Let experts that a model would run in a loop over the chosen ones, of which no graph can be made, run at once."""
+    with ExitStack() as stack:
+        for model in module.modules():
+            if isinstance(model, PreTrainedModel) and "eager" in model.get_experts_implementation().values():
+                stack.enter_context(use_experts_implementation(model, "grouped_mm"))
+        yield
 
 
 @contextmanager

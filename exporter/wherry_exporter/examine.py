@@ -16,6 +16,7 @@ from wherry_exporter.data import Row
 from wherry_exporter.errors import ParityError, UsageError
 from wherry_exporter.front import LONGEST, Front, batches
 from wherry_exporter.metrics import METRICS, Metric, entities, entity_counts, surprise, word_errors
+from wherry_exporter.probes import vectors_of
 from wherry_exporter.prompts import Prompt, PromptFront
 from wherry_exporter.quiet import quiet
 from wherry_exporter.runners import Runner
@@ -280,7 +281,7 @@ class Examiner:
                     kept = output[index][mask[index].astype(bool)]
                     row[name] = kept if kept.ndim == 2 else kept[None]
                 else:
-                    row[name] = output[index].reshape(-1, output.shape[-1])
+                    row[name] = vectors_of(output[index : index + 1])
             answers.append((row, self._count(number, row)))
         return answers
 

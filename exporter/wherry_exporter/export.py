@@ -148,8 +148,9 @@ def check_output(target: Path, overwrite: bool) -> None:
 def _write_bundle(
     folder: Path, checkpoint: "Checkpoint", plan: "Plan", started: float, tell: Callable[..., None]
 ) -> None:
-    from wherry_exporter.build import trace_verified
+    from wherry_exporter.build import in_short, refused, trace_verified
     from wherry_exporter.card import write_card
+    from wherry_exporter.convert import FAILURES
     from wherry_exporter.entries import Entries
     from wherry_exporter.genai import write_genai_config
     from wherry_exporter.inputs import fixed_sizes
@@ -165,7 +166,10 @@ def _write_bundle(
     if TASKS[checkpoint.task].generates and generation is not None:
         generation.save_pretrained(folder)
     (folder / "onnx").mkdir()
-    entries = Entries(checkpoint, folder, plan)
+    try:
+        entries = Entries(checkpoint, folder, plan)
+    except FAILURES as error:
+        raise refused(checkpoint, f"it runs on no inputs that fit its configuration: {in_short(error)}") from error
     tell(f"tracing {type(checkpoint.model).__name__}")
     traced, verifier, exact = trace_verified(checkpoint, folder)
     variants = write_variants(folder, traced, entries, plan, verifier, exact, tell)

@@ -38,6 +38,7 @@ def fuse(model: ir.Model) -> ir.Model:
     IdentityEliminationPass()(model)
     RemoveUnusedNodesPass()(model)
     RemoveUnusedOpsetsPass()(model)
+    graph.sort()  # a sum stands with its norm now, perhaps behind others who use it
     return model
 
 

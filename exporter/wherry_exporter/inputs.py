@@ -31,6 +31,8 @@ CHOICES = (BATCH, "num_choices", SEQUENCE)
 POINTS = (BATCH, "point_batch_size", "nb_points_per_image")
 """The axes of points in images, several of which may be on one thing."""
 EMBEDDED_IMAGE = (BATCH, "embedding_size", "embedding_height", "embedding_width")
+SERIES = (BATCH, "context_length", "num_input_channels")
+"""The axes of what was measured over time."""
 
 TEXT = ("input_ids", "attention_mask", "token_type_ids")
 AXES: Mapping[str, tuple[str, ...]] = {
@@ -47,6 +49,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "input_features": (BATCH, "feature_size", "num_frames"),
     "is_longer": (BATCH, "longer"),
     "spectrogram": FRAMES,
+    "past_values": SERIES,
     "input_points": (*POINTS, "point"),
     "input_labels": POINTS,
     "image_embeddings": EMBEDDED_IMAGE,
@@ -57,7 +60,10 @@ AXES: Mapping[str, tuple[str, ...]] = {
 BINS = ("num_mel_bins", "feature_size", "input_feat_per_channel", "feature_projection_input_dim", "model_in_dim")
 """What configurations call the size of a frame's features."""
 
-FIXED = ("num_channels", "feature_size", "box", "patch_size", "height_width", "longer", "point", *EMBEDDED_IMAGE[1:])
+FIXED = (
+    *("num_channels", "feature_size", "box", "patch_size", "height_width", "longer", "point"),
+    *(EMBEDDED_IMAGE[1:] + SERIES[1:]),
+)
 """Axes that are part of the architecture."""
 
 ASKED = ("input_points", "input_labels", "image_embeddings", "image_positional_embeddings")
@@ -70,10 +76,19 @@ def parameters_of(module: Any) -> list[str]:
 
 
 def tensors_of(outputs: Any) -> dict[str, Tensor]:
-    """The tensors that a model gives, by name. Vocoders alone give one without a name."""
+    """The tensors that a model gives, by name; of one that gives but tuples of them, those, numbered.
+
+    Vocoders alone give one without a name.
+    """
     if isinstance(outputs, Tensor):
         return {"waveform": outputs}
-    return {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
+    found = {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
+    return found or {
+        f"{name}.{number}": value
+        for name, values in outputs.items()
+        if isinstance(values, tuple)
+        for number, value in enumerate(values)
+    }
 
 
 def input_names(model: Any) -> list[str]:
@@ -218,6 +233,8 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             values[name] = torch.ones(batch, *values["pixel_values"].shape[2:], dtype=torch.int64)
             height, width = image_size(config)
             values[name][1:, -height // 4 :] = values[name][1:, :, -width // 2 :] = 0
+        elif name == "past_values":
+            values[name] = torch.randn(batch, *(int(setting(config, size)) for size in SERIES[1:]), generator=random)
         elif name in ("input_points", "input_labels"):
             points = (batch, 2 + seed % 2, round(2 * scale))
             height, width = image_size(config)
@@ -334,7 +351,15 @@ def setting(config: Any, name: str) -> Any:
     """A setting of the configuration or of one of the configurations in it."""
     if getattr(config, name, None):
         return getattr(config, name)
-    for part in ("vision_config", "backbone_config", "audio_config", "encoder", "encoder_config", "text_config"):
+    for part in (
+        "vision_config",
+        "image_config",
+        "backbone_config",
+        "audio_config",
+        "encoder",
+        "encoder_config",
+        "text_config",
+    ):
         inner = getattr(config, part, None)
         if inner is not None and not isinstance(inner, Mapping) and (found := setting(inner, name)):
             return found

@@ -148,7 +148,7 @@ class ModelProbe:
         return found
 
     def _vectors(self, output: Array, feed: Feed) -> Array:
-        """The vectors that matter of an output: pooled, or of real tokens, or all along the last axis."""
+        """The vectors that matter of an output: pooled, or of real tokens, or all."""
         mask = feed.get("attention_mask")
         if self.pooling is not None and mask is not None and output.ndim == 3:
             return self.pooling.apply(output, mask)
@@ -156,7 +156,7 @@ class ModelProbe:
             return np.asarray(output[mask.astype(bool)])
         if mask is not None and output.shape == mask.shape:
             return np.where(mask, output, 0)
-        return output.reshape(-1, output.shape[-1]) if output.ndim else output.reshape(1, 1)
+        return vectors_of(output)
 
 
 class DecoderProbe:
@@ -327,6 +327,13 @@ class EncoderDecoderProbe:
             values = dict(zip(names, decoder.run(names, {k: v for k, v in feed.items() if k in ports}), strict=True))
             past = next_past(past, values, started=number > 0)
             yield values["logits"]
+
+
+def vectors_of(output: Array) -> Array:
+    """What maps (batch, channels, height, width) say of each place, and other outputs along their last axis."""
+    if output.ndim == 4:
+        output = np.moveaxis(output, 1, -1)
+    return output.reshape(-1, output.shape[-1]) if output.ndim else output.reshape(1, 1)
 
 
 def text_feed(model: Any, tokenizer: Tokenizer, texts: Sequence[str], names: Sequence[str]) -> Feed:

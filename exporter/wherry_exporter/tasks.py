@@ -74,6 +74,7 @@ TASKS: Mapping[str, ExportTask] = {
     "audio-frame-classification": ExportTask("audio-frame-classification", ("logits",)),
     "audio-xvector": ExportTask("audio-xvector", ("logits", "embeddings")),
     "text-to-audio": ExportTask("text-to-audio", ("waveform",), precisions=("fp32",)),
+    "time-series-forecasting": ExportTask("time-series-forecasting", ("prediction_outputs",)),
 }
 
 SYNONYMS: Mapping[str, str] = {
@@ -149,12 +150,18 @@ def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-deco
 
     A decoder behind an encoder attends to what that gives; in a vision-language model it takes it among its tokens, and
     in one for speech it gives frames of a spectrogram.
+
+    Raises:
+        TaskError: images are not to be told from what is written about them.
     """
     if hasattr(model, "speech_decoder_postnet"):
         return "speech"
     if not TASKS[task].generates:
         return "model"
     if TASKS[task].auto == "image-text-to-text" and (model.main_input_name == "input_ids" or fed_first(model)):
+        if not hasattr(model, "get_image_features"):
+            reason = "it tells no features of images from its decoder"
+            raise TaskError(f"{type(model).__name__} cannot be exported for {task}: {reason}")
         return "vision-language"
     if is_captioner(model) or (model.config.is_encoder_decoder and not hasattr(model, "get_image_features")):
         return "encoder-decoder"
@@ -220,4 +227,6 @@ def _task_by_name(name: str) -> str | None:
         isinstance(names, tuple) and name in names for names in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.values()
     ):
         return "image-classification"
+    if name.endswith("ForPrediction"):
+        return "time-series-forecasting"
     return "feature-extraction" if name.endswith(("Model", "ModelWithProjection")) else None

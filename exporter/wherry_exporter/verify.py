@@ -37,7 +37,8 @@ class Parity:
         cosine: mean cosine similarity of output vectors: per sentence for sentence embeddings, else per token or row.
             Of logits for the next token without their mean.
         cosine_min: the smallest of those.
-        top1: share of logit rows whose largest element is the same; None where outputs are no logits.
+        top1: share of logit vectors, of tokens or pixels, whose largest element is the same; None where outputs are no
+            logits.
         perplexity: of a page of English, for language models.
         perplexity_torch: of the same page, for the original.
         vectors: how many output vectors were compared.
@@ -161,8 +162,8 @@ def probe_for(checkpoint: Checkpoint, folder: Path, padding_side: str) -> Probe:
     return PartsProbe(parts, folder) if len(parts) > 1 else ModelProbe(checkpoint, folder)
 
 
-ROWS = 32
-"""Vectors that are compared at once, for in float64 they are large."""
+BLOCK = 2**20
+"""Elements that are compared at once, for in float64 they are large."""
 
 
 class Tally:
@@ -182,16 +183,20 @@ class Tally:
 
     def add(self, name: str, expected: Array, found: Array) -> None:
         """Compare (vectors, size) of the output of that name."""
-        for first in range(0, len(expected), ROWS):
-            self._add(name, expected[first : first + ROWS], found[first : first + ROWS])
+        rows = max(1, BLOCK // expected.shape[-1])
+        for first in range(0, len(expected), rows):
+            self._add(name, expected[first : first + rows], found[first : first + rows])
 
     def _add(self, name: str, expected: Array, found: Array) -> None:
         expected, found = expected.astype(np.float64), found.astype(np.float64)
+        never = np.isinf(expected) & (expected == found)  # what cannot be, as both say
+        if never.any():
+            expected, found = (np.where(never, 0, each) for each in (expected, found))
         differences = np.abs(expected - found)
         difference, element = self.largest.get(name, (0.0, 0.0))
         self.largest[name] = max(difference, float(differences.max())), max(element, float(np.abs(expected).max()))
         self.total, self.count = self.total + float(differences.sum()), self.count + found.size
-        if "logits" in name and expected.shape[-1] > 1:
+        if "logits" in name and "mask" not in name and expected.shape[-1] > 1:  # whether a mask holds is no choice
             self.same.append(expected.argmax(-1) == found.argmax(-1))
         if "logits" in name and self.writes:
             expected, found = (each - each.mean(-1, keepdims=True) for each in (expected, found))

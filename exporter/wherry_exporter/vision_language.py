@@ -120,8 +120,6 @@ class _Embeddings(nn.Module):
 
 def _trace(checkpoint: Checkpoint, *, fused_vision: bool, fused_text: bool) -> Traced:
     model: Any = checkpoint.model
-    if not hasattr(model, "get_image_features"):
-        raise ExportError("it tells no features of images from its decoder")
     images = _images(model)
     if fused_vision and set(images) != {"pixel_values"}:
         raise NotLowered("attention to images takes more than their pixels")

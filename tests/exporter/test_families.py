@@ -16,6 +16,7 @@ import torch
 import transformers
 from onnxruntime import InferenceSession
 
+from wherry.errors import TaskError
 from wherry.generation import Decoder, Engine, GenerationConfig, generate
 from wherry.session import Session
 from wherry_exporter.build import trace_verified, write_variant
@@ -919,6 +920,14 @@ def test_a_model_fed_with_images_first_is_refused_in_one_line(folder):
     }
     with pytest.raises(ExportError, match="fed with images first"):
         trace_verified(checkpoint("Blip2ForConditionalGeneration", settings), folder)
+
+
+def test_a_model_that_takes_images_into_its_decoder_is_refused_in_one_line(folder):
+    with pytest.raises(
+        TaskError, match="GitForCausalLM cannot be exported for image-text-to-text: it tells no"
+    ) as told:
+        trace_verified(checkpoint("GitForCausalLM", {**TEXT, "vision_config": VISION}), folder)
+    assert "\n" not in str(told.value)
 
 
 def test_a_model_that_leaves_out_parts_of_images_by_chance_is_refused_in_one_line(folder):

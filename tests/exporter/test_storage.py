@@ -53,6 +53,16 @@ def test_what_is_shared_is_written_once_where_it_pays(tmp_path, columns, shared)
     assert isinstance(graphs[1].graph.initializers["v"].const_value, ir.Tensor)  # the graphs are as they were
 
 
+@pytest.mark.parametrize("laid", [lambda array: array.T, lambda array: array[::-1], lambda array: array[:, ::2]])
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.int64])
+def test_weights_in_another_order_in_memory_are_written_in_theirs(tmp_path, laid, kind):
+    weight = laid((100 * np.random.default_rng(0).normal(size=(40, 30))).astype(kind))
+    assert not weight.flags.c_contiguous
+    storage.save([product(weight, "w")], [tmp_path / "one.onnx"])
+    (tensor,) = onnx.load(tmp_path / "one.onnx").graph.initializer
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), weight)
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """A CLIP and its bundle, small as it is with shared weights."""

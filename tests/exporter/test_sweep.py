@@ -71,9 +71,91 @@ ApertusForCausalLM SeedOssForCausalLM BitNetForCausalLM DiffLlamaForCausalLM Jet
 OlmoHybridForCausalLM NanoChatForCausalLM DogeForCausalLM FlexOlmoForCausalLM HunYuanDenseV1ForCausalLM
 HunYuanMoEV1ForCausalLM MinistralForCausalLM CwmForCausalLM AfmoeForCausalLM MiniMaxM2ForCausalLM
 GPTNeoXJapaneseForCausalLM
+OpenAIPrivacyFilterForTokenClassification BridgeTowerModel ParakeetForCTC MoonshineForConditionalGeneration
 """
 
+SERIES = {
+    "num_input_channels": 3,
+    "context_length": 32,
+    "prediction_length": 8,
+    "patch_length": 8,
+    "patch_stride": 8,
+}
+MLA = {
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "head_dim": 8,
+    "num_key_value_heads": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+}
+SWIN = {
+    "embed_dim": 12,
+    "depths": [1] * 4,
+    "num_heads": [2] * 4,
+    "window_size": 4,
+    "image_size": 64,
+}
 SETTINGS: dict[str, dict[str, Any]] = {
+    "DeepseekV3ForCausalLM": MLA,
+    "Glm4MoeLiteForCausalLM": MLA,
+    "BambaForCausalLM": {
+        "attn_layer_indices": [1],
+        "mamba_n_heads": 8,
+        "mamba_d_head": 16,
+        "mamba_d_state": 8,
+        "mamba_n_groups": 1,
+        "mamba_chunk_size": 8,
+    },
+    "MgpstrForSceneTextRecognition": {"image_size": [32, 128], "patch_size": 4, "max_token_length": 9},
+    "PatchTSTForPrediction": SERIES,
+    "PatchTSMixerForPrediction": SERIES,
+    "LayoutLMv3ForSequenceClassification": {"coordinate_size": 8, "shape_size": 16, "input_size": 32},
+    "DepthAnythingForDepthEstimation": {
+        "backbone_config": transformers.Dinov2Config(
+            hidden_size=32,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            image_size=56,
+            patch_size=14,
+            out_features=["stage1", "stage2", "stage3", "stage4"],
+            reshape_hidden_states=False,
+        ),
+        "reassemble_hidden_size": 32,
+        "neck_hidden_sizes": [16] * 4,
+        "fusion_hidden_size": 16,
+        "head_hidden_size": 8,
+        "patch_size": 14,
+    },
+    "UperNetForSemanticSegmentation": {
+        "backbone_config": transformers.SwinConfig(**SWIN, out_features=["stage1", "stage2", "stage3", "stage4"]),
+        "hidden_size": 16,
+        "pool_scales": [1, 2],
+        "auxiliary_in_channels": 48,
+    },
+    "GroundingDinoForObjectDetection": {
+        "backbone_config": transformers.SwinConfig(
+            **SWIN | {"image_size": 128}, out_features=["stage2", "stage3", "stage4"]
+        ),
+        "text_config": {
+            "model_type": "bert",
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "vocab_size": 120,
+        },
+        "d_model": 32,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "num_queries": 5,
+    },
     "GPTJForCausalLM": {"rotary_dim": 8},
     "CodeGenForCausalLM": {"rotary_dim": 8},
     "Mamba2ForCausalLM": {"num_heads": 8, "n_groups": 1, "state_size": 8, "chunk_size": 8},

@@ -201,3 +201,25 @@ def test_what_torch_or_its_translation_would_fix(module, tmp_path):
     run = InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"]).run
     for states in (torch.randn(5, 3), torch.ones(4, 3)):
         np.testing.assert_array_equal(run(None, {"states": states.numpy()})[0], module(states).numpy())
+
+
+def test_a_sum_that_others_use_before_its_norm():
+    """Nodes stay in an order in which each comes behind what it uses, as ONNX wants it."""
+
+    class Sums(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.LayerNorm(8)
+
+        def forward(self, one: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            both = one + other
+            turned = both.permute(1, 0, 2) * 2
+            return self.norm(both), turned
+
+    inputs = {name: torch.rand(2, 3, 8) for name in ("one", "other")}
+    model = fuse(convert(Sums(), inputs, dict.fromkeys(inputs), list(inputs), ["normed", "turned"]))
+    assert [node.op_type for node in model.graph].count("SkipLayerNormalization") == 1
+    made = {id(value) for value in model.graph.inputs}
+    for node in model.graph:
+        assert all(value is None or value.const_value is not None or id(value) in made for value in node.inputs)
+        made |= {id(value) for value in node.outputs}

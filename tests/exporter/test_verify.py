@@ -13,6 +13,7 @@ from wherry.cli import main
 from wherry_exporter.errors import ParityError
 from wherry_exporter.load import load
 from wherry_exporter.probe import PROSE, SENTENCES
+from wherry_exporter.probes import vectors_of
 from wherry_exporter.samples import sample
 from wherry_exporter.verify import LIMITS, Tally, Verifier, judge
 
@@ -38,6 +39,29 @@ def test_what_is_added_to_all_logits_is_not_seen_where_softmax_does_not_see_it()
         parity = tally.parity(None, None)
         assert (parity.cosine_min > 0.999999) == alike
         assert parity.max_abs_diff == pytest.approx(2.0, rel=1e-5)
+
+
+def test_what_cannot_be_is_alike_where_both_say_so():
+    """Grounding DINO has logits of minus infinity behind a text's last token."""
+    expected = np.random.default_rng(0).normal(size=(5, 40)).astype(np.float32)
+    expected[:, 30:] = -np.inf
+    for found, alike in ((expected.copy(), True), (np.where(np.isinf(expected), -9, expected), False)):
+        tally = Tally(writes=False)
+        with np.errstate(invalid="ignore"):
+            tally.add("logits", expected, found)
+            parity = tally.parity(None, None)
+        with nullcontext() if alike else pytest.raises(ParityError):
+            judge("fp32", parity)
+        assert (parity.top1, parity.cosine_min > 0.99) == (1.0, alike)
+
+
+def test_maps_are_compared_by_pixel():
+    """Of neighbours in a map the largest is by a hair; the class of a pixel is the choice."""
+    maps = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    vectors = vectors_of(maps)
+    assert vectors.shape == (40, 3)
+    np.testing.assert_array_equal(vectors[7], maps[0, :, 1, 2])
+    assert vectors_of(maps[0]).shape == (12, 5)
 
 
 def test_one_element_far_off_is_refused_in_float32_though_no_cosine_shows_it():

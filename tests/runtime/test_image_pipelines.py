@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from transformers.models.sam import image_processing_pil_sam
 
 from tiny_images import TINY, make
 from wherry import pipeline
@@ -24,6 +25,7 @@ from wherry.files import read_json
 from wherry.pipelines import TASKS
 from wherry.pipelines.image_segmentation import QUERIES
 from wherry.session import Port
+from wherry.vision.segments import apart
 from wherry_exporter import export
 from wherry_exporter.load import without_losses
 from wherry_exporter.samples import sample
@@ -202,6 +204,86 @@ def in_order_of_area(segments):
     return sorted(segments, key=lambda each: (each["label"], (np.asarray(each["mask"]) > 0).sum(), each["score"] or 0))
 
 
+def test_masks_of_what_points_are_on(exported, folders, images):
+    ours, folder = exported("sam"), folders("sam")
+    model = transformers.SamModel.from_pretrained(folder)
+    prepare = transformers.SamImageProcessorPil.from_pretrained(folder)
+    for image in images:
+        width, height = image.size
+        things = [[(10, 20), (30, 5)], [(width - 1, height - 1)], [(40.5, 41)]]
+        labels = [[1, 0], [1], [1]]
+        prepared = prepare(image, return_tensors="pt")
+        scale = torch.tensor(
+            [new / old for new, old in zip(prepared.reshaped_input_sizes[0].flip(0), image.size, strict=True)]
+        )
+        expected = []
+        for thing, kinds in zip(things, labels, strict=True):
+            asked = {"input_points": (torch.tensor([[thing]]) * scale).float(), "input_labels": torch.tensor([[kinds]])}
+            with torch.no_grad():
+                found = model(prepared.pixel_values, **asked)
+            masks = prepare.post_process_masks(
+                found.pred_masks, prepared.original_sizes, prepared.reshaped_input_sizes, pad_size=prepare.pad_size
+            )[0][0]
+            best = found.iou_scores[0, 0].argmax()
+            mask = Image.fromarray(masks[best].numpy().astype(np.uint8) * 255)
+            expected.append({"score": float(found.iou_scores[0, 0, best]), "mask": mask})
+        assert 0.01 < (np.asarray(expected[0]["mask"]) > 0).mean() < 0.99
+        same(ours(image, points=things, labels=labels), expected)
+        seen = ours.embed(image)
+        assert [each["score"] for each in ours(seen, points=[(40.5, 41)])] == pytest.approx([expected[2]["score"]])
+    assert len(ours(images, points=[(1, 1)])) == 2
+    assert next(ours(iter(images), points=[(1, 1)])) == ours(images[0], points=[(1, 1)])
+
+
+def test_masks_of_all_there_is(exported, theirs, images, monkeypatch):
+    """Theirs but for the choice among masks that overlap, for which transformers wants torchvision."""
+    ours, reference = exported("sam"), theirs("sam", "mask-generation")
+
+    def sorted_out(masks, scores, _boxes, _overlap):
+        order = scores.argsort(descending=True)
+        return [image_processing_pil_sam._rle_to_mask(masks[at]) for at in order], scores[order], None, None
+
+    monkeypatch.setattr(reference.image_processor, "post_process_for_mask_generation", sorted_out)
+    for image in images:
+        options = {"points_per_crop": 5, "pred_iou_thresh": 0.85, "stability_score_thresh": 0.05}
+        found, expected = ours(image, **options, crops_nms_thresh=1.0), reference(image, **options)
+        pictures = [Image.fromarray(np.asarray(mask).astype(np.uint8) * 255) for mask in expected["masks"]]
+        scores = expected["scores"].tolist()
+        assert len(scores) > 2
+        same(found, [{"score": score, "mask": mask} for score, mask in zip(scores, pictures, strict=True)])
+        assert len(ours(image, **options, crops_nms_thresh=0.5)) < len(found)
+        assert ours(image, pred_iou_thresh=1.0, points_per_crop=2) == []
+
+
+def test_boxes_that_are_mostly_those_of_a_better_one():
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 4], [20, 20, 30, 30], [0, 0, 10, 10], [5, 5, 5, 5]])
+    scores = np.array([0.7, 0.9, 0.8, 0.1, 0.6, 0.2])
+    assert apart(boxes, scores, 0.7) == [1, 2, 5, 3]  # 0 and 4 share 80 of 100 with 1; 2 shares 40 of 80
+    assert apart(boxes, scores, 0.8) == [1, 2, 0, 5, 3]
+    assert apart(boxes, scores, 0.4) == [1, 5, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"points": [(200, 3)]}, r"point \(200, 3\) lies outside the image, which is 130x90"),
+        ({"points": []}, "there is none"),
+        ({"points": [(1, 2, 3)]}, "points must be"),
+        ({"points": ["here"]}, "points must be"),
+        ({"points": [(1, float("nan"))]}, "finite"),
+        ({"points": [(1, 2)], "labels": [[1, 0]]}, "a label for each point"),
+        ({"points": [(1, 2)], "labels": [2]}, "labels must be 1"),
+        ({"labels": [1]}, "labels go with points"),
+        ({"pred_iou_thresh": 3}, "pred_iou_thresh"),
+        ({"points_per_crop": 0}, "points_per_crop"),
+    ],
+)
+def test_points_that_are_none(exported, images, options, part):
+    with pytest.raises(InputError, match=part) as raised:
+        exported("sam")(images[0], **options)
+    assert "\n" not in str(raised.value)
+
+
 def test_depth_estimation(exported, theirs, images):
     for found, expected in zip(exported("dpt")(images), theirs("dpt", "depth-estimation")(images), strict=True):
         np.testing.assert_allclose(found["predicted_depth"], expected["predicted_depth"].numpy(), atol=1e-3)
@@ -352,6 +434,16 @@ def test_masks_at_the_command_line(wherry, exported, photo, tmp_path):
         np.testing.assert_array_equal(mask * 255, np.asarray(other["mask"]))
 
 
+def test_points_at_the_command_line(wherry, exported, photo, tmp_path):
+    expected = exported("sam")(photo, points=[(10, 20), (100, 60.5)])
+    code, out, _ = wherry("sam", photo, "--points", "10,20 100,60.5", "--output", tmp_path / "found.png")
+    assert (code, len(out.splitlines())) == (0, 3 + len(expected))
+    assert out.splitlines()[3].split()[:2] == ["0", f"{expected[0]['score']:.4f}"]
+    assert (np.asarray(Image.open(tmp_path / "found.png")) != np.asarray(Image.open(photo))).any()
+    found = json.loads(wherry("sam", photo, "--points", "10,20 100,60.5", "--json")[1])
+    assert [each["score"] for each in found] == [each["score"] for each in expected]
+
+
 def test_depth_at_the_command_line(wherry, exported, photo, tmp_path):
     code, out, _ = wherry("dpt", photo, "--output", tmp_path / "depth.png")
     assert (code, "130x90 pixels, from" in out) == (0, True)
@@ -386,6 +478,9 @@ def test_answers_at_the_command_line(wherry, exported, photo):
         ("trocr", ["photo", "--output", "found.png"], "--output is for object-detection"),
         ("segformer", ["photo", "--subtask", "instance"], "classifies each pixel"),
         ("segformer", ["photo", "--subtask", "stuff"], "unknown subtask"),
+        ("sam", ["photo", "--points", "10;20"], "give points as 450,600"),
+        ("sam", ["photo", "--points", "10,2000"], "lies outside the image"),
+        ("detr", ["photo", "--points", "1,2"], "--points is not for"),
         ("detr", ["no such image.jpg"], "cannot read no such image.jpg"),
         ("detr", [__file__], "is no image that can be read"),
     ],

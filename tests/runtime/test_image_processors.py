@@ -128,7 +128,7 @@ def test_a_file_that_names_only_its_processor(kind):
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
-        ({"image_processor_type": "SamImageProcessor"}, "known are"),
+        ({"image_processor_type": "Sam2ImageProcessor"}, "known are"),
         ({"size": 224}, "no image_processor_type"),
         ({"image_processor_type": "ViTImageProcessor", "resample": 9}, "resample"),
         ({"image_processor_type": "ViTImageProcessor", "size": {"height": 0, "width": 4}}, "0 pixels"),

@@ -51,6 +51,10 @@ def _masks(image: Any, found: list[dict[str, Any]]) -> Any:
     return drawn
 
 
+def _numbered(image: Any, found: list[dict[str, Any]]) -> Any:
+    return _masks(image, [{**each, "label": str(number)} for number, each in enumerate(found)])
+
+
 def _depth(_image: Any, result: dict[str, Any]) -> Any:
     return result["depth"].convert("RGB")
 
@@ -97,6 +101,7 @@ DRAWERS: Mapping[str, Callable[[Any, Any], Any]] = {
     "object-detection": _boxes,
     "zero-shot-object-detection": _boxes,
     "image-segmentation": _masks,
+    "mask-generation": _numbered,
     "depth-estimation": _depth,
     "image-classification": _ranked,
     "zero-shot-image-classification": _ranked,

@@ -112,6 +112,12 @@ def _masks(given: str, result: Any) -> str:
     return f"{given}\n{table(rows)}"
 
 
+def _numbered(given: str, result: Any) -> str:
+    if not result:
+        return f"{given}\n  nothing found: --points asks for what is there"
+    return _masks(given, [{**each, "label": str(number)} for number, each in enumerate(result)])
+
+
 def _depth(given: str, result: Any) -> str:
     depth = result["predicted_depth"]
     size = f"{depth.shape[1]}x{depth.shape[0]} pixels"
@@ -163,6 +169,7 @@ READERS: Mapping[str, Callable[[str, Any], str]] = {
     "image-feature-extraction": _vectors,
     "object-detection": _boxes,
     "image-segmentation": _masks,
+    "mask-generation": _numbered,
     "depth-estimation": _depth,
     "zero-shot-image-classification": _scores,
     "zero-shot-object-detection": _boxes,

@@ -27,6 +27,7 @@ OPTIONS = {
     "candidate_labels": ("labels", "cat,dog"),
     "threshold": ("threshold", "0.5"),
     "subtask": ("subtask", "semantic"),
+    "points": ("points", "450,600"),
     "language": ("language", "en"),
     "task": ("translate", ""),
     "chunk_length_s": ("chunk-length", "30"),
@@ -79,6 +80,12 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("images")
     group.add_argument("--threshold", type=float, metavar="S", help="tell what scores more than S")
     group.add_argument("--subtask", help="of image-segmentation: panoptic, instance or semantic")
+    group.add_argument(
+        "--points",
+        metavar="X,Y",
+        type=_points,
+        help="what masks are of, for mask-generation; several with spaces between",
+    )
     group = parser.add_argument_group("sounds")
     group.add_argument("--language", metavar="L", help="of speech: en, german (default: found out)")
     group.add_argument(
@@ -86,6 +93,13 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--timestamps", choices=["segment", "word", "char"], help="tell when each part was said")
     group.add_argument("--chunk-length", type=float, metavar="S", help="cut speech into parts of so many seconds")
+
+
+def _points(text: str) -> list[list[float]]:
+    points = [[float(edge) for edge in point.split(",")] for point in text.split()]
+    if not points or any(len(point) != 2 for point in points):
+        raise argparse.ArgumentTypeError(f"invalid value '{text}': give points as 450,600 or '450,600 120,80'")
+    return points
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -119,6 +119,13 @@ TASKS: Mapping[str, Task] = {
         ("semantic-segmentation",),
         takes="image",
     ),
+    "mask-generation": Task(
+        "mask_generation",
+        ("mask-generation",),
+        "masks of the things that points in an image are on",
+        takes="image",
+        call='pipe("boat.jpg", points=[(450, 600)])',
+    ),
     "depth-estimation": Task(
         "depth_estimation", ("depth-estimation",), "how far the parts of an image are", takes="image"
     ),

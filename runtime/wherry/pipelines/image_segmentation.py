@@ -103,20 +103,21 @@ class ImageSegmentationPipeline(ImagePipeline):
             logits = np.einsum("qc,qhw->chw", softmax(kinds)[:, :-1], sigmoid(masks), optimize=True)
         seen = classes(logits, size)
         names = labels(self.bundle, len(logits))
-        return [{"score": None, "label": names[each], "mask": _picture(seen == each)} for each in np.unique(seen)]
+        return [{"score": None, "label": names[each], "mask": picture(seen == each)} for each in np.unique(seen)]
 
     def _named(self, segments: Iterable[Segment]) -> list[dict[str, Any]]:
         return [
             {
                 "score": round(each.score, 6),
                 "label": labels(self.bundle, each.label + 1)[-1],
-                "mask": _picture(each.mask),
+                "mask": picture(each.mask),
             }
             for each in segments
         ]
 
 
-def _picture(mask: Array) -> Any:
+def picture(mask: Array) -> Any:
+    """A mask as a PIL image of mode L, 255 where it holds."""
     return pillow().fromarray(mask.astype(np.uint8) * 255)
 
 

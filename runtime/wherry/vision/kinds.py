@@ -95,6 +95,10 @@ def _qwen(settings: Settings) -> Rule:
     return sizes.between(least, most, settings["patch_size"] * settings["merge_size"])
 
 
+def _sam(settings: Settings) -> Rule:
+    return sizes.longer(settings["size"]["longest_edge"])
+
+
 @dataclass(frozen=True)
 class Kind:
     """One processor.
@@ -166,6 +170,17 @@ KINDS: Mapping[str, Kind] = {
     ),
     "RTDetr": Kind(
         {**DETECTION, "size": {"height": 640, "width": 640}, "do_normalize": False, "do_pad": False},
+    ),
+    "Sam": Kind(
+        {
+            **IMAGENET,
+            "resample": 2,
+            "size": {"longest_edge": 1024},
+            "default_to_square": False,
+            "do_pad": True,
+            "pad_size": {"height": 1024, "width": 1024},
+        },
+        _sam,
     ),
     "Segformer": Kind({**IMAGENET, "resample": 2, "size": {"height": 512, "width": 512}}),
     "Siglip": Kind({**SQUARE, "default_to_square": False}),

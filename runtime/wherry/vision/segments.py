@@ -86,3 +86,22 @@ def _nearest(mask: Array, size: Size) -> Array:
         for old, new in zip(mask.shape, size, strict=True)
     )
     return np.asarray(mask[rows[:, None], columns])
+
+
+def apart(boxes: Array, scores: Array, overlap: float) -> list[int]:
+    """Places of the boxes that are not mostly those of a better one, the best first: non-maximum suppression.
+
+    Args:
+        boxes: (count, 4) of left, top, right and bottom.
+        scores: (count,).
+        overlap: what two may share, of all that they cover.
+    """
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+    order, kept = np.argsort(-scores, kind="stable"), []
+    while len(order):
+        best, order = order[0], order[1:]
+        kept.append(int(best))
+        edges = np.minimum(boxes[order, 2:], boxes[best, 2:]) - np.maximum(boxes[order, :2], boxes[best, :2])
+        shared = edges.clip(0).prod(-1)
+        order = order[shared <= overlap * (areas[order] + areas[best] - shared)]
+    return kept

@@ -64,6 +64,16 @@ def within(edge: int, limit: int, multiple: int = 1) -> Rule:
     return rule
 
 
+def longer(edge: int) -> Rule:
+    """The longer edge becomes `edge`, and the other keeps the ratio, to the nearest pixel."""
+
+    def rule(height: int, width: int) -> Size:
+        scale = edge / max(height, width)
+        return int(height * scale + 0.5), int(width * scale + 0.5)
+
+    return rule
+
+
 def inside(height_limit: int, width_limit: int) -> Rule:
     """As large as fits, keeping the ratio."""
 
