@@ -4,7 +4,7 @@ import argparse
 import inspect
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,6 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--points",
         metavar="X,Y",
-        type=_points,
         help="what masks are of, for mask-generation; several with spaces between",
     )
     group = parser.add_argument_group("sounds")
@@ -96,10 +95,20 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _points(text: str) -> list[list[float]]:
-    points = [[float(edge) for edge in point.split(",")] for point in text.split()]
+    try:
+        points = [[float(edge) for edge in point.split(",")] for point in text.split()]
+    except ValueError:
+        points = []
     if not points or any(len(point) != 2 for point in points):
-        raise argparse.ArgumentTypeError(f"invalid value '{text}': give points as 450,600 or '450,600 120,80'")
+        raise InputError(f"--points is '{text}': give points as 450,600 or '450,600 120,80'")
     return points
+
+
+READ: Mapping[str, Callable[[str], Any]] = {
+    "points": _points,
+    "return_timestamps": lambda kind: True if kind == "segment" else kind,
+}
+"""What an option's words stand for, where not for themselves."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -143,7 +152,7 @@ def fitting(pipe: Any, arguments: argparse.Namespace) -> dict[str, Any]:
         if value is not None and name not in taken:
             raise InputError(f"--{option} is not for this model's {pipe.task}{' with --stream' * arguments.stream}")
         if value is not None:
-            options[name] = True if value == "segment" else value
+            options[name] = READ[name](value) if name in READ else value
         elif name in taken and (taken[name].default is inspect.Parameter.empty or name == "question"):
             raise InputError(f"{pipe.task} needs --{option}, such as --{option} '{example}'")
     for name in options:
