@@ -329,7 +329,7 @@ def fixed_sizes(graphs: Iterable[ir.Model]) -> dict[str, dict[str, int]]:
 
 def image_size(config: Any) -> tuple[int, int]:
     """Height and width that the configuration names, else a small one that every stride divides."""
-    size = setting(config, "image_size") or 64
+    size = setting(config, "image_size") or setting(config, "input_size") or 64
     if isinstance(size, Mapping):
         size = (size["height"], size["width"])
     height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
