@@ -23,6 +23,8 @@ from wherry_exporter.towers import with_points
 
 RANDOM = 8
 """Random inputs to calibrate with."""
+FEW = 2
+"""Inputs to calibrate with that take long to make."""
 
 
 class Entries:
@@ -70,7 +72,10 @@ class Entries:
 
     def feeds(self, traced: Traced) -> dict[str, list[Feed]]:
         """Inputs of each graph, by role."""
-        return role_feeds(traced.graphs, self.entries, self.original, self.start)
+        entries = self.entries
+        if self.checkpoint.task == "mask-generation":  # whose images are large
+            entries = [with_points(self.checkpoint.model, entry, seed) for seed, entry in enumerate(entries[:FEW])]
+        return role_feeds(traced.graphs, entries, self.original, self.start)
 
     def tuner(self) -> Examiner | None:
         """Measures on the user's rows where random values are all that there is otherwise."""
@@ -104,8 +109,6 @@ class Entries:
             ]
         if chooses(model):
             entries = [as_choices(entry) for entry in entries]
-        if self.checkpoint.task == "mask-generation":
-            entries = [with_points(model, entry, seed) for seed, entry in enumerate(entries)]
         return [with_speech(model, entry) for entry in entries] if self.shape == "speech" else entries
 
     def _with_images(self, seed: int) -> Feed:

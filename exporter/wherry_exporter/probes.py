@@ -7,6 +7,7 @@ of how a graph was made and does not judge what it finds.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from wherry_exporter.inputs import (
     TEXT,
     as_choices,
     chooses,
+    image_size,
     input_names,
     parameters_of,
     random_inputs,
@@ -43,6 +45,11 @@ Pair = tuple[Array, Array]
 
 BATCHES = ((0, 5), (5, 6), (6, 16), (16, 24))
 """Slices of the probe sentences: batches of 5, 1, 10 and 8 rows, each padded to its longest."""
+
+SIZES = ((1, 1.0), (3, 1.0), (2, 2.0), (1, 3.0))
+"""Random inputs: how many at once, and what stretches them."""
+LARGE, MANY = ((1, 1.0), (2, 1.0)), 600**2
+"""Of images with more pixels than that, whose attention takes gigabytes."""
 
 STEPS = 6
 LONGEST = 128
@@ -95,7 +102,7 @@ class ModelProbe:
             if chooses(self.model):
                 self.feeds = [as_choices(feed) for feed in self.feeds]
         else:
-            sizes = ((1, 1.0), (3, 1.0), (2, 2.0), (1, 3.0))
+            sizes = LARGE if "pixel_values" in self.names and prod(image_size(self.model.config)) > MANY else SIZES
             self.feeds = [
                 _arrays(random_inputs(self.model, self.names, batch=batch, scale=scale, seed=number))
                 for number, (batch, scale) in enumerate(sizes, 1)

@@ -53,7 +53,7 @@ TASKS: Mapping[str, ExportTask] = {
     "image-segmentation": ExportTask(
         "image-segmentation", ("logits", "pred_masks", "class_queries_logits", "masks_queries_logits")
     ),
-    "mask-generation": ExportTask("mask-generation", MASK_OUTPUTS),
+    "mask-generation": ExportTask("mask-generation", MASK_OUTPUTS, precisions=("fp32",)),
     "depth-estimation": ExportTask("depth-estimation", ("predicted_depth",)),
     "image-to-image": ExportTask("image-to-image", ("reconstruction",)),
     "zero-shot-image-classification": ExportTask(

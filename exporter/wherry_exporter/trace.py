@@ -67,7 +67,7 @@ def ways(checkpoint: Checkpoint) -> Mapping[str, Callable[[Checkpoint], Traced]]
 
 def output_names(checkpoint: Checkpoint) -> list[str]:
     """Which of a model's outputs become outputs of its graph: those of its task, else every tensor it gives."""
-    inputs = random_inputs(checkpoint.model, input_names(checkpoint.model), batch=2, scale=1, seed=0)
+    inputs = random_inputs(checkpoint.model, input_names(checkpoint.model), batch=1, scale=1, seed=0)
     with torch.no_grad():
         outputs = checkpoint.model(**inputs)
     given = tensors_of(outputs)
