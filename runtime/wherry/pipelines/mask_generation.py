@@ -47,7 +47,7 @@ class MaskGenerationPipeline(ImagePipeline):
     """`pipe(image, points=[(450, 600)])` is `[{"score", "mask"}]`, one for each thing that a point is on.
 
     A score is how much of the thing the model holds its mask to cover; a mask is a PIL image of mode L, 255 where the
-    thing is. `seen = pipe.embed(image)` stands for the image in later calls, which are many times as fast.
+    thing is. `seen = pipe.embed(image)` stands for the image in later calls, which run the small graph alone.
     """
 
     task = "mask-generation"
@@ -70,12 +70,12 @@ class MaskGenerationPipeline(ImagePipeline):
         Args:
             inputs: images, or one that `embed` has seen.
             points: (x, y) in the image's pixels, one for each thing; or a list of them for each thing. None for points
-                all over the image, and those of the masks found there that are good.
+                all over the image, and the good ones of the masks that are found there, as the rest says.
             labels: of `points`, alike in form: 1 on the thing, as all are by default, or 0 beside it.
-            points_per_crop: where there are no points, so many in each direction.
-            pred_iou_thresh: then masks with a higher score are told,
-            stability_score_thresh: that change less than this when they are drawn more and less boldly,
-            crops_nms_thresh: and whose box does not cover more of a better one's.
+            points_per_crop: so many in each direction.
+            pred_iou_thresh: a good mask's score is higher.
+            stability_score_thresh: of the pixels whose logit is above -1, a larger share has one above 1.
+            crops_nms_thresh: its box shares no more than this with a better one's, of what both cover.
             batch_size: how many images are embedded together.
 
         Raises:
