@@ -22,33 +22,40 @@ MASKING = 1e30
 
 
 class Watch:
-    """A graph whose inner values can be seen.
+    """A graph some of whose inner values can be seen. All others vanish while it runs, as they do otherwise.
 
     Values computed inside the branches of an If are not visible from outside, and left out.
     """
 
-    def __init__(self, model: ir.Model, feeds: Sequence[Feed]) -> None:
+    def __init__(self, model: ir.Model, feeds: Sequence[Feed], names: Sequence[str]) -> None:
+        """Prepare.
+
+        Args:
+            model: stays as it is.
+            feeds: inputs to run it on.
+            names: of values to see; those that are not float32 are left out.
+        """
         self.feeds = feeds
         watched = model.clone()
         computed = {str(value.name): value for node in watched.graph for value in node.outputs if value.name}
-        shown = [name for name, value in computed.items() if value.dtype in (None, ir.DataType.FLOAT)]
-        self.given = {str(value.name) for value in watched.graph.inputs}
+        wanted = [name for name in dict.fromkeys(names) if name in computed]
+        shown = [name for name in wanted if computed[name].dtype in (None, ir.DataType.FLOAT)]
+        given = {str(value.name) for value in watched.graph.inputs}
+        self.given = [name for name in dict.fromkeys(names) if name in given]
         listed = {str(value.name) for value in watched.graph.outputs}
         watched.graph.outputs.extend(computed[name] for name in shown if name not in listed)
         with tempfile.TemporaryDirectory() as scratch:
             self.session = _session(watched, scratch)
         # Where a graph does not tell the type of a value, onnxruntime does.
         floats = {port.name for port in self.session.get_outputs() if port.type == "tensor(float)"}
-        self.floats = [name for name in shown if name in floats]
+        self.seen = [name for name in shown if name in floats]
 
-    def values(self, names: Sequence[str]) -> Iterator[tuple[str, list[Array]]]:
+    def values(self) -> Iterator[tuple[str, list[Array]]]:
         """Name, and the value for each feed."""
-        inner = set(self.floats)
-        for name in dict.fromkeys(name for name in names if name in self.given):
+        for name in self.given:
             yield name, [feed[name] for feed in self.feeds]
-        seen = list(dict.fromkeys(name for name in names if name in inner))
-        for first in range(0, len(seen), CHUNK):
-            chunk = seen[first : first + CHUNK]
+        for first in range(0, len(self.seen), CHUNK):
+            chunk = self.seen[first : first + CHUNK]
             runs = [self.session.run(chunk, dict(feed)) for feed in self.feeds]
             yield from zip(chunk, (list(each) for each in zip(*runs, strict=True)), strict=True)
 
@@ -63,9 +70,9 @@ class Watch:
                 kept.append(value.reshape(-1, value.shape[-1]))
         return np.concatenate(kept)
 
-    def moments(self, names: Sequence[str], *, products: bool) -> Iterator[tuple[str, Moments]]:
+    def moments(self, *, products: bool) -> Iterator[tuple[str, Moments]]:
         """Second moments of the vectors of each value, with those of pairs of elements where asked for."""
-        for found in self.values(names):
+        for found in self.values():
             rows = self.rows(found)
             pairs = (rows.T @ rows.astype(np.float64)) / len(rows) if products else None
             yield found[0], Moments(np.square(rows).mean(0), pairs, len(rows))

@@ -124,9 +124,9 @@ def worst_first(model: ir.Model, feeds: Sequence[Feed], *, static: bool) -> list
     by_source: dict[str, list[ir.Node]] = {}
     for node in nodes:
         by_source.setdefault(str(node.inputs[0].name) if node.inputs[0] else "", []).append(node)
-    watch = Watch(model, feeds)
+    watch = Watch(model, feeds, list(by_source))
     losses = {}
-    for found in watch.values(list(by_source)):
+    for found in watch.values():
         for node in by_source[found[0]]:
             if node.op_type == "Conv":
                 losses[str(node.name)] = _convolution_loss(node, found[1])

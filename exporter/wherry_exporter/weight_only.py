@@ -104,8 +104,8 @@ class WeightOnly:
             return
         algorithm = BY_NAME[self.settings.algorithm]
         if self.settings.algorithm in ("imatrix", "gptq"):
-            watch = Watch(self.model, self.feeds)
-            for source, moments in watch.moments(list(wanted), products=self.settings.algorithm == "gptq"):
+            watch = Watch(self.model, self.feeds, list(wanted))
+            for source, moments in watch.moments(products=self.settings.algorithm == "gptq"):
                 for node in wanted.pop(source):
                     self.found[str(node.name), bits] = algorithm(
                         _weight(node),
