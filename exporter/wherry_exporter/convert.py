@@ -43,6 +43,7 @@ FAILURES = (
     AttributeError,
     IndexError,
     AssertionError,
+    ZeroDivisionError,
     NotImplementedError,
     Fail,
     InvalidArgument,

@@ -97,9 +97,7 @@ def input_names(model: Any) -> list[str]:
     parameters = parameters_of(model)
     names = [name for name in AXES if name in parameters and name not in TEXT[1:]]
     main = model.main_input_name
-    if (
-        main not in ("input_ids", "pixel_values", *ASKED) and main in names
-    ):  # audio models also take features of other kinds
+    if main in names and main not in ("input_ids", "pixel_values", *ASKED):  # audio models take several kinds
         names = [name for name in (main, "is_longer") if name in names]
     if "input_ids" in names:
         types = getattr(config, "type_vocab_size", 0) or 0

@@ -3,6 +3,7 @@
 Knows nothing of graphs.
 """
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,8 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wherry_exporter.errors import ExportError
 from wherry_exporter.inputs import ASKED, parameters_of, random_inputs
 from wherry_exporter.load import Checkpoint
+
+DECODED = (
+    "image_embeddings",
+    "image_positional_embeddings",
+    "sparse_prompt_embeddings",
+    "dense_prompt_embeddings",
+    "multimask_output",
+)
+"""What masks are decoded of."""
 
 
 class _TextTower(nn.Module):
@@ -128,9 +139,15 @@ def parts_of(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
 
     What a tower gives has the names of `CLIPTextModelWithProjection` where there is a projection, of `SiglipTextModel`
     where there is none. A model that finds things by points on them is in two parts, as transformers.js has it.
+
+    Raises:
+        ExportError: the second of these would need more than what the first gives.
     """
     model: Any = checkpoint.model
     if checkpoint.task == "mask-generation":
+        more = [name for name in _demanded(model.mask_decoder) if name not in DECODED]
+        if more:
+            raise ExportError(f"its masks are also made of {', '.join(more)}")
         return {
             "vision_encoder": replace(checkpoint, model=_Embedder(model)),
             "prompt_encoder_mask_decoder": replace(checkpoint, model=_Finder(model)),
@@ -145,6 +162,12 @@ def parts_of(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
     if checkpoint.task == "zero-shot-audio-classification":
         towers = {"text_model": _CaptionTower(model), "audio_model": _SoundTower(model)}
     return {"model": checkpoint} | {role: replace(checkpoint, model=tower) for role, tower in towers.items()}
+
+
+def _demanded(module: Any) -> list[str]:
+    """The names of what a module's forward does not do without."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    return [each.name for each in parameters if each.default is each.empty and each.kind != each.VAR_KEYWORD]
 
 
 def with_points(model: Any, feed: Mapping[str, np.ndarray[Any, Any]], seed: int) -> dict[str, np.ndarray[Any, Any]]:

@@ -922,6 +922,18 @@ def test_a_model_fed_with_images_first_is_refused_in_one_line(folder):
         trace_verified(checkpoint("Blip2ForConditionalGeneration", settings), folder)
 
 
+def test_masks_that_are_made_of_more_than_embeddings_are_refused_in_one_line(folder):
+    size = {"hidden_size": 32, "image_size": 64, "patch_size": 8}
+    settings = {
+        "vision_config": {**VISION, **size, "output_channels": 32, "num_pos_feats": 16},
+        "prompt_encoder_config": {**size, "image_embedding_size": 8},
+        "mask_decoder_config": {"hidden_size": 32, "num_attention_heads": 2, "vit_dim": 32},
+    }
+    with pytest.raises(ExportError, match=r"SamHQModel cannot .*: its masks are also made of hq_token_only") as told:
+        trace_verified(checkpoint("SamHQModel", settings), folder)
+    assert "\n" not in str(told.value)
+
+
 def test_a_model_that_takes_images_into_its_decoder_is_refused_in_one_line(folder):
     with pytest.raises(
         TaskError, match="GitForCausalLM cannot be exported for image-text-to-text: it tells no"
