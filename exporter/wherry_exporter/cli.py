@@ -51,6 +51,11 @@ def add_quantization_arguments(parser: argparse.ArgumentParser) -> None:
     making.add_argument(
         "--asymmetric", dest="symmetric", action="store_false", help="4-bit blocks have a zero point of their own"
     )
+    making.add_argument(
+        "--fast-prefill",
+        action="store_true",
+        help="text generation in int8 and int4: another graph, which reads prompts in 8-bit integers; a byte a weight",
+    )
     proof = parser.add_argument_group("proof")
     proof.add_argument(
         "--verify-data",

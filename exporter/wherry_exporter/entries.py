@@ -7,6 +7,7 @@ from typing import Any
 from wherry_exporter.calibration import role_feeds, start_token
 from wherry_exporter.convert import Traced
 from wherry_exporter.data import Row
+from wherry_exporter.errors import UsageError
 from wherry_exporter.examine import Examiner, configuration
 from wherry_exporter.front import Front, batches
 from wherry_exporter.images import graph_images, image_inputs, image_parameters, joined
@@ -46,12 +47,14 @@ class Entries:
             plan: its rows.
 
         Raises:
-            UsageError: rows that do not fit.
+            UsageError: rows that do not fit, or a fast prefill of what has no prompts.
         """
         model: Any = checkpoint.model
         self.checkpoint, self.plan = checkpoint, plan
         self.precisions: Sequence[str] = TASKS[checkpoint.task].precisions
         self.shape = shape_of(checkpoint.task, model)
+        if plan.fast_prefill and self.shape != "decoder":
+            raise UsageError(f"a fast prefill is for text-generation, not for {checkpoint.task}")
         self.names = _names(model, self.shape)
         self.limit = position_limit(model)
         self.original = TorchRunner(model)

@@ -9,6 +9,8 @@ from wherry_exporter.errors import UsageError
 AUTO = "auto"
 ALGORITHMS = ("imatrix", "gptq", "k-quant", "hqq", "rtn")
 METRIC_NAMES = ("accuracy", "f1", "wer", "perplexity")
+READ_BY = ("int8", "quantized", "int4")
+"""Precisions whose prompts another graph can read: the others run on GPUs, or are as exact as the original."""
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 
 
@@ -48,6 +50,7 @@ class Plan:
         verify_data: rows that every variant is measured on.
         max_accuracy_loss: of a variant on those.
         max_group_gap: between their groups.
+        fast_prefill: whether a graph that reads prompts in 8-bit integers goes with the variants in few bits.
     """
 
     precisions: Sequence[str] | None
@@ -56,11 +59,14 @@ class Plan:
     verify_data: Sequence[Row] | None
     max_accuracy_loss: float | None
     max_group_gap: float | None
+    fast_prefill: bool = False
 
     def __post_init__(self) -> None:
         if self.max_group_gap is not None and (
             self.verify_data is None or len({row.group for row in self.verify_data if row.group is not None}) < 2
         ):
             raise UsageError("a largest group gap needs verify data whose rows carry at least two groups")
+        if self.fast_prefill and self.precisions is not None and not {AUTO, *READ_BY} & set(self.precisions):
+            raise UsageError(f"a fast prefill is for {' and '.join(READ_BY)}: add one of them to the precisions")
         if self.max_accuracy_loss is not None and self.verify_data is None and self.precisions != [AUTO]:
             raise UsageError("a largest accuracy loss needs verify data, or precision auto")

@@ -5,6 +5,7 @@ from functools import cache
 
 import onnx_ir as ir
 
+from wherry.bundle import PREFILL
 from wherry_exporter.activations import Feed
 from wherry_exporter.half import bfloat, half
 from wherry_exporter.integer import (
@@ -28,7 +29,8 @@ class Quantizer:
 
     In 8 bits graphs that keep a cache are quantized weight-only, all others dynamically; models of no such graph
     statically where most weights are those of convolutions, or where images or sounds to calibrate on are given: tokens
-    differ too much for one range. 16 and 4 bits are the same for all.
+    differ too much for one range. 16 and 4 bits are the same for all. A graph that reads prompts alone keeps a cache
+    and is quantized dynamically, for it has many rows at once.
 
     Attributes:
         graphs: by role.
@@ -45,7 +47,7 @@ class Quantizer:
         self.decoders = [
             role
             for role, graph in graphs.items()
-            if any(str(value.name).startswith("past_") for value in graph.graph.inputs)
+            if role != PREFILL and any(str(value.name).startswith("past_") for value in graph.graph.inputs)
         ]
         self.generates = bool(self.decoders)
         senses = any(value.dtype == ir.DataType.FLOAT for graph in graphs.values() for value in graph.graph.inputs)
@@ -88,11 +90,12 @@ class Quantizer:
         return any(self._products(role, precision) for role in self.graphs)
 
     def rounds(self, precision: str) -> Iterator[Mapping[str, Collection[str]]]:
-        """What keeps a higher precision, by role: first nothing, then ever more of the layers that suffer most."""
+        """What keeps a higher precision, by role: at first mostly nothing, then ever more of what suffers most."""
         if precision == "int4f16" and "int4" in self.settled:
             yield self.settled["int4"]
             return
-        yield {}
+        if PREFILL not in self.graphs:  # what it loses comes on top of what the graph behind it loses
+            yield {}
         if precision in ("fp16", "bf16", "bnb4"):
             return
         few, static = precision in ("int4", "int4f16"), self._is_static(precision)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from onnxruntime import InferenceSession, SessionOptions
 
+from wherry.bundle import PREFILL
 from wherry.pooling import Pooling
 from wherry.session import thread_count
 from wherry_exporter.errors import ExportError
@@ -31,6 +32,7 @@ from wherry_exporter.inputs import (
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.noise import still, stilled
 from wherry_exporter.pooled import NAME
+from wherry_exporter.prefilled import Prefilled
 from wherry_exporter.probe import PROSE, SENTENCES
 from wherry_exporter.seq2seq import encoder_decoder_of, start_token
 from wherry_exporter.states import States
@@ -180,7 +182,10 @@ class DecoderProbe:
         self.prose_loss = self._prose_loss()
 
     def open(self, graphs: Graphs, *, timed: bool = False) -> Any:
-        return open_session(graphs["model"], keep_memory=timed)
+        decoder = open_session(graphs["model"], keep_memory=timed)
+        if PREFILL not in graphs:
+            return decoder
+        return Prefilled(open_session(graphs[PREFILL], keep_memory=timed), decoder, every=not timed)
 
     def pairs(self, opened: Any) -> Iterator[tuple[str, Pair]]:
         for first in range(0, len(self.rows), 3):

@@ -39,6 +39,7 @@ def quantize(
     verify_data: str | Path | None = None,
     max_accuracy_loss: float | None = None,
     max_group_gap: float | None = None,
+    fast_prefill: bool = False,
     overwrite: bool = False,
 ) -> Bundle:
     """Quantize graphs that are there already.
@@ -55,6 +56,7 @@ def quantize(
         verify_data: rows to measure on.
         max_accuracy_loss: refuse what loses more on them.
         max_group_gap: refuse what hurts one group so much more.
+        fast_prefill: write another graph that reads prompts beside a decoder's.
         overwrite: replace `output` if it exists.
 
     Returns:
@@ -78,6 +80,7 @@ def quantize(
         verify_data=None if verify_data is None else read_rows(verify_data),
         max_accuracy_loss=max_accuracy_loss,
         max_group_gap=max_group_gap,
+        fast_prefill=fast_prefill,
     )
     bundle = _source(source)
     if "fp32" not in bundle.variants:

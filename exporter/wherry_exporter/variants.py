@@ -2,20 +2,22 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import onnx_ir as ir
 
-from wherry.bundle import SUFFIXES
+from wherry.bundle import PREFILL, SUFFIXES
 from wherry_exporter.activations import Feed
 from wherry_exporter.build import write_variant
 from wherry_exporter.card import record
 from wherry_exporter.convert import Traced
 from wherry_exporter.errors import ParityError, UsageError
 from wherry_exporter.examine import Examiner, Report, refuse
-from wherry_exporter.plan import AUTO, Plan
+from wherry_exporter.plan import AUTO, READ_BY, Plan
 from wherry_exporter.precision import Quantizer
+from wherry_exporter.prefill import prefill_of
 from wherry_exporter.quiet import quiet
 from wherry_exporter.recommend import recommended
 from wherry_exporter.rounded import runnable
@@ -90,9 +92,18 @@ def write_variants(
     choose = plan.precisions == [AUTO]
     tuner = entries.tuner()
 
-    def measure(paths: Mapping[str, Path]) -> Parity:
-        with runnable(paths) as given:
+    def measure(beside: Mapping[str, Path], paths: Mapping[str, Path]) -> Parity:
+        with runnable({**paths, **beside}) as given:
             return verifier.measure(given) if tuner is None else tuner.measure(GraphRunner(given)).parity
+
+    prefill = {PREFILL: folder / f"onnx/{PREFILL}{SUFFIXES['int8']}.onnx"} if plan.fast_prefill else {}
+    if prefill:
+        tell("writing prefill", 0)
+        originals = {role: folder / f"onnx/{role}.onnx" for role in traced.graphs}
+        with quiet():
+            graph, feeds = prefill_of(traced.graphs), entries.feeds(traced)["model"]
+            reader = Quantizer({PREFILL: graph}, {PREFILL: feeds}, plan.settings, real=False)
+            write_variant(reader, "int8", prefill, partial(measure, originals))
 
     limit = ACCURACY_LOSS if choose and plan.max_accuracy_loss is None else plan.max_accuracy_loss
     found: dict[str, dict[str, Any]] = {}
@@ -100,17 +111,21 @@ def write_variants(
     for precision in precisions:
         tell(f"writing {precision}")
         paths = {role: folder / f"onnx/{role}{SUFFIXES[precision]}.onnx" for role in traced.graphs}
+        beside = prefill if precision in READ_BY else {}
+        whole = {**paths, **beside}
         recipe = "as traced"
         parity = exact
         if precision != "fp32":
             with quiet():
-                parity, recipe = write_variant(quantizer, precision, paths, measure)
+                parity, recipe = write_variant(quantizer, precision, paths, partial(measure, beside))
+        if beside:
+            recipe += "; prompts in 8-bit integers"
         report = None
         try:
             judge(precision, parity)
             if entries.examiner is not None:
                 tell(f"examining {precision}", 0)
-                with runnable(paths) as given:
+                with runnable(whole) as given:
                     report = entries.examiner.measure(GraphRunner(given))
                 refuse(precision, report, None if precision == "fp32" else limit, plan.max_group_gap)
             elif choose and precision != "fp32":
@@ -124,7 +139,7 @@ def write_variants(
             continue
         if precision != "bf16":
             tell(f"timing {precision}")
-        found[precision] = _entry(folder, precision, traced.graphs, paths, parity, recipe, report, verifier)
+        found[precision] = _entry(folder, precision, traced.graphs, whole, parity, recipe, report, verifier)
         options = recommended(traced.graphs, precision, entries.limit)
         if options:
             found[precision]["provider_options"] = options
@@ -135,6 +150,9 @@ def write_variants(
     for precision in set(found) - {fastest, "fp32"}:
         for role in traced.graphs:
             remove(folder / f"onnx/{role}{SUFFIXES[precision]}.onnx")
+    if fastest not in READ_BY:
+        for path in prefill.values():
+            remove(path)
     return {fastest: found[fastest] | {"candidates": {name: tried[name] for name in precisions}}}
 
 

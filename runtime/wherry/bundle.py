@@ -42,6 +42,9 @@ ALIASES = {
     "q4f16": "int4f16",
 }
 
+PREFILL = "prefill"
+"""The role of a graph that gives keys and values alone: of all tokens of a prompt but its last. It is for the CPU."""
+
 
 @dataclass(frozen=True)
 class FileRecord:
@@ -57,8 +60,8 @@ class Variant:
 
     Attributes:
         precision: a key of `SUFFIXES`, or `default` where the folder does not tell.
-        graphs: role (`model`, or `encoder_model` and `decoder_model_merged`) to path of the ONNX file, relative to the
-            bundle's folder.
+        graphs: role (`model`, or `encoder_model` and `decoder_model_merged`; `PREFILL` beside it) to path of the ONNX
+            file, relative to the bundle's folder.
         files: every file of this variant, external data included, by relative path.
         opset: version of the default ONNX operator set, where known.
         parity: figures measured against the original model when it was exported; empty where unknown.

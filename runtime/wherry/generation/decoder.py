@@ -34,6 +34,8 @@ class Decoder:
     Attributes:
         session: the graph.
         first: another graph for the first step, where there are two: decoder_model and decoder_with_past_model.
+        prefill: another graph that gives keys and values alone, for all tokens of a prompt but its last; only where
+            keys and values are written in place.
         embed: makes embeddings of tokens, for a graph that takes those.
         shared: whether the graph can write new keys and values where the past ones are read.
         in_place: whether it does so where it runs.
@@ -50,6 +52,7 @@ class Decoder:
         padding_side: str | None = None,
         *,
         first: Session | None = None,
+        prefill: Session | None = None,
         embed: Session | None = None,
         head_size: int | None = None,
     ) -> None:
@@ -59,7 +62,7 @@ class Decoder:
             session: the graph.
             padding_side: `right` for graphs that put new keys after a row's last real one (GroupQueryAttention),
                 `left` for those that append them to the cache; by default as its operators tell.
-            first, embed: see the attributes.
+            first, prefill, embed: see the attributes.
             head_size: of keys and values, for graphs that do not tell it, as those of onnxruntime-genai.
 
         Raises:
@@ -68,6 +71,7 @@ class Decoder:
         self.session, self.first, self.embed = session, first, embed
         self.shared = "GroupQueryAttention" in session.operators
         self.in_place = self.shared and session.native("GroupQueryAttention")
+        self.prefill = prefill if self.in_place else None
         self.spare: list[tuple[Cache, dict[int, Steps]]] = []
         self._choosers: dict[int, Any] = {}
         self.left = padding_side == "left" if padding_side else not self.shared

@@ -300,7 +300,8 @@ class Engine:
         """Let the row that was just read run, as often as it is wanted."""
         at, count = len(self.rows), request.config.num_return_sequences
         if self.prefixes is not None and self._batch.chunks and not request.seen:
-            self.prefixes.add(request.prompt, self._batch.read(at, len(request.prompt)))
+            known = request.prompt if self.decoder.prefill is None else request.prompt[:-1]
+            self.prefixes.add(known, self._batch.read(at, len(known)))
         if count > 1:
             self._batch.keep(np.array([*range(at), *[at] * count]))
         events, ended = [], set()
@@ -382,7 +383,8 @@ class Engine:
     def _drop(self, places: set[int]) -> None:
         if not places:
             return
-        if self.prefixes is not None and self._batch.chunks:
+        # Where a graph of its own reads prompts, a prompt would come out otherwise over keys and values of the other's.
+        if self.prefixes is not None and self._batch.chunks and self.decoder.prefill is None:
             for at in places:
                 if self.rows[at].request.seen:
                     continue

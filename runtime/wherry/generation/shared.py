@@ -134,6 +134,8 @@ class SharedBatch:
 
     def _together(self, rows: int) -> int:
         """How long a prompt may be that is read with its last token."""
+        if self.decoder.prefill is not None:
+            return 1
         if not self.decoder.session.on_gpu:
             return ALONE
         port = self.decoder.session.outputs["logits"]
@@ -143,6 +145,8 @@ class SharedBatch:
         """Read tokens behind what the rows hold, the same number in each; gives the logits of so many last tokens."""
         rows, count = ids.shape
         session, cache = self.decoder.session, self.cache
+        if self.decoder.prefill is not None and not wanted:
+            session = self.decoder.prefill
         before = int(cache.lengths[first])
         total = before + count
         binding = session.raw.io_binding()

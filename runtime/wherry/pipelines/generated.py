@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from wherry.bundle import Bundle
+from wherry.bundle import PREFILL, Bundle
 from wherry.files import read_json
 from wherry.generation import Decoder, Engine, GenerationConfig, Request, search
 from wherry.session import Session
@@ -25,7 +25,8 @@ def open_decoder(sessions: Mapping[str, Session], padding_side: str | None, conf
         config: config.json's.
     """
     if "model" in sessions:
-        return Decoder(sessions["model"], padding_side, head_size=config.get("head_dim"))
+        head_size = config.get("head_dim")
+        return Decoder(sessions["model"], padding_side, prefill=sessions.get(PREFILL), head_size=head_size)
     session, *first = (sessions[role] for role in decoder_roles(sessions))
     return Decoder(session, padding_side, first=first[0] if first else None, embed=sessions.get("embed_tokens"))
 

@@ -5,12 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from wherry.bundle import PREFILL
 from wherry.errors import InputError
 from wherry.generation import Assistant, Engine, GenerationConfig, PrefixCache, search
 from wherry.generation.batch import Given
 from wherry.generation.grammar import FORMS, Grammar, Vocabulary
 from wherry.pipelines.base import TextPipeline
 from wherry.pipelines.generated import decoder_roles, defaults, open_decoder, pieces, whole
+from wherry.session import Session
 
 Chat = Sequence[Mapping[str, Any]]
 
@@ -29,6 +31,11 @@ class TextGenerationPipeline(TextPipeline):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        graphs = self.variant.graphs
+        if PREFILL in graphs and self.session.device == "cpu":
+            self.sessions[PREFILL] = Session(
+                self.bundle.folder / graphs[PREFILL], device="cpu", threads=options.get("threads")
+            )
         self.decoder = open_decoder(self.sessions, self.bundle.padding_side, self.bundle.config)
         self.defaults = defaults(self.bundle)
         self.context = self._context()
