@@ -28,9 +28,16 @@ def _squeeze(self: Any, dim: int) -> Any:
     return op.Squeeze(self, op.Constant(value_ints=[dim]))
 
 
+def _squeeze_all(self: Any) -> Any:
+    """The axes that were of size one in the trace: one that varies may be so too, but stays."""
+    axes = [axis for axis, size in enumerate(self.shape) if size == 1]
+    return op.Squeeze(self, op.Constant(value_ints=axes)) if axes else op.Identity(self)
+
+
 TRANSLATIONS: Mapping[Any, Any] = {
     **_ONNX_TRANSLATION_TABLE,
     torch.ops.aten.index_put.default: _index_put,
     torch.ops.aten.squeeze.dim: _squeeze,
+    torch.ops.aten.squeeze.default: _squeeze_all,
     torch.ops.aten.reshape.default: aten_view,  # which takes an axis of size zero for what it is
 }

@@ -37,8 +37,8 @@ class Parity:
         cosine: mean cosine similarity of output vectors: per sentence for sentence embeddings, else per token or row.
             Of logits for the next token without their mean.
         cosine_min: the smallest of those.
-        top1: share of logit vectors, of tokens or pixels, whose largest element is the same; None where outputs are no
-            logits.
+        top1: share of logit vectors, of tokens or pixels, whose largest element is one of the original's largest, which
+            rounding may not tell apart; None where outputs are no logits.
         perplexity: of a page of English, for language models.
         perplexity_torch: of the same page, for the original.
         vectors: how many output vectors were compared.
@@ -162,6 +162,8 @@ def probe_for(checkpoint: Checkpoint, folder: Path, padding_side: str) -> Probe:
     return PartsProbe(parts, folder) if len(parts) > 1 else ModelProbe(checkpoint, folder)
 
 
+ROUNDING = 1e-5
+"""By so much of the largest logit the original itself says nothing of which is the larger."""
 BLOCK = 2**20
 """Elements that are compared at once, for in float64 they are large."""
 
@@ -197,7 +199,8 @@ class Tally:
         self.largest[name] = max(difference, float(differences.max())), max(element, float(np.abs(expected).max()))
         self.total, self.count = self.total + float(differences.sum()), self.count + found.size
         if "logits" in name and "mask" not in name and expected.shape[-1] > 1:  # whether a mask holds is no choice
-            self.same.append(expected.argmax(-1) == found.argmax(-1))
+            chosen = np.take_along_axis(expected, found.argmax(-1)[:, None], -1)[:, 0]
+            self.same.append(expected.max(-1) - chosen <= ROUNDING * np.abs(expected).max(-1))
         if "logits" in name and self.writes:
             expected, found = (each - each.mean(-1, keepdims=True) for each in (expected, found))
         norms = np.linalg.norm(expected, axis=-1) * np.linalg.norm(found, axis=-1)
