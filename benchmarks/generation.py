@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 import peers
 from harness import bundle, compare
-from wherry.bundle import Bundle
+from wherry.bundle import PREFILL, Bundle
 from wherry.commands.common import table
 from wherry.generation import Assistant, Decoder, Engine, GenerationConfig, generate
 from wherry.session import Session, thread_count
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path)
     python = parser.parse_args().peers
     torch.set_num_threads(thread_count())
-    built = bundle("smollm2-gguf", ["fp32", "int8", "int4"])
+    built = bundle("smollm2-gguf", ["fp32", "int8", "int4"], fast_prefill=True)
     prose = Tokenizer.load(built.folder).encode(PROSE).input_ids[0].tolist()
     smollm2(built, prose, python)
     if python is not None:
@@ -52,8 +52,10 @@ def smollm2(built: Bundle, prose: list[int], python: Path | None) -> None:
     others = {} if python is None else peers.smollm2(python)
     ways |= {name: with_peer(peer) for name, peer in others.items()}
     tell_distances(model, decoders, others, prose[:200])
+    readers = readers_of(built, decoders)
+    tell_distances(model, decoders | readers, {}, prose[:200], prompt=100)
     assistant = Assistant(decoders["wherry int4"])
-    workloads = over(ways, (prose * 32)[:4000], [prose[at : at + 16] for at in range(0, 128, 16)])
+    workloads = over(ways, readers, (prose * 32)[:4000], [prose[at : at + 16] for at in range(0, 128, 16)])
     workloads["batch 1, new tokens"]["wherry fp32, int4 guesses"] = runner(
         lambda rows, steps: guessed(decoders["wherry fp32"], assistant, rows[0], steps), [prose[:16]], STEPS
     )
@@ -61,7 +63,7 @@ def smollm2(built: Bundle, prose: list[int], python: Path | None) -> None:
 
 
 def gpt2(python: Path) -> None:
-    built = Bundle.load(peers.exported("gpt2", ["fp32", "int8", "int4"]))
+    built = Bundle.load(peers.exported("gpt2", ["fp32", "int8", "int4"], fast_prefill=True))
     model = AutoModelForCausalLM.from_pretrained(peers.checkpoint("gpt2"))
     decoders = decoders_of(built)
     words = np.random.default_rng(0).integers(5, 49000, 1000).tolist()
@@ -72,10 +74,12 @@ def gpt2(python: Path) -> None:
         name: with_peer(peer, fills=False) for name, peer in peers.ctranslate2(python, "gpt2", "CTranslate2").items()
     }
     ways["genai, our int4"] = with_peer(peers.Peer(python, "genai", peers.exported("gpt2", ["int4"])))
-    compare("GPT-2 124M generation", "tokens/s", over(ways, words[:900], rows), rounds=9)
+    compare("GPT-2 124M generation", "tokens/s", over(ways, readers_of(built, decoders), words[:900], rows), rounds=9)
 
 
-def over(ways: Mapping[str, Way], long: list[int], rows: Rows) -> dict[str, dict[str, Callable[[], int]]]:
+def over(
+    ways: Mapping[str, Way], readers: Mapping[str, Decoder], long: list[int], rows: Rows
+) -> dict[str, dict[str, Callable[[], int]]]:
     named = {
         "batch 1, new tokens": (rows[:1], STEPS),
         "batch 8, new tokens": (rows, STEPS),
@@ -84,6 +88,9 @@ def over(ways: Mapping[str, Way], long: list[int], rows: Rows) -> dict[str, dict
     workloads = {
         name: {way: runner(run, prompts, steps) for way, (run, _) in ways.items()}
         for name, (prompts, steps) in named.items()
+    }
+    workloads["prompt of 512 tokens"] |= {
+        way: runner(with_wherry(decoder)[0], [long[:512]], 1) for way, decoder in readers.items()
     }
     behind = {way: fill(long) for way, (_, fill) in ways.items() if fill is not None}
     if behind:
@@ -144,17 +151,21 @@ def guessed(decoder: Decoder, assistant: Assistant, row: Sequence[int], steps: i
 
 
 def tell_distances(
-    model: AutoModelForCausalLM, decoders: Mapping[str, Decoder], others: Mapping[str, peers.Peer], row: list[int]
+    model: AutoModelForCausalLM,
+    decoders: Mapping[str, Decoder],
+    others: Mapping[str, peers.Peer],
+    row: list[int],
+    prompt: int = 1,
 ) -> None:
-    """How far from torch's float32 each is on a text, read token by token: what speed is paid with."""
+    """How far from torch's float32 each is on what follows a prompt, read token by token: what speed is paid with."""
     with torch.no_grad():
-        exact = torch.log_softmax(model(torch.tensor([row])).logits[0], -1)
+        exact = torch.log_softmax(model(torch.tensor([row])).logits[0, prompt - 1 :], -1)
     found = {}
     for name, decoder in decoders.items():
         batch = decoder.batch(1, len(row))
         logits = [
-            batch.add(np.array([row[:1]]))[0].copy(),
-            *(batch.step([token])[0].copy() for token in row[1:]),
+            batch.add(np.array([row[:prompt]]))[0].copy(),
+            *(batch.step([token])[0].copy() for token in row[prompt:]),
         ]
         found[name] = np.stack(logits)
     with TemporaryDirectory() as folder:
@@ -168,11 +179,11 @@ def tell_distances(
         figures[name] = {"nats": nats, "same token": float((near.argmax(-1) == exact.argmax(-1)).float().mean())}
     print(
         table(
-            [["distance from torch fp32", "nats a token", "same likeliest token"]]
+            [[f"distance from torch fp32 behind {prompt}", "nats a token", "same likeliest token"]]
             + [[name, f"{each['nats']:.4f}", f"{each['same token']:.3f}"] for name, each in figures.items()]
         )
     )
-    print(json.dumps({"benchmark": "SmolLM2-135M distance from torch fp32", "tokens": len(row), "found": figures}))
+    print(json.dumps({"benchmark": "SmolLM2-135M distance from torch fp32", "tokens": len(exact), "found": figures}))
 
 
 def decoders_of(built: Bundle) -> dict[str, Decoder]:
@@ -180,6 +191,14 @@ def decoders_of(built: Bundle) -> dict[str, Decoder]:
         f"wherry {precision}": Decoder(Session(built.folder / variant.graphs["model"]))
         for precision, variant in built.variants.items()
     }
+
+
+def readers_of(built: Bundle, decoders: Mapping[str, Decoder]) -> dict[str, Decoder]:
+    """The decoders whose prompts a graph of its own reads."""
+    graphs = {f"wherry {precision}": variant.graphs for precision, variant in built.variants.items()}
+    found = [name for name in decoders if PREFILL in graphs[name]]
+    prefill = Session(built.folder / graphs[found[0]][PREFILL])
+    return {f"{name}, fast prefill": Decoder(decoders[name].session, prefill=prefill) for name in found}
 
 
 def check(model: AutoModelForCausalLM, decoder: Decoder, row: list[int]) -> None:

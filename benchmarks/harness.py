@@ -20,10 +20,13 @@ Runs = Mapping[str, Mapping[str, Callable[[], int]]]
 """Workload to candidate to a function that does the work once and returns how many items it did."""
 
 
-def bundle(name: str, precisions: list[str]) -> Bundle:
+def bundle(name: str, precisions: list[str], *, fast_prefill: bool = False) -> Bundle:
     """The bundle of a sample model, exported anew where this version has not done so yet."""
-    folder = cache_folder() / "benchmarks" / f"{version('wherry')}-{name}-{'-'.join(precisions)}"
-    return Bundle.load(folder) if folder.exists() else export(sample(name), folder, precision=precisions)
+    parts = [version("wherry"), name, *precisions, *(["prefill"] if fast_prefill else [])]
+    folder = cache_folder() / "benchmarks" / "-".join(parts)
+    if folder.exists():
+        return Bundle.load(folder)
+    return export(sample(name), folder, precision=precisions, fast_prefill=fast_prefill)
 
 
 def compare(title: str, unit: str, runs: Runs, *, rounds: int = 7) -> None:

@@ -150,11 +150,11 @@ def words(config: Any) -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
-def exported(name: str, precisions: Sequence[str]) -> Path:
+def exported(name: str, precisions: Sequence[str], *, fast_prefill: bool = False) -> Path:
     """Our bundle of a checkpoint."""
-    folder = MADE / f"{name}-{'-'.join(precisions)}"
+    folder = MADE / "-".join([name, *precisions, *(["prefill"] if fast_prefill else [])])
     if not folder.exists():
-        export(checkpoint(name), folder, precision=list(precisions))
+        export(checkpoint(name), folder, precision=list(precisions), fast_prefill=fast_prefill)
     return folder
 
 

@@ -118,7 +118,9 @@ def input_names(model: Any) -> list[str]:
     return names
 
 
-_SOUNDS: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+SAMPLES = (4000, 16_000)
+"""Of a sound: few, and as many as models need that look at frames far apart."""
+_SOUNDS: WeakKeyDictionary[nn.Module, tuple[tuple[str, ...], int]] = WeakKeyDictionary()
 
 
 def axes_of(model: Any, name: str) -> tuple[str, ...]:
@@ -137,11 +139,11 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
         return AXES[name]
     if model not in _SOUNDS:
         part = model.get_encoder() if "decoder_input_ids" in parameters_of(model) else model
-        for axes in (AXES[name], FRAMES):
-            _SOUNDS[model] = axes
+        for axes, samples in (*((AXES[name], count) for count in SAMPLES), (FRAMES, SAMPLES[0])):
+            _SOUNDS[model] = axes, samples
             if _runs(part, {name: _sounds(model, axes, 1, 1, torch.Generator().manual_seed(0))}):
                 break
-    return _SOUNDS[model]
+    return _SOUNDS[model][0]
 
 
 def _runs(model: Any, inputs: Mapping[str, Tensor]) -> bool:
@@ -160,7 +162,7 @@ def _sounds(model: Any, axes: tuple[str, ...], batch: int, scale: float, random:
     frames = 2 * int(positions) if positions else int(setting(config, "max_length") or 100)
     channels = 4 if setting(config, "enable_fusion") else 1
     sizes = {
-        "num_samples": 4000 * scale,
+        "num_samples": _SOUNDS[model][1] * scale if model in _SOUNDS else SAMPLES[0] * scale,
         "num_channels": channels,
         "num_frames": frames * scale,
         "feature_size": bins,

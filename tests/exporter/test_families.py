@@ -281,6 +281,23 @@ SPOKEN = {
 }
 IN_ONE_GO |= {
     "Wav2Vec2ForXVector": {**SPOKEN, "conv_dim": [8] * 3, "conv_stride": [5, 4, 4], "conv_kernel": [10, 5, 5]},
+    "Data2VecAudioForXVector": {  # a short sound has fewer frames than these look at
+        **SPOKEN,
+        "tdnn_dim": [16, 16, 16, 16, 24],
+        "tdnn_kernel": [5, 3, 3, 1, 1],
+        "tdnn_dilation": [1, 2, 3, 1, 1],
+    },
+    "MBartModel": {
+        "vocab_size": 120,
+        "d_model": 32,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+        "max_position_embeddings": 64,
+    },
     "WavLMForAudioFrameClassification": SPOKEN,
     "Swin2SRForImageSuperResolution": {
         "image_size": 32,
