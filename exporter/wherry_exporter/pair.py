@@ -28,6 +28,7 @@ from wherry_exporter.merge import merge_cross_attention
 from wherry_exporter.seq2seq import Step, TokenStep, encoder_decoder_of
 from wherry_exporter.sizes import ShortSizes
 from wherry_exporter.stepwise import repeat_step
+from wherry_exporter.windows import windows_as_masks
 
 ENCODER_SEQUENCE = "encoder_sequence_length"
 EMBEDDED = (BATCH, SEQUENCE, "hidden_size")
@@ -41,7 +42,8 @@ class _Encoder(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         if self.lowering:
             self.lowering.begin(inputs.get("attention_mask"))
-        with nullcontext() if set(inputs) <= {*TEXT, "inputs_embeds"} else ShortSizes():
+        sizes = nullcontext() if set(inputs) <= {*TEXT, "inputs_embeds"} else ShortSizes()
+        with windows_as_masks(self.encoder), sizes:
             states: Tensor = self.encoder(**inputs).last_hidden_state
         return states
 

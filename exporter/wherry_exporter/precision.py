@@ -90,12 +90,11 @@ class Quantizer:
         return any(self._products(role, precision) for role in self.graphs)
 
     def rounds(self, precision: str) -> Iterator[Mapping[str, Collection[str]]]:
-        """What keeps a higher precision, by role: at first mostly nothing, then ever more of what suffers most."""
+        """What keeps a higher precision, by role: first nothing, then ever more of the layers that suffer most."""
         if precision == "int4f16" and "int4" in self.settled:
             yield self.settled["int4"]
             return
-        if PREFILL not in self.graphs:  # what it loses comes on top of what the graph behind it loses
-            yield {}
+        yield {}
         if precision in ("fp16", "bf16", "bnb4"):
             return
         few, static = precision in ("int4", "int4f16"), self._is_static(precision)

@@ -32,6 +32,7 @@ from wherry_exporter.stretched import stretched
 from wherry_exporter.tasks import TASKS, shape_of
 from wherry_exporter.towers import parts_of
 from wherry_exporter.vision_language import VISION_LANGUAGE
+from wherry_exporter.windows import windows_as_masks
 
 
 def ways(checkpoint: Checkpoint) -> Mapping[str, Callable[[Checkpoint], Traced]]:
@@ -83,7 +84,7 @@ class _Model(nn.Module):
         if self.lowering:
             self.lowering.begin(inputs.get("attention_mask"), patch_mask=inputs.get("pixel_attention_mask"))
         sizes = nullcontext() if set(inputs) <= set(TEXT) else ShortSizes()
-        with stretched(self.model), crops_for_all(self.model), sizes:
+        with stretched(self.model), crops_for_all(self.model), windows_as_masks(self.model), sizes:
             outputs = tensors_of(self.model(**inputs))
         return tuple(outputs[name] for name in self.outputs)
 

@@ -103,7 +103,7 @@ def write_variants(
         with quiet():
             graph, feeds = prefill_of(traced.graphs), entries.feeds(traced)["model"]
             reader = Quantizer({PREFILL: graph}, {PREFILL: feeds}, plan.settings, real=False)
-            write_variant(reader, "int8", prefill, partial(measure, originals))
+            write_variant(reader, PREFILL, prefill, partial(measure, originals))
 
     limit = ACCURACY_LOSS if choose and plan.max_accuracy_loss is None else plan.max_accuracy_loss
     found: dict[str, dict[str, Any]] = {}

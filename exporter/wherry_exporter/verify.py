@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from wherry.bundle import PREFILL
 from wherry.session import thread_count
 from wherry_exporter.errors import ParityError
 from wherry_exporter.load import Checkpoint
@@ -83,9 +84,10 @@ LIMITS |= {"quantized": LIMITS["int8"], "uint8": LIMITS["int8"], "int4f16": LIMI
 
 
 def close(precision: str, parity: Parity) -> bool:
-    """Whether a quantized variant is so close that no layer needs a higher precision."""
+    """Whether a quantized variant, or the graph `PREFILL`, is so close that no layer needs a higher precision."""
     if parity.perplexity is not None and parity.perplexity_torch is not None:
-        return parity.perplexity <= 1.05 * parity.perplexity_torch
+        alike = precision != PREFILL or parity.cosine_min >= 0.96  # a graph behind it loses as much again
+        return alike and parity.perplexity <= 1.05 * parity.perplexity_torch
     if "4" in precision:
         cosine, smallest, top1 = 0.98, 0.9, 0.95
     else:  # of what only gives vectors, the whole direction counts; where classes are chosen, the choice does

@@ -209,6 +209,7 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     "RobertaForSequenceClassification": ROBERTA,
     "XLMRobertaModel": ROBERTA,
     "DistilBertForTokenClassification": {**TEXT, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
+    "LongformerForSequenceClassification": {**ROBERTA, "attention_window": [4, 4]},
     "ElectraForSequenceClassification": {**TEXT, "embedding_size": 16},
     "DebertaV2ForSequenceClassification": {**TEXT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
     "ModernBertForTokenClassification": {**TEXT, **GLOBAL},
@@ -385,7 +386,8 @@ PIX2STRUCT = {
 }
 
 STEPWISE = {"FSMTForConditionalGeneration"}
-CACHES_COPIED = {*STEPWISE, "VisionEncoderDecoderModel"}  # of TrOCR's decoder, which flattens batch and heads
+CACHES_COPIED = {*STEPWISE, "VisionEncoderDecoderModel", "LEDForConditionalGeneration"}
+"""Those of TrOCR's and LED's decoders too, which flatten batch and heads."""
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "T5ForConditionalGeneration": T5,
     "MT5ForConditionalGeneration": {**T5, "num_layers": 1, "feed_forward_proj": "gated-gelu"},
@@ -394,6 +396,13 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "BartForConditionalGeneration": BART,
     "MBartForConditionalGeneration": {**BART, **ONE_LAYER},
     "PegasusForConditionalGeneration": {**BART, **ONE_LAYER},
+    "LEDForConditionalGeneration": {
+        **BART,
+        **ONE_LAYER,
+        "attention_window": [4],
+        "max_encoder_position_embeddings": 64,
+        "max_decoder_position_embeddings": 64,
+    },
     "VisionEncoderDecoderModel": TROCR,
     "BlipForConditionalGeneration": {
         "text_config": {**TEXT, "encoder_hidden_size": 32, "sep_token_id": None},

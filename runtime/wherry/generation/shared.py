@@ -18,6 +18,9 @@ Array = np.ndarray[Any, Any]
 ALONE = 32
 """Of a longer prompt the last token runs by itself, so that the logits of the others are not computed."""
 
+PART = 128
+"""Tokens of a prompt that its own graph reads at once: attention there looks in vain at those that follow, too."""
+
 ALONE_ON_DEVICE = 2**26
 """The same on a GPU, in bytes of logits: there a run of its own takes longer than many logits."""
 
@@ -128,7 +131,10 @@ class SharedBatch:
 
     def _read(self, first: int, ids: Array, *, logits: bool) -> Array | None:
         if not logits or ids.shape[1] > self._together(len(ids)):
-            self._run(first, ids[:, :-1] if logits else ids, {}, 0)
+            head = ids[:, :-1] if logits else ids
+            size = PART if self.decoder.prefill is not None and len(ids) == 1 else head.shape[1]
+            for start in range(0, head.shape[1], size):
+                self._run(first, head[:, start : start + size], {}, 0)
             ids = ids[:, -1:]
         return self._run(first, ids, {}, 1)[:, 0] if logits else None
 
