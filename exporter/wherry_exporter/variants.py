@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import onnx_ir as ir
@@ -22,7 +23,7 @@ from wherry_exporter.quiet import quiet
 from wherry_exporter.recommend import recommended
 from wherry_exporter.rounded import runnable
 from wherry_exporter.runners import GraphRunner
-from wherry_exporter.storage import remove
+from wherry_exporter.storage import remove, save
 from wherry_exporter.verify import Parity, judge
 
 CANDIDATES = ("fp32", "int8", "int4")
@@ -99,11 +100,12 @@ def write_variants(
     prefill = {PREFILL: folder / f"onnx/{PREFILL}{SUFFIXES['int8']}.onnx"} if plan.fast_prefill else {}
     if prefill:
         tell("writing prefill", 0)
-        originals = {role: folder / f"onnx/{role}.onnx" for role in traced.graphs}
-        with quiet():
+        with quiet(), TemporaryDirectory() as scratch:
             graph, feeds = prefill_of(traced.graphs), entries.feeds(traced)["model"]
+            behind = {"model": Path(scratch) / "model.onnx"}
+            save([quantizer.make("model", "int8")], behind.values())
             reader = Quantizer({PREFILL: graph}, {PREFILL: feeds}, plan.settings, real=False)
-            write_variant(reader, PREFILL, prefill, partial(measure, originals))
+            write_variant(reader, PREFILL, prefill, partial(measure, behind))
 
     limit = ACCURACY_LOSS if choose and plan.max_accuracy_loss is None else plan.max_accuracy_loss
     found: dict[str, dict[str, Any]] = {}

@@ -84,10 +84,18 @@ LIMITS |= {"quantized": LIMITS["int8"], "uint8": LIMITS["int8"], "int4f16": LIMI
 
 
 def close(precision: str, parity: Parity) -> bool:
-    """Whether a quantized variant, or the graph `PREFILL`, is so close that no layer needs a higher precision."""
+    """Whether a quantized variant is so close that no layer needs a higher precision.
+
+    `PREFILL` is judged with the decoder in 8 bits behind it.
+    """
+    if precision == PREFILL:
+        try:
+            judge("int8", parity)
+        except ParityError:
+            return False
+        return True
     if parity.perplexity is not None and parity.perplexity_torch is not None:
-        alike = precision != PREFILL or parity.cosine_min >= 0.96  # a graph behind it loses as much again
-        return alike and parity.perplexity <= 1.05 * parity.perplexity_torch
+        return parity.perplexity <= 1.05 * parity.perplexity_torch
     if "4" in precision:
         cosine, smallest, top1 = 0.98, 0.9, 0.95
     else:  # of what only gives vectors, the whole direction counts; where classes are chosen, the choice does
