@@ -98,18 +98,20 @@ class Beams:
 
     def _best(self, logits: Array, keep: int) -> tuple[Array, Array, Array]:
         """So many continuations, the best first or as they are drawn: which beam, which token, the score of both."""
-        chances = [log_softmax(np.asarray(row, np.float32)) for row in logits]
-        for row, ids in enumerate(self.ids):
+        places, chances = [], []
+        for row, ids in zip(logits, self.ids, strict=True):  # a row to its end, while it is in the processor's caches
+            logs = log_softmax(np.asarray(row, np.float32))
             for processor in self.processors:
-                chances[row] = processor(ids, chances[row])
-        if self.config.do_sample:
-            total = np.concatenate([row + score for row, score in zip(chances, self.scores, strict=True)])
-            best = _drawn(total, keep, self.random)
-            return best // len(chances[0]), best % len(chances[0]), total[best]
-        places = [largest(row, keep) for row in chances]  # no other can be among the best of all
+                logs = processor(ids, logs)
+            # no other than the best of a beam can be among the best of all
+            places.append(np.arange(logs.size) if self.config.do_sample else largest(logs, keep))
+            chances.append(logs if self.config.do_sample else logs[places[-1]])
         sources = np.repeat(np.arange(len(places)), [len(each) for each in places])
         tokens = np.concatenate(places)
-        scores = np.concatenate([row[each] for row, each in zip(chances, places, strict=True)]) + self.scores[sources]
+        scores = np.concatenate(chances) + self.scores[sources]
+        if self.config.do_sample:
+            best = _drawn(scores, keep, self.random)
+            return sources[best], tokens[best], scores[best]
         best = np.argsort(-scores, kind="stable")[:keep]
         return sources[best], tokens[best], scores[best]
 

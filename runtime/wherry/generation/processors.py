@@ -130,7 +130,7 @@ def candidates(scores: Array, count: int) -> Array:
 def log_softmax(scores: Array) -> Array:
     """Log-probabilities, float32."""
     shifted: Array = scores - scores.max()
-    shifted -= np.float32(np.log(np.exp(shifted).sum(dtype=np.float64)))
+    shifted -= np.log(np.exp(shifted).sum())
     return shifted
 
 
