@@ -56,6 +56,8 @@ TASKS: Mapping[str, ExportTask] = {
     "mask-generation": ExportTask("mask-generation", MASK_OUTPUTS, precisions=("fp32",)),
     "depth-estimation": ExportTask("depth-estimation", ("predicted_depth",)),
     "image-to-image": ExportTask("image-to-image", ("reconstruction",)),
+    "masked-im": ExportTask("masked-im", ("reconstruction",)),
+    "keypoint-detection": ExportTask("keypoint-detection", ("heatmaps",)),
     "zero-shot-image-classification": ExportTask(
         "zero-shot-image-classification", ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds")
     ),
@@ -229,4 +231,6 @@ def _task_by_name(name: str) -> str | None:
         return "image-classification"
     if name.endswith("ForPrediction"):
         return "time-series-forecasting"
+    if name.endswith(("ForPoseEstimation", "ForKeypointDetection")):
+        return "keypoint-detection"
     return "feature-extraction" if name.endswith(("Model", "ModelWithProjection")) else None

@@ -221,6 +221,19 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     "LevitForImageClassificationWithTeacher": LEVIT,
     "ViTForImageClassification": VISION,
     "Dinov2Model": VISION,
+    "ViTForMaskedImageModeling": {**VISION, "encoder_stride": 8},
+    "VitPoseForPoseEstimation": {
+        "backbone_config": transformers.VitPoseBackboneConfig(
+            image_size=[32, 24],
+            patch_size=[8, 8],
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            out_features=["stage2"],
+            num_experts=1,
+        ),
+        "scale_factor": 4,
+    },
     "ResNetForImageClassification": {**RESNET.to_dict()},
     "SegformerForSemanticSegmentation": {
         "hidden_sizes": [8, 8, 16, 16],
@@ -312,6 +325,8 @@ IN_ONE_GO |= {
 ONE_SIZE = {
     "OwlViTForObjectDetection": {"pixel_values": {"height": 32, "width": 32}},
     "ViTForImageClassification": {"pixel_values": {"height": 32, "width": 32}},
+    "ViTForMaskedImageModeling": {"pixel_values": {"height": 32, "width": 32}},
+    "VitPoseForPoseEstimation": {"pixel_values": {"height": 32, "width": 24}},
     "LevitForImageClassificationWithTeacher": {"pixel_values": {"height": 64, "width": 64}},
     "DPTForDepthEstimation": {"pixel_values": {"height": 32, "width": 32}},
     "Swin2SRForImageSuperResolution": {"pixel_values": {"height": 32, "width": 32}},
