@@ -96,6 +96,7 @@ def convert(
         _sizes_stay_symbols(module),
         patch("transformers.exporters.utils.is_contiguous_or_false", _is_contiguous),
         patch.object(onnxscript_apis, "get_torchlib_ops", _translations),
+        patch("torch.export._trace.print", lambda *_, **__: None, create=True),  # the graph so far, of a failed trace
     ):
         program = torch.export.export(module, (), dict(inputs), dynamic_shapes=dict(dynamic_shapes), strict=False)
         _unsqueeze_real(program.graph_module)

@@ -154,7 +154,7 @@ def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-deco
     in one for speech it gives frames of a spectrogram.
 
     Raises:
-        TaskError: images are not to be told from what is written about them.
+        TaskError: images are not to be told from what is written about them, or sounds stand among words.
     """
     if hasattr(model, "speech_decoder_postnet"):
         return "speech"
@@ -165,6 +165,9 @@ def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-deco
             reason = "it tells no features of images from its decoder"
             raise TaskError(f"{type(model).__name__} cannot be exported for {task}: {reason}")
         return "vision-language"
+    if TASKS[task].auto == "text2text-generation" and not model.config.is_encoder_decoder:
+        reason = "it takes sounds among its words, and a graph of words alone would not hear them"
+        raise TaskError(f"{type(model).__name__} cannot be exported for {task}: {reason}")
     if is_captioner(model) or (model.config.is_encoder_decoder and not hasattr(model, "get_image_features")):
         return "encoder-decoder"
     return "decoder" if model.main_input_name == "input_ids" else "model"

@@ -983,6 +983,37 @@ def test_a_model_that_takes_images_into_its_decoder_is_refused_in_one_line(folde
     assert "\n" not in str(told.value)
 
 
+def test_a_model_that_hears_sounds_among_words_is_refused_in_one_line(folder):
+    sounds = {
+        "model_type": "voxtral_encoder",
+        **ONE_LAYER,
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "num_mel_bins": 8,
+    }
+    settings = {"audio_config": sounds, "text_config": LONG, "audio_token_id": 119}
+    with pytest.raises(TaskError, match="it takes sounds among its words") as told:
+        trace_verified(checkpoint("VoxtralForConditionalGeneration", settings), folder)
+    assert "\n" not in str(told.value)
+
+
+def test_a_trace_that_fails_is_one_line_on_the_terminal(folder, capfd):
+    """Experts that it runs one by one, as many as are hit."""
+    settings = {
+        "vocab_size": 120,
+        "d_model": 32,
+        "n_heads": 4,
+        "n_layers": 1,
+        "max_seq_len": 64,
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0},
+        "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 24, "moe_num_experts": 4, "moe_top_k": 2},
+    }
+    with pytest.raises(ExportError, match=r"^DbrxForCausalLM cannot be exported") as caught:
+        trace_verified(checkpoint("DbrxForCausalLM", settings), folder)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_model_that_leaves_out_parts_of_images_by_chance_is_refused_in_one_line(folder):
     settings = {**TEXT, "image_size": 32, "patch_size": 8, "max_image_length": 9}
     with pytest.raises(ExportError, match="it draws 9 patches of a larger image by chance") as caught:
