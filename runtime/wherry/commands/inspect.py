@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from wherry.bundle import Bundle
+from wherry.bundle import PREFILL, Bundle
 from wherry.commands.common import add_device_arguments, device_options, short_warnings, table, variants_table
 from wherry.hub import resolve
 from wherry.session import Session
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
             bundle.folder / path,
             threads=1,
             recommended=variant.provider_options.get(role),
-            **device_options(arguments),
+            **({"device": "cpu"} if role == PREFILL else device_options(arguments)),
         )
         for role, path in variant.graphs.items()
     }
