@@ -54,7 +54,7 @@ def add_quantization_arguments(parser: argparse.ArgumentParser) -> None:
     making.add_argument(
         "--fast-prefill",
         action="store_true",
-        help="text generation in int8 and int4: another graph, which reads prompts in 8-bit integers; a byte a weight",
+        help="decoders in int8 and int4: another graph, which reads prompts in 8-bit integers, for a byte a weight",
     )
     proof = parser.add_argument_group("proof")
     proof.add_argument(

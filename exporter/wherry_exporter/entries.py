@@ -24,6 +24,8 @@ from wherry_exporter.towers import with_points
 
 RANDOM = 8
 """Random inputs to calibrate with."""
+PROMPTED = ("decoder", "vision-language")
+"""Shapes of models that read prompts."""
 FEW = 2
 """Inputs to calibrate with that take long to make."""
 
@@ -53,8 +55,8 @@ class Entries:
         self.checkpoint, self.plan = checkpoint, plan
         self.precisions: Sequence[str] = TASKS[checkpoint.task].precisions
         self.shape = shape_of(checkpoint.task, model)
-        if plan.fast_prefill and self.shape != "decoder":
-            raise UsageError(f"a fast prefill is for text-generation, not for {checkpoint.task}")
+        if plan.fast_prefill and (self.shape not in PROMPTED or model.config.is_encoder_decoder):
+            raise UsageError(f"a fast prefill is for decoders that stand alone, not for {checkpoint.task}")
         self.names = _names(model, self.shape)
         self.limit = position_limit(model)
         self.original = TorchRunner(model)

@@ -67,7 +67,7 @@ def export(
         max_accuracy_loss: refuse a variant that loses more of the task's metric (of top-1 agreement without one) on
             `verify_data`; for `auto` the default is 0.01, without `verify_data` on the built-in inputs.
         max_group_gap: refuse a variant that costs one group of `verify_data` so much more than another.
-        fast_prefill: write another graph beside the decoder's in `int8` and `int4`, which reads prompts in 8-bit
+        fast_prefill: write another graph beside that of a decoder in `int8` and `int4`, which reads prompts in 8-bit
             integers, for about a byte a weight more on disk and in memory.
         overwrite: replace `output` if it exists.
 

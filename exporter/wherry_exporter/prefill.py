@@ -4,24 +4,20 @@ Many rows at once are bound by arithmetic, not by the weights that are read, and
 that there are. Knows no model.
 """
 
-from collections.abc import Mapping
-
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from wherry_exporter.errors import UsageError
 
 
-def prefill_of(graphs: Mapping[str, ir.Model]) -> ir.Model:
+def prefill_of(decoder: ir.Model) -> ir.Model:
     """A copy of a decoder's graph without its logits and all that makes them.
 
     Raises:
-        UsageError: graphs that are no decoder that writes keys and values where it reads them.
+        UsageError: a graph that is no decoder that writes keys and values where it reads them.
     """
-    decoder = graphs.get("model")
-    operators = set() if decoder is None else {node.op_type for node in decoder.graph}
-    if decoder is None or len(graphs) > 1 or "GroupQueryAttention" not in operators:
-        raise UsageError("a fast prefill is for decoders of text alone whose graph has GroupQueryAttention")
+    if not any(node.op_type == "GroupQueryAttention" for node in decoder.graph):
+        raise UsageError("a fast prefill is for decoders whose graph has GroupQueryAttention")
     model = decoder.clone()
     kept = [value for value in model.graph.outputs if value.name != "logits"]
     model.graph.outputs.clear()

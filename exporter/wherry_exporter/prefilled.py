@@ -7,6 +7,9 @@ import numpy as np
 if TYPE_CHECKING:
     from wherry_exporter.probes import Feed, Session
 
+TOKENS = ("input_ids", "inputs_embeds", "token_type_ids")
+"""Inputs that tell of each token along their second axis."""
+
 
 class Prefilled:
     """Prompts are read by one graph and gone on with by another.
@@ -32,14 +35,16 @@ class Prefilled:
         return self.decoder.get_outputs()
 
     def run(self, output_names: Any, input_feed: "Feed") -> Any:
-        """As a session does; a prompt is padded on the right, and its past is empty."""
-        width = input_feed["input_ids"].shape[1]
-        if width == 1:
+        """As a session does; a prompt is padded on the right, and what comes behind it goes to the decoder."""
+        tokens = input_feed["input_ids" if "input_ids" in input_feed else "inputs_embeds"]
+        width = tokens.shape[1]
+        begun = any(name.startswith("past_") and array.shape[2] for name, array in input_feed.items())
+        if begun or width == 1:
             return self.decoder.run(output_names, input_feed)
         names = output_names or [port.name for port in self.get_outputs()]
         rows = [
-            self._row(names, {name: array[[row]] for name, array in input_feed.items()})
-            for row in range(len(input_feed["input_ids"]))
+            self._row(names, {name: _one(name, array, row) for name, array in input_feed.items()})
+            for row in range(len(tokens))
         ]
         return [
             np.concatenate([_padded(array, 1 if name == "logits" else 2, width) for array in arrays])
@@ -60,10 +65,18 @@ class Prefilled:
         return [found[name] for name in names]
 
 
+def _one(name: str, array: Any, row: int) -> Any:
+    """A row of an input; positions may be told in time, height and width before that."""
+    return array[:, [row]] if name == "position_ids" and array.ndim == 3 else array[[row]]
+
+
 def _part(feed: "Feed", first: int, last: int) -> "Feed":
     """The feed of some tokens of a row; the mask tells of those before them too."""
-    sizes = {"attention_mask": slice(last), "input_ids": slice(first, last), "position_ids": slice(first, last)}
-    return {name: array[:, sizes[name]] if name in sizes else array for name, array in feed.items()}
+    found = {name: array[:, first:last] for name, array in feed.items() if name in TOKENS}
+    found |= {name: array for name, array in feed.items() if name.startswith("past_")}
+    if "position_ids" in feed:
+        found["position_ids"] = feed["position_ids"][..., first:last]
+    return found | {"attention_mask": feed["attention_mask"][:, :last]}
 
 
 def _padded(array: Any, axis: int, width: int) -> Any:

@@ -10,10 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from wherry.bundle import PREFILL
 from wherry_exporter.errors import UsageError
 from wherry_exporter.inputs import tensors_of
-from wherry_exporter.prefilled import Prefilled
 from wherry_exporter.probes import Session, next_past, no_past, output_names
 from wherry_exporter.prompts import Prompt
 from wherry_exporter.spliced import Embedded, Spliced, encode_seen, open_sessions
@@ -109,8 +107,6 @@ class GraphRunner:
 
     def __init__(self, graphs: Mapping[str, Path]) -> None:
         self.sessions = open_sessions(graphs)
-        if PREFILL in self.sessions:
-            self.sessions["model"] = Prefilled(self.sessions.pop(PREFILL), self.sessions["model"], every=True)
 
     def run(self, feed: Feed) -> dict[str, Array]:
         return _run(self.sessions["model"], feed)

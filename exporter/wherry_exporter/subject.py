@@ -69,10 +69,13 @@ class GraphSubject:
             plan: its rows.
 
         Raises:
-            UsageError: rows that do not fit, or graphs that run in a way that is not known.
+            UsageError: rows that do not fit, graphs that run in a way that is not known, or a fast prefill where there
+                are no prompts.
         """
         self.task, self.plan, self.graphs = bundle.task, plan, graphs
         self.shape = _shape(graphs)
+        if plan.fast_prefill and self.shape != "decoder":
+            raise UsageError("a fast prefill is for decoders that stand alone")
         entry = graphs["encoder_model" if self.shape == "encoder-decoder" else "model"].graph.inputs
         ports = {str(value.name): value for value in entry if not str(value.name).startswith("past_")}
         ports.pop("position_ids", None)

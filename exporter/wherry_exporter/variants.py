@@ -23,6 +23,7 @@ from wherry_exporter.quiet import quiet
 from wherry_exporter.recommend import recommended
 from wherry_exporter.rounded import runnable
 from wherry_exporter.runners import GraphRunner
+from wherry_exporter.spliced import decoder_role
 from wherry_exporter.storage import remove, save
 from wherry_exporter.verify import Parity, judge
 
@@ -101,9 +102,10 @@ def write_variants(
     if prefill:
         tell("writing prefill", 0)
         with quiet(), TemporaryDirectory() as scratch:
-            graph, feeds = prefill_of(traced.graphs), entries.feeds(traced)["model"]
-            behind = {"model": Path(scratch) / "model.onnx"}
-            save([quantizer.make("model", "int8")], behind.values())
+            role = decoder_role(traced.graphs)
+            graph, feeds = prefill_of(traced.graphs[role]), entries.feeds(traced)[role]
+            behind = {each: folder / f"onnx/{each}.onnx" for each in traced.graphs} | {role: Path(scratch) / "8.onnx"}
+            save([quantizer.make(role, "int8")], [behind[role]])
             reader = Quantizer({PREFILL: graph}, {PREFILL: feeds}, plan.settings, real=False)
             write_variant(reader, PREFILL, prefill, partial(measure, behind))
 

@@ -221,6 +221,8 @@ MAKERS = {
     for maker in (llava, idefics3, qwen2_vl, florence2, smolvlm, gemma3, paligemma, qwen2_5_vl, qwen3_vl)
 }
 OFTEN = ("llava", "idefics3", "qwen2_vl")
+READ_APART = ("llava", "idefics3", "qwen2_vl", "smolvlm", "qwen2_5_vl")
+"""Those whose prompts another graph may read: in the others tokens attend to later ones or to features of their own."""
 SWEPT = [pytest.param(name, marks=pytest.mark.sweep) for name in MAKERS if name not in OFTEN]
 
 
@@ -251,7 +253,14 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     data = folder / "data.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in told))
     small = "int8" if request.param == "florence2" else "int4"
-    bundle = export(folder / "model", folder / "bundle", precision=["fp32", small], verify_data=data, calibration=data)
+    bundle = export(
+        folder / "model",
+        folder / "bundle",
+        precision=["fp32", small],
+        verify_data=data,
+        calibration=data,
+        fast_prefill=request.param in READ_APART,
+    )
     return Seen(model, processor, mark, place, rows, folder, bundle)
 
 
@@ -295,6 +304,27 @@ def test_perplexity_of_labels_is_that_of_transformers(seen):
     assert found["fp32"]["data"]["figures"]["top1"] == 1
     exact, small = (variant["data"]["figures"]["perplexity"] for variant in found.values())
     assert exact != small
+
+
+def test_a_graph_of_its_own_reads_a_prompt_but_for_its_last_token(seen):
+    variant = seen.bundle.variants["int8" if seen.model.config.is_encoder_decoder else "int4"]
+    if "prefill" not in variant.graphs:
+        pytest.skip("it has none")
+    pipe = pipeline(model=seen.bundle.folder, precision="int4", device="cpu")
+    prompt = pipe.asking(str(seen.folder / "wide.png"), "What is this?")
+    tokens, given = pipe.encode(prompt, pipe.defaults, truncation=False)
+    row = np.array(tokens)
+    batch = pipe.decoder.batch(1, len(row) + 1)
+    batch.add(row[None], given)
+    heads = {name: array[..., :-1] if name == "position_ids" else array[:, :-1] for name, array in given.items()}
+    places = np.arange(len(row) - 1)[None]
+    feeds = pipe.decoder.feeds(row[None, :-1], places, np.ones_like(places), heads)
+    session = pipe.decoder.prefill
+    empty = {port.name: np.zeros((1, port.shape[1], 0, port.shape[3]), np.float32) for port in pipe.decoder.past}
+    feeds = {name: array for name, array in feeds.items() if name in session.inputs}
+    expected = session.raw.run(pipe.decoder.present, feeds | empty)
+    for found, each in zip(batch.read(0, len(row) - 1), expected, strict=True):
+        assert np.array_equal(found, each[0])
 
 
 def test_images_that_do_not_fit_are_refused_in_one_line(seen, tmp_path, capsys):

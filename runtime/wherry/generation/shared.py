@@ -50,7 +50,11 @@ class SharedBatch:
         self.rows += new
         if not given:
             return self._read(first, ids, logits=logits)
-        found = self._run(first, ids, given, 1)  # in one go: its tokens may look at later ones
+        if self.decoder.prefill is not None and length > 1:
+            self._run(first, ids[:, :-1], _part(given, slice(None, -1)), 0)
+            found = self._run(first, ids[:, -1:], _part(given, slice(-1, None)), 1)
+        else:
+            found = self._run(first, ids, given, 1)
         if "position_ids" in given:
             self.offsets[first : first + new] = given["position_ids"].max((0, 2)) + 1 - length
         return found[:, -1]
@@ -236,6 +240,11 @@ class Steps:
     def best(self, count: int) -> tuple[Array, Array]:
         """The likeliest tokens of the last step and their logits, (rows, count) each."""
         return self.decoder.best(self.scores, count)
+
+
+def _part(given: Given, tokens: slice) -> Given:
+    """What is given of some tokens: embeddings along the second axis, positions along the last."""
+    return {name: array[..., tokens] if name == "position_ids" else array[:, tokens] for name, array in given.items()}
 
 
 def _size(size: int | str) -> int:

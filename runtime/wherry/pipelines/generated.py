@@ -24,11 +24,12 @@ def open_decoder(sessions: Mapping[str, Session], padding_side: str | None, conf
     Args:
         config: config.json's.
     """
+    prefill = sessions.get(PREFILL)
     if "model" in sessions:
-        head_size = config.get("head_dim")
-        return Decoder(sessions["model"], padding_side, prefill=sessions.get(PREFILL), head_size=head_size)
+        return Decoder(sessions["model"], padding_side, prefill=prefill, head_size=config.get("head_dim"))
     session, *first = (sessions[role] for role in decoder_roles(sessions))
-    return Decoder(session, padding_side, first=first[0] if first else None, embed=sessions.get("embed_tokens"))
+    embed = sessions.get("embed_tokens")
+    return Decoder(session, padding_side, first=first[0] if first else None, prefill=prefill, embed=embed)
 
 
 def defaults(bundle: Bundle) -> GenerationConfig:
