@@ -65,7 +65,8 @@ def smollm2(built: Bundle, prose: list[int], python: Path | None) -> None:
 def gpt2(python: Path) -> None:
     built = Bundle.load(peers.exported("gpt2", ["fp32", "int8", "int4"], fast_prefill=True))
     model = AutoModelForCausalLM.from_pretrained(peers.checkpoint("gpt2"))
-    decoders = decoders_of(built)
+    shared = peers.exported("gpt2", ["int4"])  # the one variant there, which genai's configuration names
+    decoders = decoders_of(built) | {"wherry int4": Decoder(Session(shared / "onnx/model_q4.onnx"))}
     words = np.random.default_rng(0).integers(5, 49000, 1000).tolist()
     rows = [words[at : at + 16] for at in range(0, 128, 16)]
     check(model, decoders["wherry fp32"], rows[0])
@@ -73,7 +74,7 @@ def gpt2(python: Path) -> None:
     ways |= {
         name: with_peer(peer, fills=False) for name, peer in peers.ctranslate2(python, "gpt2", "CTranslate2").items()
     }
-    ways["genai, our int4"] = with_peer(peers.Peer(python, "genai", peers.exported("gpt2", ["int4"])))
+    ways["genai, our int4"] = with_peer(peers.Peer(python, "genai", shared))
     compare("GPT-2 124M generation", "tokens/s", over(ways, readers_of(built, decoders), words[:900], rows), rounds=9)
 
 
