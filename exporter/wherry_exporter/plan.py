@@ -67,6 +67,6 @@ class Plan:
         ):
             raise UsageError("a largest group gap needs verify data whose rows carry at least two groups")
         if self.fast_prefill and self.precisions is not None and not {AUTO, *READ_BY} & set(self.precisions):
-            raise UsageError(f"a fast prefill is for {' and '.join(READ_BY)}: add one of them to the precisions")
+            raise UsageError(f"a fast prefill is for {', '.join(READ_BY)}: add one of them to the precisions")
         if self.max_accuracy_loss is not None and self.verify_data is None and self.precisions != [AUTO]:
             raise UsageError("a largest accuracy loss needs verify data, or precision auto")
