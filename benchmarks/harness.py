@@ -54,9 +54,9 @@ def compare(title: str, unit: str, runs: Runs, *, rounds: int = 7) -> None:
 
 
 def balanced(names: list[str], rounds: int) -> list[list[str]]:
-    """Orders in which each candidate follows each other one as often: what follows one that leaves the processor cool
-    is faster, by up to a fifth.
+    """Orders in which each candidate follows each other one as often, or once more.
 
+    What follows one that leaves the processor cool is faster, by up to a fifth.
     Those of E. J. Williams, Experimental designs balanced for the estimation of residual effects of treatments (1949);
     of an odd number, one that does nothing is added. As many as make whole squares, near to `rounds`.
     """

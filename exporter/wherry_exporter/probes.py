@@ -182,10 +182,7 @@ class DecoderProbe:
         self.prose_loss = self._prose_loss()
 
     def open(self, graphs: Graphs, *, timed: bool = False) -> Any:
-        decoder = open_session(graphs["model"], keep_memory=timed)
-        if PREFILL not in graphs:
-            return decoder
-        return Prefilled(open_session(graphs[PREFILL], keep_memory=timed), decoder, every=not timed)
+        return open_sessions(graphs, keep_memory=timed)[decoder_role(graphs)]
 
     def pairs(self, opened: Any) -> Iterator[tuple[str, Pair]]:
         for first in range(0, len(self.rows), 3):
@@ -387,6 +384,23 @@ def open_session(path: Path, *, keep_memory: bool = False) -> InferenceSession:
     options.enable_cpu_mem_arena = keep_memory
     options.intra_op_num_threads, options.log_severity_level = thread_count(), 3
     return InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def open_sessions(graphs: Graphs, *, keep_memory: bool = False) -> dict[str, Session]:
+    """A bare session of each graph, by role; a decoder whose prompts another graph reads is one with that.
+
+    With `keep_memory` it is to be timed, and then gives logits of a prompt's last token alone.
+    """
+    sessions: dict[str, Session] = {role: open_session(path, keep_memory=keep_memory) for role, path in graphs.items()}
+    if PREFILL in sessions:
+        role = decoder_role(graphs)
+        sessions[role] = Prefilled(sessions.pop(PREFILL), sessions[role], every=not keep_memory)
+    return sessions
+
+
+def decoder_role(graphs: Mapping[str, object]) -> str:
+    """The role of a decoder that stands alone or sees images."""
+    return "model" if "model" in graphs else "decoder_model_merged"
 
 
 def output_names(session: Session) -> list[str]:

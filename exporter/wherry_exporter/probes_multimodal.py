@@ -26,10 +26,11 @@ from wherry_exporter.probes import (
     Opened,
     Pair,
     Session,
+    open_sessions,
     position_limit,
     token_row,
 )
-from wherry_exporter.spliced import Embedded, Spliced, encode_seen, open_sessions, text_positions, token_positions
+from wherry_exporter.spliced import Embedded, Spliced, encode_seen, text_positions, token_positions
 from wherry_tokenization import Tokenizer
 
 Openers = Mapping[str, Callable[[], InferenceSession]]

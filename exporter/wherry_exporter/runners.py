@@ -12,9 +12,9 @@ import torch
 
 from wherry_exporter.errors import UsageError
 from wherry_exporter.inputs import tensors_of
-from wherry_exporter.probes import Session, next_past, no_past, output_names
+from wherry_exporter.probes import Session, next_past, no_past, open_sessions, output_names
 from wherry_exporter.prompts import Prompt
-from wherry_exporter.spliced import Embedded, Spliced, encode_seen, open_sessions
+from wherry_exporter.spliced import Embedded, Spliced, encode_seen
 
 Array = np.ndarray[Any, Any]
 Feed = Mapping[str, Array]

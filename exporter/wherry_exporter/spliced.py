@@ -9,26 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wherry.bundle import PREFILL
-from wherry_exporter.prefilled import Prefilled
-from wherry_exporter.probes import Array, Feed, Graphs, Session, open_session
-
-
-def open_sessions(graphs: Graphs, *, keep_memory: bool = False) -> dict[str, Session]:
-    """A bare session of each graph, by role; a decoder whose prompts another graph reads is one with that.
-
-    With `keep_memory` it is to be timed, and then gives logits of a prompt's last token alone.
-    """
-    sessions: dict[str, Session] = {role: open_session(path, keep_memory=keep_memory) for role, path in graphs.items()}
-    if PREFILL in sessions:
-        role = decoder_role(graphs)
-        sessions[role] = Prefilled(sessions.pop(PREFILL), sessions[role], every=not keep_memory)
-    return sessions
-
-
-def decoder_role(graphs: Mapping[str, object]) -> str:
-    """The role of a decoder that stands alone or sees images."""
-    return "model" if "model" in graphs else "decoder_model_merged"
+from wherry_exporter.probes import Array, Feed, Session
 
 
 def encode_seen(sessions: Mapping[str, Session], feed: Feed, image_token: int) -> Array:

@@ -30,6 +30,8 @@ def _squeeze(self: Any, dim: int) -> Any:
 
 def _squeeze_all(self: Any) -> Any:
     """The axes that were of size one in the trace: one that varies may be so too, but stays."""
+    if self.shape is None:
+        return op.Squeeze(self)
     axes = [axis for axis, size in enumerate(self.shape) if size == 1]
     return op.Squeeze(self, op.Constant(value_ints=axes)) if axes else op.Identity(self)
 

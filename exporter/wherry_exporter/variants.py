@@ -19,11 +19,11 @@ from wherry_exporter.examine import Examiner, Report, refuse
 from wherry_exporter.plan import AUTO, READ_BY, Plan
 from wherry_exporter.precision import Quantizer
 from wherry_exporter.prefill import prefill_of
+from wherry_exporter.probes import decoder_role
 from wherry_exporter.quiet import quiet
 from wherry_exporter.recommend import recommended
 from wherry_exporter.rounded import runnable
 from wherry_exporter.runners import GraphRunner
-from wherry_exporter.spliced import decoder_role
 from wherry_exporter.storage import remove, save
 from wherry_exporter.verify import Parity, judge
 

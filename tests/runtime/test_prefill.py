@@ -9,11 +9,12 @@ import pytest
 from filelock import FileLock
 
 import wherry.generation.engine
+import wherry.generation.shared
 from wherry import pipeline
 from wherry.bundle import Bundle
 from wherry.cli import main
 from wherry.generation import Engine, GenerationConfig, PrefixCache
-from wherry.generation.engine import generate
+from wherry.generation.engine import generate, search
 from wherry.session import Session
 from wherry_exporter import export
 from wherry_exporter.errors import UsageError
@@ -107,10 +108,13 @@ def test_guesses_change_nothing(pipe, prompts):
     assert generate(pipe.decoder, [repeated], told) == generate(pipe.decoder, [repeated], greedy(24))
 
 
-def test_beams(pipe, folder, prompts):
-    """One beam, found by hand, is what two would begin with where the likeliest token is far ahead."""
+def test_beams_of_prompts_that_are_read_together_or_in_parts(pipe, prompts, monkeypatch):
+    config, both = GenerationConfig(max_new_tokens=6, num_beams=2), [prompts[0], prompts[2]]
+    alone = [search(pipe.decoder, [prompt], config)[0][0].tokens for prompt in both]
+    assert [found[0].tokens for found in search(pipe.decoder, both, config)] == alone
+    monkeypatch.setattr(wherry.generation.shared, "PART", 16)
+    assert [search(pipe.decoder, [prompt], config)[0][0].tokens for prompt in both] == alone
     text = pipe("The capital of France is", num_beams=2, max_new_tokens=4, return_full_text=False)
-    assert text == pipe("The capital of France is", num_beams=2, max_new_tokens=4, return_full_text=False)
     assert "Paris" in text[0]["generated_text"]
 
 
