@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -19,7 +19,6 @@ from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as OrtNot
 from torch import Tensor, nn
 from torch._prims_common import is_contiguous_or_false
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
-from torch.onnx._internal._lazy_import import onnxscript_apis  # type: ignore[attr-defined]
 from transformers import PreTrainedModel
 from transformers.exporters.exporter_dynamo import reset_model_state
 from transformers.exporters.exporter_onnx import apply_onnx_ir_fixes, use_experts_implementation
@@ -27,13 +26,10 @@ from transformers.exporters.utils import apply_fx_node_fixes, apply_patches, imp
 
 from wherry_exporter.errors import ExportError
 from wherry_exporter.garbage import garbage_waits
-from wherry_exporter.retrace import spare_second_trace
+from wherry_exporter.spared import spare_second_trace, spared
 from wherry_exporter.translations import TRANSLATIONS
 
 OPSET = 20
-
-_translations = cache(onnxscript_apis.get_torchlib_ops)
-"""torch.onnx's own, whose sources it would read again for every graph."""
 
 FAILURES = (
     RuntimeError,  # those of torch.export and torch.onnx among them
@@ -95,7 +91,7 @@ def convert(
         _experts_together(module),
         _sizes_stay_symbols(module),
         patch("transformers.exporters.utils.is_contiguous_or_false", _is_contiguous),
-        patch.object(onnxscript_apis, "get_torchlib_ops", _translations),
+        spared(),
         patch("torch.export._trace.print", lambda *_, **__: None, create=True),  # the graph so far, of a failed trace
     ):
         program = torch.export.export(module, (), dict(inputs), dynamic_shapes=dict(dynamic_shapes), strict=False)

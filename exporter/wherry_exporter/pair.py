@@ -31,6 +31,8 @@ from wherry_exporter.stepwise import repeat_step
 from wherry_exporter.windows import windows_as_masks
 
 ENCODER_SEQUENCE = "encoder_sequence_length"
+STATES = 32
+"""Of an encoder, as many as a decoder needs to be traced over."""
 EMBEDDED = (BATCH, SEQUENCE, "hidden_size")
 
 
@@ -101,8 +103,9 @@ def _traced(checkpoint: Checkpoint, *, fused: bool = False, sizes: bool = True, 
     model = encoder_decoder_of(checkpoint.model)
     shapes, inputs = _encoder_inputs(model, sizes=sizes)
     with torch.no_grad():
-        encoded = model.get_encoder()(**inputs)
-    step, states = TokenStep(model, type(encoded), 1 if stepwise else 3), encoded.last_hidden_state
+        encoded = model.get_encoder()(**{name: value[:1] for name, value in inputs.items()})
+    step = TokenStep(model, type(encoded), 1 if stepwise else 3)
+    states = encoded.last_hidden_state[:, :STATES].repeat(2, 1, 1)
     if not stepwise and not _takes_several(step, states):
         raise NotLowered("its decoder computes something else of several tokens at once")
     if fused:

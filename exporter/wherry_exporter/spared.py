@@ -1,15 +1,25 @@
-"""Spares torch.onnx its second trace of programs that consist of operators it translates as they are.
+"""Spares torch.onnx what changes nothing and takes longer than what it does: the graphs are the same.
 
-Before it translates, it traces a program once more to take apart what it has no translation for. For most models that
-changes nothing and takes longer than the first trace. Knows nothing of what a program computes.
+Before it translates a program, it traces it once more to take apart what it has no translation for, runs it for the
+types of what it changes, compiles it, and reads the sources of its translations; behind it every rule of rewriting is
+tried on every node. Knows nothing of what a program computes.
 """
 
+import linecache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from types import BuiltinFunctionType
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from onnxscript.rewriter import RewriteRule
 from torch.export import ExportedProgram
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
+from torch.onnx._internal._lazy_import import onnxscript_apis  # type: ignore[attr-defined]
+from torch.onnx._internal.exporter import _fx_passes
+from torch.onnx._internal.fx.passes import type_promotion
 
 aten = torch.ops.aten
 
@@ -26,6 +36,56 @@ UNTRANSLATED = ("__and__.Scalar", "conv1d.padding", "conv2d.padding", "split.siz
 """Their overloads for which that does not hold."""
 
 
+@contextmanager
+def spared() -> Iterator[None]:
+    """Let torch.onnx do without all that but the second trace, which depends on the program."""
+    with (
+        patch.object(onnxscript_apis, "get_torchlib_ops", _translations),
+        patch.object(type_promotion._TypePromotionInterpreter, "run_node", _promote),
+        patch.object(_fx_passes, "remove_assertion_nodes", _remove_assertions),
+        patch.object(RewriteRule, "try_rewrite", _try_rewrite),
+    ):
+        yield
+
+
+_get_translations = onnxscript_apis.get_torchlib_ops
+
+
+@cache
+def _translations() -> Any:
+    """Read once, not for every graph, and without asking for each whether its file has changed meanwhile."""
+    with patch.object(linecache, "checkcache"):
+        return _get_translations()
+
+
+def _promote(interpreter: Any, node: Node) -> Any:
+    """Mend the types that a node takes; what it gives is known from the trace, for it stays what it was."""
+    with interpreter._set_current_node(node):
+        rule = type_promotion.get_type_promotion_rule(node, interpreter.type_promotion_table)
+        if rule:
+            interpreter._maybe_promote_node(node, rule)
+    return node.meta["val"] if node.op == "call_function" else Interpreter.run_node(interpreter, node)
+
+
+_remove = _fx_passes.remove_assertion_nodes
+
+
+def _remove_assertions(module: GraphModule) -> GraphModule:
+    with patch.object(GraphModule, "recompile"):  # it is read, not run
+        return _remove(module)
+
+
+_rewrite = RewriteRule.try_rewrite
+
+
+def _try_rewrite(rule: Any, model: Any, graph: Any, node: Any, **options: Any) -> Any:
+    """Leave nodes alone whose operator is not the one that a rule is about."""
+    pattern = rule._target_pattern
+    if pattern.has_single_output_node and not pattern.output_node.op.matches(node.op_type):
+        return None
+    return _rewrite(rule, model, graph, node, **options)
+
+
 def spare_second_trace(program: ExportedProgram) -> None:
     """Let a program be taken for decomposed if it consists of such operators alone."""
     module = program.graph_module
@@ -34,7 +94,6 @@ def spare_second_trace(program: ExportedProgram) -> None:
     if all(map(_is_translated, module.graph.nodes)):
         for node in module.graph.nodes:
             _simplify(node)
-        module.recompile()
         vars(program)["run_decompositions"] = lambda *_: program
 
 
