@@ -142,8 +142,9 @@ class Verifier:
     def measure(self, graphs: Graphs) -> Parity:
         """Figures of the graphs, by role."""
         tally, opened = Tally(writes=self.writes), self.probe.open(graphs)
-        for name, (expected, found) in self.probe.pairs(opened):
-            tally.add(name, expected, found)
+        for name, pair in self.probe.pairs(opened):
+            tally.add(name, *pair)
+            del pair  # before the next outputs are computed
         losses = self.probe.losses(opened)
         return tally.parity(*(map(math.exp, losses) if losses else (None, None)))
 
@@ -233,15 +234,16 @@ class Tally:
         )
 
 
-def ratio(slow: Callable[[], Any], fast: Callable[[], Any], rounds: int = 4, enough: float = 0.5) -> float:
-    """Median time of `slow`, which has run before, over that of `fast`, run in turn after a warm-up.
+ROUNDS, ENOUGH = 4, 0.5
+"""Of timing: so many, or two where those take more seconds than that."""
 
-    Past `enough` seconds, two rounds will do.
-    """
+
+def ratio(slow: Callable[[], Any], fast: Callable[[], Any]) -> float:
+    """Median time of `slow`, which has run before, over that of `fast`, run in turn after a warm-up."""
     times: tuple[list[float], list[float]] = ([], [])
     fast()
-    for turn in range(rounds):
-        if turn > 1 and sum(map(sum, times)) > enough:
+    for turn in range(ROUNDS):
+        if turn > 1 and sum(map(sum, times)) > ENOUGH:
             break
         for run, taken in zip((slow, fast), times, strict=True):
             start = time.perf_counter()
