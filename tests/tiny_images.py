@@ -302,6 +302,31 @@ TINY["sam"] = (
         "mask_pad_size": {"height": 32, "width": 32},
     },
 )
+TINY["sam2"] = (
+    "Sam2Model",
+    {
+        "vision_config": {
+            "backbone_config": {
+                "model_type": "sam2_hiera_det_model",
+                "image_size": [64, 64],
+                "hidden_size": 8,
+                "embed_dim_per_stage": [8, 16, 24, 32],
+                "num_attention_heads_per_stage": [1, 2, 2, 2],
+                "blocks_per_stage": [1, 1, 2, 1],
+                "window_size_per_stage": [4, 2, 4, 2],
+                "global_attention_blocks": [3],
+                "window_positional_embedding_background_size": [4, 4],
+            },
+            "backbone_channel_list": [32, 24, 16, 8],
+            "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+            "fpn_hidden_size": 32,
+        },
+        "prompt_encoder_config": {"hidden_size": 32, "image_size": 64, "patch_size": 16},
+        "mask_decoder_config": {"hidden_size": 32, "mlp_dim": 48, "num_attention_heads": 2, "iou_head_hidden_dim": 32},
+    },
+    "Sam2",
+    {"size": {"height": 64, "width": 64}},
+)
 READS = ("clip", "siglip", "owlvit", "trocr", "blip", "pix2struct", "vilt")
 
 
@@ -317,10 +342,14 @@ def make(name: str, folder: Path) -> Path:
     if name == "segformer":  # so that no class outweighs the others everywhere
         with torch.no_grad():
             model.decode_head.classifier.bias -= model(torch.rand(1, 3, 64, 64)).logits.mean((0, 2, 3))
-    if name == "sam":
+    if name in ("sam", "sam2"):
         look_at_points(model)
     model.save_pretrained(folder)
-    getattr(transformers, f"{kind}ImageProcessorPil")(**processing).save_pretrained(folder)
+    if name == "sam2":  # transformers has its processor on torchvision alone
+        settings = {"image_processor_type": "Sam2ImageProcessorFast", **processing}
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    else:
+        getattr(transformers, f"{kind}ImageProcessorPil")(**processing).save_pretrained(folder)
     if name in READS:
         save_tokenizer(folder)
     return folder
@@ -328,7 +357,7 @@ def make(name: str, folder: Path) -> Path:
 
 @torch.no_grad()
 def look_at_points(model: Any) -> None:
-    """Make SAM's masks and scores depend on its points and differ over an image, which constants outweigh otherwise."""
+    """Make a SAM's masks and scores depend on its points and differ over an image, which constants outweigh else."""
     decoder = model.mask_decoder
     for name, parameter in decoder.named_parameters():
         if parameter.ndim > 1 and name.startswith(("transformer", "upscale", "output_hyper", "iou_prediction")):

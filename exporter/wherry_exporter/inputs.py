@@ -95,7 +95,7 @@ def input_names(model: Any) -> list[str]:
     """The graph inputs of a model that runs in one go, in the order of its signature's main input, then the rest."""
     config = model.config
     parameters = parameters_of(model)
-    names = [name for name in AXES if name in parameters and name not in TEXT[1:]]
+    names = [name for name in AXES if name in parameters and name not in TEXT[1:]] + list(_embeddings(model))
     main = model.main_input_name
     if main in names and main not in ("input_ids", "pixel_values", *ASKED):  # audio models take several kinds
         names = [name for name in (main, "is_longer") if name in names]
@@ -135,6 +135,8 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
         return PATCHES
     if name == "input_features" and "is_longer" in parameters_of(model):
         return SPECTROGRAMS
+    if name in _embeddings(model):
+        return EMBEDDED_IMAGE
     if name not in ("input_values", "input_features"):
         return AXES[name]
     if model not in _SOUNDS:
@@ -144,6 +146,11 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
             if _runs(part, {name: _sounds(model, axes, 1, 1, torch.Generator().manual_seed(0))}):
                 break
     return _SOUNDS[model][0]
+
+
+def _embeddings(model: Any) -> Mapping[str, tuple[int, ...]]:
+    """The sizes of what an image is embedded as at several resolutions, by name."""
+    return getattr(model, "embeddings", {}) if model.main_input_name == "input_points" else {}
 
 
 def _runs(model: Any, inputs: Mapping[str, Tensor]) -> bool:
@@ -244,6 +251,8 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             prompts = config.prompt_encoder_config
             side = prompts.image_embedding_size
             values[name] = torch.randn((batch, prompts.hidden_size, side, side), generator=random)
+        elif name in _embeddings(model):
+            values[name] = torch.randn((batch, *_embeddings(model)[name]), generator=random)
         elif name == "is_longer":
             values[name] = (torch.arange(batch)[:, None] + seed) % 2 == 0
         else:

@@ -224,8 +224,11 @@ def _model_class(task: str, config: Any, raw: Mapping[str, Any]) -> Any:
     """The class of the checkpoint's own architecture when it fits the task, else the auto class of the task."""
     import transformers
     from optimum.exporters.tasks import TasksManager
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASK_GENERATION_MAPPING_NAMES
 
     auto = TASKS[task].auto
+    if auto == "mask-generation" and config.model_type in MODEL_FOR_MASK_GENERATION_MAPPING_NAMES:
+        return getattr(transformers, MODEL_FOR_MASK_GENERATION_MAPPING_NAMES[config.model_type])  # not of films
     for name in raw.get("architectures") or config.architectures or []:
         own = getattr(transformers, name, None)
         able = task_of(own) if own is not None else None

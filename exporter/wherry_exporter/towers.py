@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wherry_exporter.errors import ExportError
-from wherry_exporter.inputs import ASKED, parameters_of, random_inputs
+from wherry_exporter.inputs import ASKED, image_size, parameters_of, random_inputs
 from wherry_exporter.load import Checkpoint
 
 DECODED = (
@@ -24,6 +24,8 @@ DECODED = (
     "multimask_output",
 )
 """What masks are decoded of."""
+LEVELS = "high_resolution_features"
+"""What they are decoded of besides, in models that embed an image at several resolutions."""
 
 
 class _TextTower(nn.Module):
@@ -134,6 +136,53 @@ class _Finder(nn.Module):
         return {"iou_scores": scores, "pred_masks": masks}
 
 
+class _LevelsEmbedder(nn.Module):
+    """Of an image at several resolutions, the coarsest last, as SAM 2 has it."""
+
+    main_input_name = "pixel_values"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        size = image_size(self.config)
+        if tuple(pixel_values.shape[2:]) != size:
+            raise ValueError(f"images must be of size {size}")
+        return {
+            f"image_embeddings.{level}": found
+            for level, found in enumerate(self.model.get_image_embeddings(pixel_values))
+        }
+
+
+class _LevelsFinder(nn.Module):
+    """Of what is at points of such an image, and whether there is anything."""
+
+    main_input_name = "input_points"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+        decoder = model.mask_decoder
+        channels = decoder.conv_s0.out_channels, decoder.conv_s1.out_channels, model.hidden_dim
+        sizes = zip(channels, model.backbone_feature_sizes, strict=True)
+        self.embeddings = {f"image_embeddings.{level}": (count, *size) for level, (count, size) in enumerate(sizes)}
+
+    def forward(self, input_points: Tensor, input_labels: Tensor, **embeddings: Tensor) -> dict[str, Tensor]:
+        *finer, coarsest = (embeddings[name] for name in self.embeddings)
+        sparse, dense = self.model.get_prompt_embeddings(input_points, input_labels)
+        places = self.model.get_image_wide_positional_embeddings()
+        masks, scores, _, objects = self.model.mask_decoder(
+            image_embeddings=coarsest,
+            image_positional_embeddings=places.repeat(len(coarsest), 1, 1, 1),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+            high_resolution_features=finer,
+        )
+        return {"iou_scores": scores, "pred_masks": masks, "object_score_logits": objects}
+
+
 def parts_of(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
     """Role to what a graph is made of: the whole model, and its towers where it has a text's and another's.
 
@@ -145,12 +194,13 @@ def parts_of(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
     """
     model: Any = checkpoint.model
     if checkpoint.task == "mask-generation":
-        more = [name for name in _demanded(model.mask_decoder) if name not in DECODED]
+        more = [name for name in _demanded(model.mask_decoder) if name not in (*DECODED, LEVELS)]
         if more:
             raise ExportError(f"its masks are also made of {', '.join(more)}")
+        embedder, finder = _asked_about(model)
         return {
-            "vision_encoder": replace(checkpoint, model=_Embedder(model)),
-            "prompt_encoder_mask_decoder": replace(checkpoint, model=_Finder(model)),
+            "vision_encoder": replace(checkpoint, model=embedder),
+            "prompt_encoder_mask_decoder": replace(checkpoint, model=finder),
         }
     towers: dict[str, Any] = {}
     if checkpoint.task == "zero-shot-image-classification":
@@ -170,11 +220,16 @@ def _demanded(module: Any) -> list[str]:
     return [each.name for each in parameters if each.default is each.empty and each.kind != each.VAR_KEYWORD]
 
 
+def _asked_about(model: Any) -> tuple[Any, Any]:
+    """What embeds an image, and what finds things in it."""
+    levels = LEVELS in parameters_of(model.mask_decoder)
+    return (_LevelsEmbedder(model), _LevelsFinder(model)) if levels else (_Embedder(model), _Finder(model))
+
+
 def with_points(model: Any, feed: Mapping[str, np.ndarray[Any, Any]], seed: int) -> dict[str, np.ndarray[Any, Any]]:
     """Images, and beside them what the graph that finds things in them takes: at points drawn by chance."""
     pixels = torch.from_numpy(feed["pixel_values"])
+    embedder, finder = _asked_about(model)
     with torch.no_grad():
-        known = _Embedder(model)(pixels) | random_inputs(
-            _Finder(model), ASKED[:2], batch=len(pixels), scale=1, seed=seed
-        )
+        known = embedder(pixels) | random_inputs(finder, ASKED[:2], batch=len(pixels), scale=1, seed=seed)
     return {**feed, **{name: value.numpy() for name, value in known.items()}}

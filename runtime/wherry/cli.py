@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def command() -> NoReturn:
-    """Run the command line as a program, which ends at once: taking apart all that torch imports takes half a second."""
+    """Run the command line as a program, which ends at once: taking what torch imports apart takes half a second."""
     code = main()
     sys.stderr.flush()
     os._exit(code)

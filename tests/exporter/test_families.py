@@ -16,6 +16,7 @@ import torch
 import transformers
 from onnxruntime import InferenceSession
 
+from tiny_images import TINY
 from wherry.errors import TaskError
 from wherry.generation import Decoder, Engine, GenerationConfig, generate
 from wherry.session import Session
@@ -647,6 +648,32 @@ def test_what_is_at_points_of_an_image(folder):
         assert masks.shape == (2, things, 3, 32, 32)
         np.testing.assert_allclose(scores, expected.iou_scores.detach(), rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(masks, expected.pred_masks.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_at_points_of_an_image_at_several_resolutions(folder):
+    """As transformers.js names them."""
+    _, settings, *_ = TINY["sam2"]
+    model, traced = crossed("Sam2Model", settings, folder)
+    sessions = {role: InferenceSession(folder / f"onnx/{role}.onnx") for role in traced.graphs}
+    names = [f"image_embeddings.{level}" for level in range(3)]
+    outputs = ["iou_scores", "pred_masks", "object_score_logits"]
+    assert {role: names_of(session) for role, session in sessions.items()} == {
+        "vision_encoder": (["pixel_values"], names),
+        "prompt_encoder_mask_decoder": (["input_points", "input_labels", *names], outputs),
+    }
+    assert fixed_sizes(traced.graphs.values()) == {"pixel_values": {"height": 64, "width": 64}}
+    random = np.random.default_rng(3)
+    pixels = random.normal(size=(3, 3, 64, 64)).astype(np.float32)
+    seen = dict(zip(names, sessions["vision_encoder"].run(None, {"pixel_values": pixels}), strict=True))
+    for things, points in ((1, 1), (4, 1), (1, 3)):
+        asked = {
+            "input_points": random.uniform(0, 64, (3, things, points, 2)).astype(np.float32),
+            "input_labels": random.choice([-10, -1, 0, 1], (3, things, points)),
+        }
+        expected = model(torch.from_numpy(pixels), **{name: torch.from_numpy(each) for name, each in asked.items()})
+        found = sessions["prompt_encoder_mask_decoder"].run(None, asked | seen)
+        for name, each in zip(outputs, found, strict=True):
+            np.testing.assert_allclose(each, expected[name].detach(), rtol=1e-3, atol=1e-4)
 
 
 def test_a_model_that_keeps_to_the_size_of_its_anchors(folder):

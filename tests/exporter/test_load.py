@@ -16,6 +16,7 @@ from transformers import (
     VitsModel,
 )
 
+from tiny_images import make
 from wherry.errors import BundleError, HubError, WherryError
 from wherry_exporter import ExportError
 from wherry_exporter.load import load
@@ -217,3 +218,12 @@ def test_a_repository_without_a_network(monkeypatch):
     assert "\n" not in str(caught.value)
     with pytest.raises(HubError, match="neither a file or folder here nor a hub repository id"):
         load("not a repository")
+
+
+def test_a_model_that_follows_things_through_films_looks_at_an_image(tmp_path):
+    """SAM 2's checkpoints are of that class; the one for images is a part of it."""
+    config = json.loads((make("sam2", tmp_path) / "config.json").read_text())
+    config |= {"model_type": "sam2_video", "architectures": ["Sam2VideoModel"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = load(tmp_path)
+    assert (type(loaded.model).__name__, loaded.task) == ("Sam2Model", "mask-generation")

@@ -235,6 +235,34 @@ def test_masks_of_what_points_are_on(exported, folders, images):
     assert next(ours(iter(images), points=[(1, 1)])) == ours(images[0], points=[(1, 1)])
 
 
+def test_masks_of_an_image_at_several_resolutions(exported, folders, images):
+    """As Sam2Processor does it, whose image processor wants torchvision."""
+    ours, folder = exported("sam2"), folders("sam2")
+    model = transformers.Sam2Model.from_pretrained(folder)
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    prepare = transformers.ViTImageProcessorPil(
+        size={"height": 64, "width": 64}, resample=2, image_mean=mean, image_std=std
+    )
+    for image in images:
+        width, height = image.size
+        things, labels = [[(10, 20), (30, 5)], [(width - 1, height - 1), (3, 4)]], [[1, 0], [1, 1]]
+        asked = {
+            "input_points": torch.tensor([things]) * 64 / torch.tensor([width, height]),
+            "input_labels": torch.tensor([labels]),
+        }
+        with torch.no_grad():
+            found = model(prepare(image, return_tensors="pt").pixel_values, **asked)
+        masks = torch.nn.functional.interpolate(found.pred_masks[0], (height, width), mode="bilinear") > 0
+        best = found.iou_scores[0].argmax(-1)
+        expected = [
+            {"score": float(scores[at]), "mask": Image.fromarray(mask[at].numpy().astype(np.uint8) * 255)}
+            for scores, mask, at in zip(found.iou_scores[0], masks, best, strict=True)
+        ]
+        assert 0.01 < (np.asarray(expected[0]["mask"]) > 0).mean() < 0.99
+        same(ours(image, points=things, labels=labels), expected)
+        assert ours(ours.embed(image), points=things, labels=labels) == ours(image, points=things, labels=labels)
+
+
 def test_masks_of_all_there_is(exported, theirs, images, monkeypatch):
     """Theirs but for the choice among masks that overlap, for which transformers wants torchvision."""
     ours, reference = exported("sam"), theirs("sam", "mask-generation")

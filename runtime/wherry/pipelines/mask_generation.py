@@ -1,6 +1,7 @@
 """mask-generation: an image and points on things in it in, a mask for each thing out; without points, of all there is.
 
-As SAM does it (Kirillov et al., Segment Anything, https://arxiv.org/abs/2304.02643).
+As SAM does it (Kirillov et al., Segment Anything, https://arxiv.org/abs/2304.02643), and SAM 2, which fills images up
+with nothing (Ravi et al., SAM 2: Segment Anything in Images and Videos, https://arxiv.org/abs/2408.00714).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from wherry.pipelines.image_segmentation import picture
 from wherry.pipelines.images import ImagePipeline, pixels
 from wherry.pipelines.object_detection import share
 from wherry.vision.maps import bilinear
-from wherry.vision.processor import Prepared
+from wherry.vision.processor import ImageProcessor, Prepared
 from wherry.vision.segments import apart
 from wherry.vision.sizes import Size
 
@@ -34,13 +35,13 @@ class Seen:
         embedded: what the graph for points takes of it, by input.
         size: (height, width) of the image.
         resized: the same as the model sees it.
-        padded: the same with what fills it up.
+        padded: the same with what fills it up; None where nothing does.
     """
 
     embedded: Mapping[str, Array]
     size: Size
     resized: Size
-    padded: Size
+    padded: Size | None
 
 
 class MaskGenerationPipeline(ImagePipeline):
@@ -112,11 +113,12 @@ class MaskGenerationPipeline(ImagePipeline):
         return seen
 
     def _seen(self, images: Sequence[Prepared]) -> Iterator[Seen]:
+        assert isinstance(self.processor, ImageProcessor)
         found = self.session.run({"pixel_values": pixels(images)["pixel_values"]})
         for row, image in enumerate(images):
             embedded = {name: array[row : row + 1] for name, array in found.items()}
             resized = int(image.mask[:, 0].sum()), int(image.mask[0].sum())
-            yield Seen(embedded, image.size, resized, (image.mask.shape[0], image.mask.shape[1]))
+            yield Seen(embedded, image.size, resized, self.processor.pad)
 
     def _at(self, seen: Seen, things: Sequence[Thing]) -> list[dict[str, Any]]:
         for x, y in np.concatenate([points for points, _ in things]):
@@ -192,6 +194,8 @@ def _things(points: Sequence[Any], labels: Sequence[Any] | None) -> list[Thing]:
 
 def _full(mask: Array, seen: Seen) -> Array:
     """Logits of a mask in the size of the image."""
+    if seen.padded is None:
+        return bilinear(mask, seen.size)
     height, width = seen.resized
     return bilinear(bilinear(mask, seen.padded)[:height, :width], seen.size)
 

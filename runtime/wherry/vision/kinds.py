@@ -182,6 +182,8 @@ KINDS: Mapping[str, Kind] = {
         },
         _sam,
     ),
+    "Sam2": Kind({**IMAGENET, "resample": 2, "size": {"height": 1024, "width": 1024}}),
+    "Sam3": Kind({"resample": 2, "size": {"height": 1008, "width": 1008}}),
     "Segformer": Kind({**IMAGENET, "resample": 2, "size": {"height": 512, "width": 512}}),
     "Siglip": Kind({**SQUARE, "default_to_square": False}),
     "SmolVLM": Kind(IDEFICS),
