@@ -150,6 +150,8 @@ def _sizes_stay_symbols(module: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for name, swapped in (("tensor", _tensor), ("as_tensor", _tensor), ("linspace", _linspace)):
             stack.enter_context(patch.object(torch, name, partial(swapped, getattr(torch, name))))
+        split = Tensor.split
+        stack.enter_context(patch.object(Tensor, "split", lambda *given, **named: _split(split, *given, **named)))
         for name in {type(inner).__module__ for inner in module.modules()}:
             source = sys.modules[name]
             stack.enter_context(patch.object(source, "len", _length, create=True))
@@ -174,6 +176,16 @@ def _linspace(make: Any, start: Any, end: Any, steps: Any, **options: Any) -> An
         return make(start, end, steps, **options)
     tools: Any = torch
     return start + tools.arange(steps, **options) * ((end - start) / tools.sym_max(steps - 1, 1))
+
+
+def _split(split: Callable[..., Any], tensor: Tensor, split_size: Any, dim: int = 0) -> Any:
+    """Into parts of a symbol's size, which torch would take for as many as there happen to be, and fix it."""
+    size: Any = tensor.shape[dim]
+    if isinstance(split_size, torch.SymInt) and isinstance(size, torch.SymInt):
+        count = size.node.expr / split_size.node.expr
+        if count.is_Integer:
+            return tensor.unflatten(dim, (int(count), split_size)).unbind(dim)
+    return split(tensor, split_size, dim)
 
 
 def _holds_symbols(data: Any) -> bool:

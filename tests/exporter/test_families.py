@@ -302,6 +302,20 @@ IN_ONE_GO |= {
         "tdnn_kernel": [5, 3, 3, 1, 1],
         "tdnn_dilation": [1, 2, 3, 1, 1],
     },
+    "ZoeDepthForDepthEstimation": {  # it splits its stages by the size of the batch
+        "backbone_config": transformers.BeitConfig(
+            **{**VISION, "num_hidden_layers": 4},
+            out_features=["stage1", "stage2", "stage3", "stage4"],
+            reshape_hidden_states=False,
+        ),
+        "neck_hidden_sizes": [8, 8, 16, 16],
+        "fusion_hidden_size": 16,
+        "bottleneck_features": 16,
+        "num_relative_features": 8,
+        "bin_embedding_dim": 16,
+        "num_attractors": [4, 3, 2, 1],
+        "bin_configurations": [{"n_bins": 8, "min_depth": 0.001, "max_depth": 10.0, "name": "nyu"}],
+    },
     "MBartModel": {
         "vocab_size": 120,
         "d_model": 32,
