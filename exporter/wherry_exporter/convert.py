@@ -178,9 +178,9 @@ def _linspace(make: Any, start: Any, end: Any, steps: Any, **options: Any) -> An
     return start + tools.arange(steps, **options) * ((end - start) / tools.sym_max(steps - 1, 1))
 
 
-def _split(split: Callable[..., Any], tensor: Tensor, split_size: Any, dim: int = 0) -> Any:
+def _split(split: Callable[..., Any], tensor: Any, split_size: Any, dim: int = 0) -> Any:
     """Into parts of a symbol's size, which torch would take for as many as there happen to be, and fix it."""
-    size: Any = tensor.shape[dim]
+    size = tensor.shape[dim]
     if isinstance(split_size, torch.SymInt) and isinstance(size, torch.SymInt):
         count = size.node.expr / split_size.node.expr
         if count.is_Integer:
