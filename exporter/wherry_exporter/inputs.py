@@ -150,7 +150,8 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
 
 def _embeddings(model: Any) -> Mapping[str, tuple[int, ...]]:
     """The sizes of what an image is embedded as at several resolutions, by name."""
-    return getattr(model, "embeddings", {}) if model.main_input_name == "input_points" else {}
+    found: Mapping[str, tuple[int, ...]] = getattr(model, "embedding_sizes", {})
+    return found
 
 
 def _runs(model: Any, inputs: Mapping[str, Tensor]) -> bool:

@@ -64,7 +64,8 @@ def _promote(interpreter: Any, node: Node) -> Any:
         rule = type_promotion.get_type_promotion_rule(node, interpreter.type_promotion_table)
         if rule:
             interpreter._maybe_promote_node(node, rule)
-    return node.meta["val"] if node.op == "call_function" else Interpreter.run_node(interpreter, node)
+    known = node.op == "call_function" and "val" in node.meta
+    return node.meta["val"] if known else Interpreter.run_node(interpreter, node)
 
 
 _remove = _fx_passes.remove_assertion_nodes

@@ -166,10 +166,10 @@ class _LevelsFinder(nn.Module):
         decoder = model.mask_decoder
         channels = decoder.conv_s0.out_channels, decoder.conv_s1.out_channels, model.hidden_dim
         sizes = zip(channels, model.backbone_feature_sizes, strict=True)
-        self.embeddings = {f"image_embeddings.{level}": (count, *size) for level, (count, size) in enumerate(sizes)}
+        self.embedding_sizes = {f"image_embeddings.{at}": (count, *size) for at, (count, size) in enumerate(sizes)}
 
     def forward(self, input_points: Tensor, input_labels: Tensor, **embeddings: Tensor) -> dict[str, Tensor]:
-        *finer, coarsest = (embeddings[name] for name in self.embeddings)
+        *finer, coarsest = (embeddings[name] for name in self.embedding_sizes)
         sparse, dense = self.model.get_prompt_embeddings(input_points, input_labels)
         places = self.model.get_image_wide_positional_embeddings()
         masks, scores, _, objects = self.model.mask_decoder(

@@ -21,7 +21,16 @@ SHAPES = [(90, 130), (131, 64), (40, 40)]
 BY_EDGE = {"size": {"shortest_edge": 50}, "crop_size": {"height": 44, "width": 60}}
 VIEWED = ("Idefics3", "Qwen2VL", "SmolVLM")
 """Those whose images come in parts or as patches; see `Viewer`."""
-WHOLE = [kind for kind in KINDS if kind not in VIEWED]
+ON_TORCHVISION = {
+    "Sam2": {
+        "size": {"height": 1024, "width": 1024},
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    },
+    "Sam3": {"size": {"height": 1008, "width": 1008}},
+}
+"""Those that transformers has on torchvision alone, and what they start with, as its source says."""
+WHOLE = [kind for kind in KINDS if kind not in (*VIEWED, *ON_TORCHVISION)]
 OPTIONS = [
     *((kind, {}) for kind in WHOLE),
     *(("ViT", {"size": {"height": 40, "width": 60}, "resample": resample}) for resample in range(6)),
@@ -125,10 +134,19 @@ def test_a_file_that_names_only_its_processor(kind):
         np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ON_TORCHVISION)
+def test_a_processor_without_a_form_on_pillow(kind):
+    """It resizes, scales and normalizes, as ViT's does on Pillow."""
+    image = picture(90, 130)
+    theirs = transformers.ViTImageProcessorPil(resample=2, **ON_TORCHVISION[kind])
+    found = ImageProcessor.of({"image_processor_type": f"{kind}ImageProcessorFast"})(image).pixels
+    np.testing.assert_allclose(found, theirs(image, return_tensors="np")["pixel_values"][0], atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
-        ({"image_processor_type": "Sam2ImageProcessor"}, "known are"),
+        ({"image_processor_type": "SuperPointImageProcessor"}, "known are"),
         ({"size": 224}, "no image_processor_type"),
         ({"image_processor_type": "ViTImageProcessor", "resample": 9}, "resample"),
         ({"image_processor_type": "ViTImageProcessor", "size": {"height": 0, "width": 4}}, "0 pixels"),
