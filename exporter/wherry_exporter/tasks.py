@@ -194,6 +194,7 @@ def task_of(model_class: Any) -> str | None:
     """The task that a class of transformers is made for; None where neither optimum nor its signature tell."""
     from optimum.exporters.tasks import TasksManager
     from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_MASK_GENERATION_MAPPING_NAMES,
         MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING_NAMES,
         MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES,
@@ -212,7 +213,7 @@ def task_of(model_class: Any) -> str | None:
         return "text-to-audio"  # a vocoder, the last part of what speaks
     if task != "feature-extraction":
         return task
-    if hasattr(model_class, "get_prompt_embeddings"):  # of points, which tell what is to be segmented
+    if model_class.config_class.model_type in MODEL_FOR_MASK_GENERATION_MAPPING_NAMES:
         return "mask-generation"
     if model_class.__name__ in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES.values():
         return "zero-shot-image-classification"

@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
     GPT2LMHeadModel,
+    Sam3TrackerConfig,
+    Sam3TrackerModel,
     SpeechT5HifiGan,
     SpeechT5HifiGanConfig,
     VitsConfig,
@@ -19,6 +21,7 @@ from transformers import (
 from tiny_images import make
 from wherry.errors import BundleError, HubError, WherryError
 from wherry_exporter import ExportError
+from wherry_exporter.build import trace_verified
 from wherry_exporter.load import load
 from wherry_exporter.samples import sample
 
@@ -227,3 +230,48 @@ def test_a_model_that_follows_things_through_films_looks_at_an_image(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     loaded = load(tmp_path)
     assert (type(loaded.model).__name__, loaded.task) == ("Sam2Model", "mask-generation")
+
+
+def test_what_follows_things_in_sam_3_is_found_in_its_checkpoint(tmp_path):
+    """Its weights are under other names there, and those that see are in what detects."""
+    backbone = {
+        "model_type": "sam3_vit_model",
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 64,
+        "pretrain_image_size": 32,
+        "patch_size": 4,
+        "window_size": 4,
+        "global_attn_indexes": [1],
+    }
+    settings = {
+        "vision_config": {
+            "model_type": "sam3_vision_model",
+            "backbone_config": backbone,
+            "fpn_hidden_size": 32,
+            "backbone_feature_sizes": [[64, 64], [32, 32], [16, 16]],
+        },
+        "prompt_encoder_config": {"hidden_size": 32, "image_size": 64, "patch_size": 4},
+        "mask_decoder_config": {"hidden_size": 32, "mlp_dim": 48, "num_attention_heads": 2, "iou_head_hidden_dim": 32},
+    }
+    model = Sam3TrackerModel(Sam3TrackerConfig(**settings)).eval()
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        place = f"tracker_model.{name}"
+        if name.startswith("vision_encoder.backbone."):
+            place = f"detector_model.{name}"
+        elif name.startswith("vision_encoder.neck."):
+            place = name.replace("vision_encoder.neck", "tracker_neck")
+        weights[place] = tensor.clone()
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    tracker = {"model_type": "sam3_tracker_video", **settings}
+    config = {"model_type": "sam3_video", "architectures": ["Sam3VideoModel"], "tracker_config": tracker}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = load(tmp_path)
+    assert (type(loaded.model).__name__, loaded.task) == ("Sam3TrackerModel", "mask-generation")
+    (tmp_path / "onnx").mkdir()
+    traced, _, parity = trace_verified(loaded, tmp_path)
+    assert list(traced.graphs) == ["vision_encoder", "prompt_encoder_mask_decoder"]
+    assert parity.max_rel_diff < 1e-3
