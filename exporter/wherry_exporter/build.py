@@ -5,6 +5,7 @@ Knows nothing of bundles or checkpoints' files.
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from wherry.pooling import Pooling
@@ -19,10 +20,27 @@ from wherry_exporter.precision import Quantizer
 from wherry_exporter.quiet import quiet
 from wherry_exporter.storage import save
 from wherry_exporter.trace import ways
-from wherry_exporter.verify import Parity, Verifier, close, judge
+from wherry_exporter.verify import Parity, Verifier, close
 
 
-def trace_verified(checkpoint: Checkpoint, folder: Path) -> tuple[Traced, Verifier, Parity]:
+@dataclass(frozen=True)
+class Proven:
+    """Float32 graphs that compute what the original does.
+
+    Attributes:
+        traced: the graphs.
+        verifier: what proved it, and measures others.
+        parity: how closely.
+        speed: how many times as fast as torch; None where they were not timed.
+    """
+
+    traced: Traced
+    verifier: Verifier
+    parity: Parity
+    speed: float | None
+
+
+def trace_verified(checkpoint: Checkpoint, folder: Path, *, timed: bool = False) -> Proven:
     """Trace in the first way whose float32 graphs, written into `folder`, compute what the original does.
 
     Raises:
@@ -39,12 +57,11 @@ def trace_verified(checkpoint: Checkpoint, folder: Path) -> tuple[Traced, Verifi
             paths = {role: folder / f"onnx/{role}.onnx" for role in traced.graphs}
             save(map(fuse, traced.graphs.values()), paths.values())
             verifier = Verifier(checkpoint, folder, traced.padding_side)
-            parity = verifier.measure(paths)
-            judge("fp32", parity)
+            parity, speed = verifier.prove(paths, timed=timed)
             if name == "stepwise":
                 slow = f"{type(checkpoint.model).__name__} reads prompts a token at a time, which takes longer"
                 warnings.warn(f"{slow}: {next(reversed(reasons))}", stacklevel=2)
-            return traced, verifier, parity
+            return Proven(traced, verifier, parity, speed)
         except (NotLowered, ExportError, *FAILURES) as error:
             reasons.setdefault(in_short(error), []).append(name)
             for path in (folder / "onnx").iterdir():

@@ -175,8 +175,9 @@ def _write_bundle(
     except FAILURES as error:
         raise refused(checkpoint, f"it runs on no inputs that fit its configuration: {in_short(error)}") from error
     tell(f"tracing {type(checkpoint.model).__name__}")
-    traced, verifier, exact = trace_verified(checkpoint, folder)
-    variants = write_variants(folder, traced, entries, plan, verifier, exact, tell)
+    proven = trace_verified(checkpoint, folder, timed="fp32" in plan.wanted(entries.precisions))
+    traced = proven.traced
+    variants = write_variants(folder, traced, entries, plan, proven.verifier, proven.parity, proven.speed, tell)
     if "fp32" not in variants:
         for role in traced.graphs:
             remove(folder / f"onnx/{role}.onnx")

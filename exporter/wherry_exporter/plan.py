@@ -8,6 +8,8 @@ from wherry_exporter.errors import UsageError
 
 AUTO = "auto"
 ALGORITHMS = ("imatrix", "gptq", "k-quant", "hqq", "rtn")
+CANDIDATES = ("fp32", "int8", "int4")
+"""What `auto` chooses from; float16 is no faster on a CPU."""
 METRIC_NAMES = ("accuracy", "f1", "wer", "perplexity")
 READ_BY = ("int8", "quantized", "int4")
 """Precisions whose prompts another graph can read: the others run on GPUs, or are as exact as the original."""
@@ -70,3 +72,7 @@ class Plan:
             raise UsageError(f"a fast prefill is for {', '.join(READ_BY)}: add one of them to the precisions")
         if self.max_accuracy_loss is not None and self.verify_data is None and self.precisions != [AUTO]:
             raise UsageError("a largest accuracy loss needs verify data, or precision auto")
+
+    def wanted(self, usual: Sequence[str]) -> Sequence[str]:
+        """The precisions to write, or to choose from: those of the task where nothing is said."""
+        return CANDIDATES if self.precisions == [AUTO] else self.precisions or usual

@@ -75,8 +75,8 @@ Opened = tuple[Callable[[Feed], Array], Session]
 class Probe(Protocol):
     """One shape of model, with the original's outputs computed once."""
 
-    def open(self, graphs: Graphs, *, timed: bool = False) -> Any:
-        """What runs the graphs: to be compared, drawing no chance and holding on to no memory, or to be timed."""
+    def open(self, graphs: Graphs) -> Any:
+        """What runs the graphs, drawing no chance and holding on to no memory."""
 
     def pairs(self, opened: Any) -> Iterator[tuple[str, Pair]]:
         """Output name, and vectors of both, one run after the other."""
@@ -85,7 +85,7 @@ class Probe(Protocol):
         """Mean negative log-likelihood of a page of English: the original's and the graph's; for language models."""
 
     def racers(self, opened: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        """The same work for the original and for the graph, to be timed."""
+        """The same work for the original, which has run before, and for the graph, to be timed."""
 
 
 class ModelProbe:
@@ -114,9 +114,9 @@ class ModelProbe:
         self.random = bool(drawn)
         self.calibration = {"model": self.feeds[1]}
 
-    def open(self, graphs: Graphs, *, timed: bool = False) -> InferenceSession:
-        with stilled(graphs["model"]) if self.random and not timed else nullcontext(graphs["model"]) as path:
-            return open_session(path, keep_memory=timed)
+    def open(self, graphs: Graphs) -> InferenceSession:
+        with stilled(graphs["model"]) if self.random else nullcontext(graphs["model"]) as path:
+            return open_session(path)
 
     def pairs(self, opened: InferenceSession) -> Iterator[tuple[str, Pair]]:
         names = [port.name for port in opened.get_outputs()]
@@ -143,7 +143,12 @@ class ModelProbe:
     def racers(self, opened: InferenceSession) -> tuple[Callable[[], Any], Callable[[], Any]]:
         feed = next(feed for feed in self.feeds if _takes(opened, feed))
         tensors = _tensors(feed)
-        return lambda: self.model(**tensors), lambda: opened.run(None, feed)
+
+        def run_torch() -> None:
+            with still():
+                self.model(**tensors)
+
+        return run_torch, lambda: opened.run(None, feed)
 
     def _expected(self, feed: Feed) -> dict[str, tuple[tuple[int, ...], Array]] | None:
         """Shape and vectors of what the original gives; None for a size that it does not take itself."""
@@ -185,8 +190,8 @@ class DecoderProbe:
         self.expected = [self._logits(index) for index in range(len(self.rows))]
         self.prose_loss = self._prose_loss()
 
-    def open(self, graphs: Graphs, *, timed: bool = False) -> Any:
-        return open_sessions(graphs, keep_memory=timed)[decoder_role(graphs)]
+    def open(self, graphs: Graphs) -> Any:
+        return open_sessions(graphs)[decoder_role(graphs)]
 
     def pairs(self, opened: Any) -> Iterator[tuple[str, Pair]]:
         for first in range(0, len(self.rows), 3):
@@ -199,7 +204,7 @@ class DecoderProbe:
         return self.prose_loss, loss(logits, self.prose)
 
     def racers(self, opened: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        row, steps = self.rows[0], 8
+        opened, row, steps = writing(opened), self.rows[0], 8
         prompt, cache = self._prompt(0), States(self.model).argument
 
         def run_torch() -> None:
@@ -284,10 +289,8 @@ class EncoderDecoderProbe:
             ids = output.logits[:, -1:].argmax(-1)
         return torch.cat(tokens, 1).numpy(), torch.cat(logits, 1).numpy()
 
-    def open(self, graphs: Graphs, *, timed: bool = False) -> Opened:
-        encoder, decoder = (
-            open_session(graphs[role], keep_memory=timed) for role in ("encoder_model", "decoder_model_merged")
-        )
+    def open(self, graphs: Graphs) -> Opened:
+        encoder, decoder = (open_session(graphs[role]) for role in ("encoder_model", "decoder_model_merged"))
         return lambda feed: np.asarray(encoder.run(None, feed)[0]), decoder
 
     def pairs(self, opened: Opened) -> Iterator[tuple[str, Pair]]:
@@ -379,27 +382,29 @@ def position_limit(model: Any) -> int:
     return limit if limit > 0 else 512
 
 
-def open_session(path: Path, *, keep_memory: bool = False) -> InferenceSession:
+def open_session(path: Path) -> InferenceSession:
     """A bare session on the CPU, with the threads this process may use.
 
-    With `keep_memory` it holds on to the memory of its runs, as sessions do by default: faster, but larger.
+    It does not hold on to the memory of its runs, as sessions do by default, which on these inputs is no faster.
     """
     options = SessionOptions()
-    options.enable_cpu_mem_arena = keep_memory
+    options.enable_cpu_mem_arena = False
     options.intra_op_num_threads, options.log_severity_level = thread_count(), 3
     return InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def open_sessions(graphs: Graphs, *, keep_memory: bool = False) -> dict[str, Session]:
-    """A bare session of each graph, by role; a decoder whose prompts another graph reads is one with that.
-
-    With `keep_memory` it is to be timed, and then gives logits of a prompt's last token alone.
-    """
-    sessions: dict[str, Session] = {role: open_session(path, keep_memory=keep_memory) for role, path in graphs.items()}
+def open_sessions(graphs: Graphs) -> dict[str, Session]:
+    """A bare session of each graph, by role; a decoder whose prompts another graph reads is one with that."""
+    sessions: dict[str, Session] = {role: open_session(path) for role, path in graphs.items()}
     if PREFILL in sessions:
         role = decoder_role(graphs)
-        sessions[role] = Prefilled(sessions.pop(PREFILL), sessions[role], every=not keep_memory)
+        sessions[role] = Prefilled(sessions.pop(PREFILL), sessions[role], every=True)
     return sessions
+
+
+def writing(session: Session) -> Session:
+    """A decoder as it writes: where another graph reads prompts, it gives logits of their last token alone."""
+    return Prefilled(session.prefill, session.decoder, every=False) if isinstance(session, Prefilled) else session
 
 
 def decoder_role(graphs: Mapping[str, object]) -> str:

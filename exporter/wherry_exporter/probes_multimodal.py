@@ -29,6 +29,7 @@ from wherry_exporter.probes import (
     open_sessions,
     position_limit,
     token_row,
+    writing,
 )
 from wherry_exporter.spliced import Embedded, Spliced, encode_seen, text_positions, token_positions
 from wherry_tokenization import Tokenizer
@@ -44,8 +45,8 @@ class PartsProbe:
         self.probes = {role: ModelProbe(part, folder) for role, part in parts.items()}
         self.calibration = {role: probe.calibration["model"] for role, probe in self.probes.items()}
 
-    def open(self, graphs: Graphs, *, timed: bool = False) -> Openers:
-        return {role: partial(self.probes[role].open, {"model": path}, timed=timed) for role, path in graphs.items()}
+    def open(self, graphs: Graphs) -> Openers:
+        return {role: partial(self.probes[role].open, {"model": path}) for role, path in graphs.items()}
 
     def pairs(self, opened: Openers) -> Iterator[tuple[str, Pair]]:
         for role, open_graph in opened.items():
@@ -85,8 +86,8 @@ class VisionLanguageProbe(DecoderProbe):
         self.prose = token_row(tokenizer, PROSE, min(256, position_limit(self.model)))
         self.prose_loss = self._prose_loss()
 
-    def open(self, graphs: Graphs, *, timed: bool = False) -> dict[str, Session]:
-        return open_sessions(graphs, keep_memory=timed)
+    def open(self, graphs: Graphs) -> dict[str, Session]:
+        return open_sessions(graphs)
 
     def pairs(self, opened: dict[str, Session]) -> Iterator[tuple[str, Pair]]:
         for rows in (slice(0, 3), slice(3, 4)):
@@ -100,7 +101,7 @@ class VisionLanguageProbe(DecoderProbe):
         return super().losses(Spliced(opened, {}, self.image_token, [text_positions(len(self.prose))]))
 
     def racers(self, opened: dict[str, Session]) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        return super().racers(self._spliced(opened, slice(0, 1)))
+        return super().racers(self._spliced({role: writing(each) for role, each in opened.items()}, slice(0, 1)))
 
     def _spliced(self, opened: dict[str, Session], rows: slice) -> Spliced:
         images = {name: value.numpy() for name, value in graph_images(joined(self.images[rows])).items()}
@@ -141,7 +142,7 @@ class SeeingPairProbe(EncoderDecoderProbe):
             answers.append(self._greedy(feed, states))
         self.rows, self.expected = [ids for ids, _ in answers], [logits for _, logits in answers]
 
-    def open(self, graphs: Graphs, *, timed: bool = False) -> Opened:
-        sessions = open_sessions(graphs, keep_memory=timed)
+    def open(self, graphs: Graphs) -> Opened:
+        sessions = open_sessions(graphs)
         decoder = Embedded(sessions["embed_tokens"], sessions["decoder_model_merged"])
         return lambda feed: encode_seen(sessions, feed, self.image_token), decoder

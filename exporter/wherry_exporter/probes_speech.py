@@ -38,11 +38,10 @@ class SpeechProbe:
             self.frames.append(frames.numpy())
             self.feeds.append({name: value.numpy() for name, value in feed.items()})
 
-    def open(self, graphs: Graphs, *, timed: bool = False) -> Sequence[InferenceSession]:
+    def open(self, graphs: Graphs) -> Sequence[InferenceSession]:
         with ExitStack() as stack:
-            paths = [graphs[role] for role in ("encoder_model", "decoder_model_merged", "decoder_postnet")]
-            given = paths if timed else [stack.enter_context(stilled(path)) for path in paths]
-            return [open_session(path, keep_memory=timed) for path in given]
+            roles = ("encoder_model", "decoder_model_merged", "decoder_postnet")
+            return [open_session(stack.enter_context(stilled(graphs[role]))) for role in roles]
 
     def pairs(self, opened: Sequence[InferenceSession]) -> Iterator[tuple[str, Pair]]:
         encoder, decoder, postnet = opened
@@ -72,7 +71,8 @@ class SpeechProbe:
         ids, speaker = torch.from_numpy(feed["input_ids"]), torch.from_numpy(feed["speaker_embeddings"])
 
         def run_torch() -> None:
-            speak(self.model, ids, speaker, STEPS)
+            with still():
+                speak(self.model, ids, speaker, STEPS)
 
         def run_graphs() -> None:
             states, mask = encoder.run(None, {"input_ids": feed["input_ids"]})

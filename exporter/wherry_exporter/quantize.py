@@ -133,7 +133,8 @@ def _write(folder: Path, bundle: Bundle, source: str, plan: Plan, started: float
         subject = GraphSubject(bundle, paths, graphs, plan)
         save(graphs.values(), [folder / f"onnx/{role}.onnx" for role in graphs])
         exact = subject.measure(paths)
-        variants = write_variants(folder, traced, subject, plan, subject, exact, tell)
+        speed = subject.speed(paths) if "fp32" in plan.wanted(subject.precisions) else None
+        variants = write_variants(folder, traced, subject, plan, subject, exact, speed, tell)
         if "fp32" not in variants:
             for role in graphs:
                 remove(folder / f"onnx/{role}.onnx")

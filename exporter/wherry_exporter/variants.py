@@ -27,8 +27,6 @@ from wherry_exporter.runners import GraphRunner
 from wherry_exporter.storage import remove, save
 from wherry_exporter.verify import Parity, judge
 
-CANDIDATES = ("fp32", "int8", "int4")
-"""What `auto` chooses from; float16 is no faster on a CPU."""
 ACCURACY_LOSS = 0.01
 """What `auto` may lose where nothing is said."""
 
@@ -74,9 +72,10 @@ def write_variants(
     plan: Plan,
     verifier: Proof,
     exact: Parity,
+    speed: float | None,
     tell: Callable[..., None],
 ) -> dict[str, dict[str, Any]]:
-    """Write every variant that is planned; the float32 graphs are there already.
+    """Write every variant that is planned; the float32 graphs are there already, and `exact` and `speed` are theirs.
 
     Returns:
         precision to its entry in the manifest, the default one first.
@@ -85,7 +84,7 @@ def write_variants(
         UsageError: a precision that does not fit the model.
         ParityError: a variant that is too far from the original.
     """
-    wanted = CANDIDATES if plan.precisions == [AUTO] else plan.precisions or entries.precisions
+    wanted = plan.wanted(entries.precisions)
     with quiet():
         quantizer = Quantizer(
             traced.graphs, entries.feeds(traced) if set(wanted) != {"fp32"} else {}, plan.settings, real=entries.real
@@ -117,8 +116,7 @@ def write_variants(
         paths = {role: folder / f"onnx/{role}{SUFFIXES[precision]}.onnx" for role in traced.graphs}
         beside = prefill if precision in READ_BY else {}
         whole = {**paths, **beside}
-        recipe = "as traced"
-        parity = exact
+        recipe, parity, pace = "as traced", exact, speed
         if precision != "fp32":
             with quiet():
                 parity, recipe = write_variant(quantizer, precision, paths, partial(measure, beside))
@@ -141,9 +139,13 @@ def write_variants(
             for path in paths.values():
                 remove(path)
             continue
-        if precision != "bf16":
-            tell(f"timing {precision}")
-        found[precision] = _entry(folder, precision, traced.graphs, whole, parity, recipe, report, verifier)
+        if precision not in ("fp32", "bf16"):
+            tell(f"timing {precision}", 0)
+            pace = verifier.speed(whole)
+        tell(f"hashing {precision}")
+        found[precision] = _entry(
+            folder, traced.graphs, whole, parity, recipe, report, None if precision == "bf16" else pace
+        )
         options = recommended(traced.graphs, precision, entries.limit)
         if options:
             found[precision]["provider_options"] = options
@@ -194,13 +196,12 @@ def _refuse_loss(precision: str, parity: Parity, limit: float | None) -> None:
 
 def _entry(
     folder: Path,
-    precision: str,
     graphs: Mapping[str, ir.Model],
     paths: Mapping[str, Path],
     parity: Parity,
     recipe: str,
     report: Report | None,
-    verifier: Proof,
+    speed: float | None,
 ) -> dict[str, Any]:
     files = [file for path in paths.values() for file in sorted(path.parent.glob(path.name + "*"))]
     entry = {
@@ -209,6 +210,6 @@ def _entry(
         "opset": next(iter(graphs.values())).opset_imports[""],
         "recipe": recipe,
         "parity": parity.as_dict(),
-        "speed": None if precision == "bf16" else round(verifier.speed(paths), 2),
+        "speed": None if speed is None else round(speed, 2),
     }
     return entry if report is None else entry | {"data": report.as_dict()}

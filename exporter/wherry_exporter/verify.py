@@ -139,20 +139,36 @@ class Verifier:
         with torch.no_grad():
             self.probe = probe_for(checkpoint, folder, padding_side)
 
+    def prove(self, graphs: Graphs, *, timed: bool) -> tuple[Parity, float | None]:
+        """Figures of the float32 graphs, by role, and, if `timed`, how many times as fast as torch they run.
+
+        Raises:
+            ParityError: they do not compute what the original does.
+        """
+        opened = self.probe.open(graphs)
+        parity = self._compare(opened)
+        judge("fp32", parity)
+        return parity, self._race(opened) if timed else None
+
     def measure(self, graphs: Graphs) -> Parity:
         """Figures of the graphs, by role."""
-        tally, opened = Tally(writes=self.writes), self.probe.open(graphs)
+        return self._compare(self.probe.open(graphs))
+
+    def speed(self, graphs: Graphs) -> float:
+        """How many times as fast as torch the graphs run."""
+        return self._race(self.probe.open(graphs))
+
+    def _compare(self, opened: Any) -> Parity:
+        tally = Tally(writes=self.writes)
         for name, pair in self.probe.pairs(opened):
             tally.add(name, *pair)
             del pair  # before the next outputs are computed
         losses = self.probe.losses(opened)
         return tally.parity(*(map(math.exp, losses) if losses else (None, None)))
 
-    def speed(self, graphs: Graphs) -> float:
-        """How many times as fast as torch the graphs run."""
-        original, graph = self.probe.racers(self.probe.open(graphs, timed=True))
+    def _race(self, opened: Any) -> float:
         with torch.no_grad():
-            return ratio(original, graph)
+            return ratio(*self.probe.racers(opened))
 
 
 def probe_for(checkpoint: Checkpoint, folder: Path, padding_side: str) -> Probe:

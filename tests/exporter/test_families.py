@@ -610,7 +610,8 @@ def checkpoint(name: str, settings: dict[str, Any]) -> Checkpoint:
 
 def crossed(name: str, settings: dict[str, Any], folder: Path) -> Any:
     model = checkpoint(name, settings)
-    traced, _, parity = trace_verified(model, folder)
+    proven = trace_verified(model, folder)
+    traced, parity = proven.traced, proven.parity
     assert parity.max_abs_diff < 1e-3
     assert parity.cosine_min > 0.99999
     return model.model, traced
@@ -701,7 +702,8 @@ def test_a_model_that_keeps_to_the_size_of_its_anchors(folder):
 @pytest.mark.parametrize("name", TOWERS)
 def test_towers(name, folder):
     model = checkpoint(name, {"text_config": TEXT, "vision_config": VISION})
-    traced, verifier, parity = trace_verified(model, folder)
+    proven = trace_verified(model, folder)
+    traced, verifier, parity = proven.traced, proven.verifier, proven.parity
     assert parity.max_abs_diff < 1e-3
     kinds = [node.op_type for node in traced.graphs["model"].graph]
     assert kinds.count("Attention") == 4  # of two layers each, the text's with a mask and the image's without
@@ -738,7 +740,8 @@ def test_towers(name, folder):
 def test_encoder_before_a_decoder_computes_in_8_bits(folder):
     """So does what a decoder makes of its states, once; steps do not. More of the encoder may be kept."""
     model = checkpoint("T5ForConditionalGeneration", T5)
-    traced, verifier, _ = trace_verified(model, folder)
+    proven = trace_verified(model, folder)
+    traced, verifier = proven.traced, proven.verifier
     plan = Plan(["int8"], Settings(), None, None, None, None)
     feeds = Entries(model, folder, plan).feeds(traced)
     quantizer = Quantizer(traced.graphs, feeds, plan.settings, real=False)
@@ -768,7 +771,8 @@ def test_towers_of_sounds(folder, fusion):
     """Where crops are fused, only those of sounds that are longer count."""
     sound = {**CLAP_SOUND, "enable_fusion": fusion, "fusion_type": "aff_2d" if fusion else None}
     model = checkpoint("ClapModel", {**CLAP, "audio_config": sound})
-    traced, _, parity = trace_verified(model, folder)
+    proven = trace_verified(model, folder)
+    traced, parity = proven.traced, proven.parity
     assert parity.max_abs_diff < 1e-3
     heard = ["input_features", "is_longer"] if fusion else ["input_features"]
     sessions = {role: InferenceSession(folder / f"onnx/{role}.onnx") for role in traced.graphs}

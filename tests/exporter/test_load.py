@@ -272,6 +272,7 @@ def test_what_follows_things_in_sam_3_is_found_in_its_checkpoint(tmp_path):
     loaded = load(tmp_path)
     assert (type(loaded.model).__name__, loaded.task) == ("Sam3TrackerModel", "mask-generation")
     (tmp_path / "onnx").mkdir()
-    traced, _, parity = trace_verified(loaded, tmp_path)
+    proven = trace_verified(loaded, tmp_path)
+    traced, parity = proven.traced, proven.parity
     assert list(traced.graphs) == ["vision_encoder", "prompt_encoder_mask_decoder"]
     assert parity.max_rel_diff < 1e-3
