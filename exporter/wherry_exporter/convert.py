@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, partialmethod
 from typing import Any
 from unittest.mock import patch
 
@@ -95,6 +95,9 @@ def convert(
         patch("torch.export._trace.print", lambda *_, **__: None, create=True),  # the graph so far, of a failed trace
     ):
         program = torch.export.export(module, (), dict(inputs), dynamic_shapes=dict(dynamic_shapes), strict=False)
+        for node in program.graph_module.graph.nodes:
+            for source in node.all_input_nodes:
+                source.users.setdefault(node)  # which torch loses for what stood below a `no_grad`
         _unsqueeze_real(program.graph_module)
         apply_fx_node_fixes("onnx", program.graph_module)
         program.graph_module.graph.eliminate_dead_code()
@@ -141,7 +144,30 @@ def _experts_together(module: nn.Module) -> Iterator[None]:
         for model in module.modules():
             if isinstance(model, PreTrainedModel) and "eager" in model.get_experts_implementation().values():
                 stack.enter_context(use_experts_implementation(model, "grouped_mm"))
+            elif type(model).__name__.endswith("Experts"):
+                stack.enter_context(patch.object(model, "forward", partial(_every_expert, model, model.forward)))
+        stack.enter_context(patch.object(nn.Module, "to", partialmethod(_to, nn.Module.to)))
         yield
+
+
+def _every_expert(module: Any, forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    """Run each expert, in the order of a loop over those that are hit, on its tokens, which may be none."""
+    nonzero = Tensor.nonzero
+
+    def every(tensor: Tensor, **options: Any) -> Any:
+        if tensor.ndim > 1 or not isinstance(tensor.shape[0], int):
+            return nonzero(tensor, **options)
+        count = min(tensor.shape[0], getattr(module, "num_experts", tensor.shape[0]))  # there may be one for padding
+        return [[place] for place in range(count)]
+
+    with patch.object(Tensor, "nonzero", every):
+        return forward(*given, **named)
+
+
+def _to(module: nn.Module, to: Callable[..., nn.Module], *given: Any, **named: Any) -> nn.Module:
+    """Leave a module alone that is to get the type that it has."""
+    same = len(given) == 1 and not named and all(parameter.dtype == given[0] for parameter in module.parameters())
+    return module if same else to(module, *given, **named)
 
 
 @contextmanager
