@@ -22,6 +22,12 @@ from wherry_exporter.storage import save
 from wherry_exporter.trace import ways
 from wherry_exporter.verify import Parity, Verifier, close
 
+SLOW = {
+    "stepwise": "reads prompts a token at a time",
+    "rereading": "reads the whole text again for every token",
+}
+"""What a decoder does that is traced in such a way."""
+
 
 @dataclass(frozen=True)
 class Proven:
@@ -58,9 +64,9 @@ def trace_verified(checkpoint: Checkpoint, folder: Path, *, timed: bool = False)
             save(map(fuse, traced.graphs.values()), paths.values())
             verifier = Verifier(checkpoint, folder, traced.padding_side)
             parity, speed = verifier.prove(paths, timed=timed)
-            if name == "stepwise":
-                slow = f"{type(checkpoint.model).__name__} reads prompts a token at a time, which takes longer"
-                warnings.warn(f"{slow}: {next(reversed(reasons))}", stacklevel=2)
+            if name in SLOW:
+                kind = type(checkpoint.model).__name__
+                warnings.warn(f"{kind} {SLOW[name]}, which takes longer: {next(reversed(reasons))}", stacklevel=2)
             return Proven(traced, verifier, parity, speed)
         except (NotLowered, ExportError, *FAILURES) as error:
             reasons.setdefault(in_short(error), []).append(name)

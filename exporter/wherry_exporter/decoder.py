@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicCache
 from wherry_exporter.convert import convert, name_axes
 from wherry_exporter.inputs import BATCH, SEQUENCE, TOTAL, parameters_of
 from wherry_exporter.lower import Lowering, NotLowered, lowered
-from wherry_exporter.states import States
+from wherry_exporter.states import Keeping, Reading, States
 from wherry_exporter.stepwise import repeat_step
 
 Tokens = Literal["input_ids", "inputs_embeds"]
@@ -48,6 +48,14 @@ def stepwise_decoder(model: Any) -> ir.Model:
     """
     states = States(model)
     return repeat_step(_trace(_OneStep(model, states), model, "input_ids", states, new=1))
+
+
+def rereading_decoder(model: Any) -> ir.Model:
+    """As transformers has it without a cache: what is kept are the tokens, all of which are read in every step.
+
+    Rows are padded on the left.
+    """
+    return _trace(_Rereading(model, "input_ids"), model, "input_ids", Reading(), new=3)
 
 
 def looks_ahead(model: Any) -> Literal["images", "prompts"] | None:
@@ -165,6 +173,18 @@ class _OneStep(_PlainDecoder):
         return logits, kept
 
 
+class _Rereading(_Decoder):
+    def forward(
+        self, tokens: Tensor, attention_mask: Tensor, more: dict[str, Tensor], past: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        reading = Reading()
+        ids = torch.cat([reading.ids(past), tokens], 1)
+        if "attention_mask" in self.takes:
+            more = {**more, "attention_mask": attention_mask}
+        logits = self._run(ids, attention_mask, more).logits
+        return logits[:, -tokens.shape[1] :], reading.tensors(ids)
+
+
 class _FirstStep(DynamicCache):  # type: ignore[misc]
     """A cache that may be empty yet, so that a model goes on asking which tokens may look ahead."""
 
@@ -183,7 +203,7 @@ def _positions(attention_mask: Tensor, length: int) -> Tensor:
     return (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -length:]
 
 
-def _trace(module: nn.Module, model: Any, tokens: Tokens, states: States, *, new: int) -> ir.Model:
+def _trace(module: nn.Module, model: Any, tokens: Tokens, states: Keeping, *, new: int) -> ir.Model:
     """Trace a module that takes that many new tokens, or any number of them where it is more than one."""
     given = torch.ones(2, new, dtype=torch.int64)
     axes: dict[str, tuple[int | str, ...]] = {tokens: (BATCH, SEQUENCE), "attention_mask": (BATCH, TOTAL)}

@@ -35,7 +35,7 @@ from wherry_exporter.pooled import NAME
 from wherry_exporter.prefilled import Prefilled
 from wherry_exporter.probe import PROSE, SENTENCES
 from wherry_exporter.seq2seq import encoder_decoder_of, start_token
-from wherry_exporter.states import States
+from wherry_exporter.states import cache_argument
 from wherry_exporter.tasks import TASKS
 from wherry_tokenization import Tokenizer
 
@@ -205,13 +205,17 @@ class DecoderProbe:
 
     def racers(self, opened: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
         opened, row, steps = writing(opened), self.rows[0], 8
-        prompt, cache = self._prompt(0), States(self.model).argument
+        prompt, cache = self._prompt(0), cache_argument(self.model)
 
         def run_torch() -> None:
-            output = self.model(**prompt, use_cache=True)
+            output, tokens = self.model(**prompt, use_cache=True), prompt["input_ids"]
             for _ in range(steps):
                 token = output.logits[:, -1:].argmax(-1)
-                output = self.model(input_ids=token, **{cache: output[cache]}, use_cache=True)
+                if cache:
+                    output = self.model(input_ids=token, **{cache: output[cache]}, use_cache=True)
+                else:
+                    tokens = torch.cat([tokens, token], 1)
+                    output = self.model(input_ids=tokens)
 
         def run_graph() -> None:
             logits, past = _step(opened, row[None], np.ones((1, len(row)), np.int64), no_past(opened, 1))
@@ -389,7 +393,7 @@ def open_session(path: Path) -> InferenceSession:
     """
     options = SessionOptions()
     options.enable_cpu_mem_arena = False
-    options.intra_op_num_threads, options.log_severity_level = thread_count(), 3
+    options.intra_op_num_threads, options.log_severity_level = thread_count(), 4  # what fails is told once
     return InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 

@@ -1,6 +1,6 @@
 """What a decoder keeps between its steps: keys and values, which grow with every token, and states, which do not.
 
-Seen by running the model; knows no architecture.
+One that keeps nothing of its own can be given the tokens so far. Seen by running the model; knows no architecture.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,6 +22,8 @@ NAMES = {
     "recurrent_states": ("past_recurrent.{}", "present_recurrent.{}"),
 }
 """Fields of a layer of transformers' caches, and what they are as inputs and outputs of a graph."""
+DIGITS = (65536, 256, 1)
+"""What the digits of a token count, each of which is exact in every type of float."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,29 @@ class Kept:
         }
 
 
-class States:
-    """What one model keeps, as a list of tensors.
+class Keeping:
+    """What is kept, as a list of tensors.
+
+    Attributes:
+        kept: what each of them is.
+    """
+
+    kept: Sequence[Kept]
+
+    def zeros(self, batch: int, length: int) -> list[Tensor]:
+        """What is kept after that many tokens, in zeros."""
+        return [torch.zeros(batch, *(length if size is None else size for size in kept.shape)) for kept in self.kept]
+
+    def axes(self) -> dict[str, tuple[int | str, ...]]:
+        """Names of the axes of all inputs and outputs."""
+        return {name: axes for kept in self.kept for name, axes in kept.axes().items()}
+
+
+class States(Keeping):
+    """What one model keeps, layer by layer.
 
     Attributes:
         argument: by which name the model takes its cache.
-        kept: the tensors, layer by layer.
     """
 
     def __init__(self, model: Any) -> None:
@@ -70,13 +89,9 @@ class States:
         Raises:
             ExportError: the model keeps nothing, or nothing that can be told.
         """
-        with torch.no_grad():
-            output = model(input_ids=torch.ones(1, 2, dtype=torch.int64), use_cache=True)
-        takes = parameters_of(model)
-        caches = {name: value for name, value in output.items() if name in takes and hasattr(value, "layers")}
-        if not caches:
+        self.argument, self.cache = _cache_of(model)
+        if self.cache is None:
             raise ExportError(f"{type(model).__name__} keeps no cache between steps that its forward gives and takes")
-        self.argument, self.cache = next(iter(caches.items()))
         self.kept = [kept for number, layer in enumerate(self.cache.layers) for kept in _kept_by(number, layer)]
         if not self.kept:
             raise ExportError(f"{type(model).__name__} keeps no tensors in the layers of its cache")
@@ -106,13 +121,34 @@ class States:
             found.append(value if kept.index is None else value[kept.index])
         return found
 
-    def zeros(self, batch: int, length: int) -> list[Tensor]:
-        """What is kept after that many tokens, in zeros."""
-        return [torch.zeros(batch, *(length if size is None else size for size in kept.shape)) for kept in self.kept]
 
-    def axes(self) -> dict[str, tuple[int | str, ...]]:
-        """Names of the axes of all inputs and outputs."""
-        return {name: axes for kept in self.kept for name, axes in kept.axes().items()}
+class Reading(Keeping):
+    """The tokens so far, as a list of one tensor, for a model that reads all of them again in every step."""
+
+    def __init__(self) -> None:
+        self.kept = [Kept("past_tokens", "present_tokens", 0, "", None, (1, None, len(DIGITS)))]
+
+    def ids(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The tokens that were kept, (batch, tokens)."""
+        return (tensors[0][:, 0].to(torch.int64) * torch.tensor(DIGITS)).sum(-1)
+
+    def tensors(self, ids: Tensor) -> list[Tensor]:
+        """Tokens to be kept."""
+        digits = [ids.div(count, rounding_mode="floor").remainder(256) for count in DIGITS]
+        return [torch.stack(digits, -1)[:, None].to(torch.float32)]
+
+
+def cache_argument(model: Any) -> str:
+    """By which name a model takes its cache; nothing where it keeps none."""
+    return _cache_of(model)[0]
+
+
+def _cache_of(model: Any) -> tuple[str, Any]:
+    with torch.no_grad():
+        output = model(input_ids=torch.ones(1, 2, dtype=torch.int64), use_cache=True)
+    takes = parameters_of(model)
+    caches = ((name, value) for name, value in output.items() if name in takes and hasattr(value, "layers"))
+    return next(caches, ("", None))
 
 
 def _kept_by(number: int, layer: Any) -> Iterator[Kept]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from wherry_exporter.convert import Traced, convert, name_axes
 from wherry_exporter.crops import crops_for_all
-from wherry_exporter.decoder import fused_decoder, plain_decoder, stepwise_decoder
+from wherry_exporter.decoder import fused_decoder, plain_decoder, rereading_decoder, stepwise_decoder
 from wherry_exporter.errors import ExportError
 from wherry_exporter.inputs import TEXT, axes_of, free_axes, input_names, random_inputs, tensors_of
 from wherry_exporter.load import Checkpoint
@@ -46,6 +46,7 @@ def ways(checkpoint: Checkpoint) -> Mapping[str, Callable[[Checkpoint], Traced]]
             "fused": lambda checkpoint: Traced({"model": fused_decoder(checkpoint.model)}, padding_side="right"),
             "plain": lambda checkpoint: Traced({"model": plain_decoder(checkpoint.model)}, padding_side="left"),
             "stepwise": lambda checkpoint: Traced({"model": stepwise_decoder(checkpoint.model)}, padding_side="left"),
+            "rereading": lambda checkpoint: Traced({"model": rereading_decoder(checkpoint.model)}, padding_side="left"),
         }
     if shape == "vision-language":
         return VISION_LANGUAGE
