@@ -4,12 +4,17 @@ What the model takes is read off the signature of its `get_image_features`. Know
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from wherry.vision import tiles
 from wherry_exporter.inputs import BATCH, IMAGE_AXES, random_inputs
 
 WHOLE = ("image_sizes", "batch_num_images")
@@ -28,6 +33,11 @@ def image_parameters(model: Any) -> list[str]:
     return list(inspect.signature(model.get_image_features).parameters)
 
 
+def cut(model: Any) -> bool:
+    """Whether a model looks at an image as a whole and in tiles, how many being told by the image's size."""
+    return hasattr(model.config, "image_grid_pinpoints") and "batch_num_images" not in image_parameters(model)
+
+
 def image_inputs(model: Any, *, rows: int, seed: int, scale: float = 1) -> list[dict[str, Tensor]]:
     """What a model takes for the images of that many rows of text, row by row.
 
@@ -36,6 +46,8 @@ def image_inputs(model: Any, *, rows: int, seed: int, scale: float = 1) -> list[
     part, and all but the first row's second image are zeros, which is how such a model knows that there is none.
     """
     takes = image_parameters(model)
+    if cut(model):
+        return [_tiles(model, row, seed) for row in range(rows)]
     if "image_grid_thw" in takes:
         return [_patches(model.config.vision_config, row, round(2 * scale), seed) for row in range(rows)]
     several = 2 if {"pixel_attention_mask", "batch_num_images"} & set(takes) else 1
@@ -64,6 +76,48 @@ def _patches(vision: Any, row: int, units: int, seed: int) -> dict[str, Tensor]:
     return {"pixel_values": pixels, "image_grid_thw": grid}
 
 
+def _tiles(model: Any, row: int, seed: int) -> dict[str, Tensor]:
+    """An image that is wider than it is high, or the other way round."""
+    edge = model.config.vision_config.image_size
+    size = (edge, edge * (15 + row) // 10) if row % 2 else (edge * (17 + row) // 10, edge)
+    high, wide = tiles.best_size(size, model.config.image_grid_pinpoints)
+    count = 1 + high // edge * (wide // edge)
+    random = torch.Generator().manual_seed(1000 * seed + row)
+    pixels = torch.randn(count, 3, edge, edge, generator=random)
+    return {"pixel_values": pixels, "image_sizes": torch.tensor([size])}
+
+
+@contextmanager
+def tiles_as_they_are(model: Any, count: Any) -> Iterator[None]:
+    """Let a model give the features of that many tiles, each with what ends a row behind them."""
+
+    def packed(image_features: Sequence[Tensor], *_: Any, image_newline: Tensor, **__: Any) -> tuple[Any, None]:
+        features = image_features[0]
+        ends = image_newline.expand(features.shape[0], 1, features.shape[2])
+        return [torch.cat([features, ends], 1)], None
+
+    with ExitStack() as stack:
+        if cut(model):
+            source = sys.modules[type(model).__module__]
+            stack.enter_context(patch.object(source, "image_size_to_num_patches", lambda *_, **__: count))
+            stack.enter_context(patch.object(model.model, "pack_image_features", packed))
+        yield
+
+
+def features_read(model: Any, images: Mapping[str, Tensor]) -> "np.ndarray[Any, Any] | None":
+    """Which of the graph's features stand in the places of image tokens, in order; None for all of them."""
+    if not cut(model):
+        return None
+    vision, found, first = model.config.vision_config, [], 0
+    features = (vision.image_size // vision.patch_size) ** 2
+    for height, width in images["image_sizes"].tolist():
+        high, wide = tiles.best_size((height, width), model.config.image_grid_pinpoints)
+        grid = high // vision.image_size, wide // vision.image_size
+        found.append(first + tiles.order((height, width), grid, features))
+        first += (1 + grid[0] * grid[1]) * (features + 1)
+    return np.concatenate(found)
+
+
 def joined(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The images of several rows as a model takes them at once."""
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
@@ -85,7 +139,7 @@ def image_axes(images: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
 
 def takes_other_sizes(model: Any) -> bool:
     """Whether a model that is told the sizes of images runs on another than its configuration's."""
-    if not {"image_sizes", "image_grid_thw"} & set(image_parameters(model)):
+    if cut(model) or not {"image_sizes", "image_grid_thw"} & set(image_parameters(model)):
         return False
     try:
         with torch.no_grad():

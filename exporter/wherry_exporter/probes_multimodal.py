@@ -13,7 +13,7 @@ import torch
 from onnxruntime import InferenceSession
 
 from wherry_exporter.decoder import looks_ahead
-from wherry_exporter.images import features_of, graph_images, image_inputs, joined, takes_other_sizes
+from wherry_exporter.images import features_of, features_read, graph_images, image_inputs, joined, takes_other_sizes
 from wherry_exporter.inputs import parameters_of
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.probe import PROSE, SENTENCES
@@ -104,9 +104,10 @@ class VisionLanguageProbe(DecoderProbe):
         return super().racers(self._spliced({role: writing(each) for role, each in opened.items()}, slice(0, 1)))
 
     def _spliced(self, opened: dict[str, Session], rows: slice) -> Spliced:
-        images = {name: value.numpy() for name, value in graph_images(joined(self.images[rows])).items()}
+        seen = joined(self.images[rows])
+        images = {name: value.numpy() for name, value in graph_images(seen).items()}
         positions = [token_positions(self.model, self._prompt(index)) for index in range(len(self.rows))[rows]]
-        return Spliced(opened, images, self.image_token, positions)
+        return Spliced(opened, images, self.image_token, positions, features_read(self.model, seen))
 
     def _prompt(self, index: int) -> dict[str, torch.Tensor]:
         prompt = super()._prompt(index) | self.images[index]

@@ -20,7 +20,7 @@ from wherry_exporter.data import Row
 from wherry_exporter.decoder import added_layers
 from wherry_exporter.errors import UsageError
 from wherry_exporter.front import LONGEST, Front, open_image
-from wherry_exporter.images import features_of, graph_images, image_axes, image_parameters
+from wherry_exporter.images import cut, features_of, features_read, graph_images, image_axes, image_parameters
 from wherry_exporter.inputs import parameters_of
 from wherry_exporter.probes import Array, Feed, position_limit
 from wherry_exporter.spliced import token_positions
@@ -35,6 +35,7 @@ class Prompt:
         images: what the graph for images takes; none for a row without.
         image_token: what stands in `input_ids` for each of their features.
         positions: of the tokens, (3, tokens).
+        read: which features of the images, in order; None for all of them.
         start: the tokens that an answer follows, (1, tokens): all of them, or what a decoder behind an encoder
             begins with.
     """
@@ -43,6 +44,7 @@ class Prompt:
     images: Feed
     image_token: int
     positions: Array
+    read: Array | None
     start: Array
 
 
@@ -111,7 +113,9 @@ class PromptFront(Front):
         images: dict[str, torch.Tensor] = {}
         if row.image is not None:
             images = graph_images({name: tensors[name] for name in image_parameters(self.model) if name in tensors})
-            if tensors["pixel_values"].ndim != len(image_axes(images)["pixel_values"]):
+            if cut(self.model):
+                images = {"pixel_values": tensors["pixel_values"][0]}
+            elif tensors["pixel_values"].ndim != len(image_axes(images)["pixel_values"]):
                 raise UsageError(f"{row.place}: the processor cuts images into tiles, which the graph does not take")
         start = np.array([[self.start]]) if self.model.config.is_encoder_decoder else ids.numpy()
         return Prompt(
@@ -119,6 +123,7 @@ class PromptFront(Front):
             images={name: value.numpy() for name, value in images.items()},
             image_token=token,
             positions=token_positions(self.model, tensors),
+            read=None if row.image is None else features_read(self.model, tensors),
             start=start,
         )
 

@@ -151,7 +151,7 @@ class GraphRunner:
         if "encoder_model" in self.sessions:
             states = encode_seen(self.sessions, prompt.inputs, prompt.image_token)
             return self.decoding(states, prompt.inputs["attention_mask"])
-        session = Spliced(self.sessions, prompt.images, prompt.image_token, [prompt.positions])
+        session = Spliced(self.sessions, prompt.images, prompt.image_token, [prompt.positions], prompt.read)
         past, length = no_past(session, 1), 0
 
         def step(ids: Array) -> Array:

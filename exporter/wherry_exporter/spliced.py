@@ -59,7 +59,12 @@ class Spliced:
     """Three graphs that run as one decoder of tokens, whose image tokens stand for these images."""
 
     def __init__(
-        self, sessions: Mapping[str, Session], images: Feed, image_token: int, positions: Sequence[Array]
+        self,
+        sessions: Mapping[str, Session],
+        images: Feed,
+        image_token: int,
+        positions: Sequence[Array],
+        read: Array | None = None,
     ) -> None:
         """Prepare.
 
@@ -68,11 +73,12 @@ class Spliced:
             images: of all rows.
             image_token: what stands for a feature of theirs.
             positions: of each row's tokens, (3, tokens); a longer row goes on from its last.
+            read: which of the features, in order; None for all of them.
         """
         self.vision, self.embeddings, self.decoder = (
             sessions[role] for role in ("vision_encoder", "embed_tokens", "decoder_model_merged")
         )
-        self.images, self.image_token, self.positions = images, image_token, positions
+        self.images, self.image_token, self.positions, self.read = images, image_token, positions, read
 
     def features(self) -> Array:
         """One vector for each image token, in order."""
@@ -81,7 +87,8 @@ class Spliced:
         one_by_one = self.vision.get_inputs()[0].shape[0] == 1
         batches = [{"pixel_values": image[None]} for image in given["pixel_values"]] if one_by_one else [given]
         found = [self.vision.run(None, batch)[0] for batch in batches]
-        return np.concatenate([features.reshape(-1, features.shape[-1]) for features in found])
+        features = np.concatenate([each.reshape(-1, each.shape[-1]) for each in found])
+        return features if self.read is None else features[self.read]
 
     def get_inputs(self) -> Any:
         return self.decoder.get_inputs()

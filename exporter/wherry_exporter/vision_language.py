@@ -15,15 +15,16 @@ from torch.export import Dim
 
 from wherry_exporter.convert import Traced, convert, name_axes
 from wherry_exporter.decoder import added_layers, fused_decoder, plain_decoder
-from wherry_exporter.errors import ExportError
 from wherry_exporter.grids import packed_images
 from wherry_exporter.images import (
+    cut,
     features_of,
     image_axes,
     image_inputs,
     image_parameters,
     joined,
     takes_other_sizes,
+    tiles_as_they_are,
 )
 from wherry_exporter.inputs import BATCH, FIXED, SEQUENCE
 from wherry_exporter.load import Checkpoint
@@ -66,7 +67,8 @@ class _VisionEncoder(nn.Module):
         whole: dict[str, Any] = {"image_sizes": [size], "batch_num_images": [2]}  # more than one is not cut into tiles
         given = inputs | {name: value for name, value in whole.items() if name in self.takes}
         if self.last is None:
-            return features_of(self.model, given)
+            with tiles_as_they_are(self.model, inputs["pixel_values"].shape[0]):
+                return features_of(self.model, given)
         found: list[_Features] = []
 
         def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> _Features:
@@ -144,7 +146,7 @@ def _trace(checkpoint: Checkpoint, *, fused_vision: bool, fused_text: bool) -> T
 
 
 def _fused_vision(model: Any, images: dict[str, Tensor]) -> ir.Model:
-    last = _last_layer(model, images)
+    last = None if cut(model) else _last_layer(model, images)
     with lowered(model, decoder=False) as lowering:
         vision = _trace_vision(model, _VisionEncoder(model, last, lowering), images)
         if not lowering.calls:
@@ -156,7 +158,7 @@ def _plain_vision(model: Any, images: dict[str, Tensor]) -> ir.Model:
     if "image_grid_thw" in images:
         with packed_images(model) as tower:
             return _trace_vision(model, _PackedImages(tower), images)
-    module = _VisionEncoder(model, _last_layer(model, images), None)
+    module = _VisionEncoder(model, None if cut(model) else _last_layer(model, images), None)
     if "image_sizes" in images:  # a loop over images
         images = {"pixel_values": images["pixel_values"][:1]}
     return _trace_vision(model, module, images)
@@ -164,10 +166,8 @@ def _plain_vision(model: Any, images: dict[str, Tensor]) -> ir.Model:
 
 def _images(model: Any) -> dict[str, Tensor]:
     """Images to trace with: of another size than the configuration's where the model allows it."""
-    takes = image_parameters(model)
-    if hasattr(model.config, "image_grid_pinpoints") and "batch_num_images" not in takes:
-        raise ExportError("it cuts an image into tiles by the size it once had, and joins their features by that size")
-    return joined(image_inputs(model, rows=2, seed=0, scale=2 if takes_other_sizes(model) else 1))
+    images = joined(image_inputs(model, rows=2, seed=0, scale=2 if takes_other_sizes(model) else 1))
+    return {"pixel_values": images["pixel_values"]} if cut(model) else images
 
 
 def _trace_vision(model: Any, module: nn.Module, inputs: dict[str, Tensor]) -> ir.Model:
