@@ -105,6 +105,22 @@ def llava(tokenizer: Any) -> tuple[Any, Any]:
     return transformers.LlavaForConditionalGeneration(config), processor
 
 
+def llava_next(tokenizer: Any) -> tuple[Any, Any]:
+    vision = {**VISION, "model_type": "clip_vision_model"}
+    sizes = [[32, 64], [64, 32], [64, 64], [32, 96]]
+    config = transformers.LlavaNextConfig(
+        text_config=LONG, vision_config=vision, image_token_id=150, image_grid_pinpoints=sizes
+    )
+    size = {"height": 32, "width": 32}
+    images = transformers.LlavaNextImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size=size, image_grid_pinpoints=sizes
+    )
+    processor = transformers.LlavaNextProcessor(
+        images, tokenizer, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1
+    )
+    return transformers.LlavaNextForConditionalGeneration(config), processor
+
+
 def idefics3(tokenizer: Any) -> tuple[Any, Any]:
     tokenizer.chat_template = TEMPLATE
     config = transformers.Idefics3Config(text_config=LONG, vision_config=VISION, scale_factor=2, image_token_id=150)
@@ -218,10 +234,10 @@ def in_3d(tokenizer: Any, kind: str, words: str, vision: dict[str, Any]) -> tupl
 
 MAKERS = {
     maker.__name__: maker
-    for maker in (llava, idefics3, qwen2_vl, florence2, smolvlm, gemma3, paligemma, qwen2_5_vl, qwen3_vl)
+    for maker in (llava, llava_next, idefics3, qwen2_vl, florence2, smolvlm, gemma3, paligemma, qwen2_5_vl, qwen3_vl)
 }
-OFTEN = ("llava", "idefics3", "qwen2_vl")
-READ_APART = ("llava", "idefics3", "qwen2_vl", "smolvlm", "qwen2_5_vl", "qwen3_vl")
+OFTEN = ("llava", "llava_next", "idefics3", "qwen2_vl")
+READ_APART = ("llava", "llava_next", "idefics3", "qwen2_vl", "smolvlm", "qwen2_5_vl", "qwen3_vl")
 """Those whose prompts another graph may read: in the others tokens attend to later ones, or to an encoder."""
 SWEPT = [pytest.param(name, marks=pytest.mark.sweep) for name in MAKERS if name not in OFTEN]
 
@@ -246,7 +262,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     random = np.random.default_rng(0)
     for name, size in (("wide", (24, 48, 3)), ("high", (48, 30, 3))):
         Image.fromarray(random.integers(0, 255, size, dtype=np.uint8)).save(folder / f"{name}.png")
-    mark = "<image>" if request.param == "llava" else ""
+    mark = "<image>" if request.param in ("llava", "llava_next") else ""
     place = "<start>" if request.param == "gemma3" else "<image>"
     rows = ROWS[:2] if request.param == "paligemma" else ROWS
     told = [row | {"text": (mark if "image" in row else "") + row["text"]} for row in rows]

@@ -19,7 +19,7 @@ from wherry.vision.views import Viewer
 
 SHAPES = [(90, 130), (131, 64), (40, 40)]
 BY_EDGE = {"size": {"shortest_edge": 50}, "crop_size": {"height": 44, "width": 60}}
-VIEWED = ("Idefics3", "Qwen2VL", "SmolVLM")
+VIEWED = ("Idefics3", "LlavaNext", "Qwen2VL", "SmolVLM")
 """Those whose images come in parts or as patches; see `Viewer`."""
 ON_TORCHVISION = {
     "Sam2": {
@@ -77,9 +77,21 @@ def test_pixels_are_those_of_transformers(tmp_path, kind, options):
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        *((kind, {}) for kind in VIEWED),
+        *((kind, {}) for kind in VIEWED if kind != "LlavaNext"),  # whose own sizes do not go together
         ("Idefics3", {"size": {"longest_edge": 120}, "max_image_size": {"longest_edge": 40}}),
         ("SmolVLM", {"do_image_splitting": False, "max_image_size": {"longest_edge": 40}}),
+        (
+            "LlavaNext",
+            {
+                "size": {"shortest_edge": 40},
+                "crop_size": {"height": 40, "width": 40},
+                "image_grid_pinpoints": [[40, 80], [80, 40], [80, 80], [40, 120]],
+            },
+        ),
+        (
+            "LlavaNext",
+            {"size": {"height": 44, "width": 40}, "crop_size": {"height": 56, "width": 56}},
+        ),
         ("Qwen2VL", {"patch_size": 8, "merge_size": 3, "min_pixels": 48 * 48, "max_pixels": 72 * 72}),
     ],
 )
@@ -95,6 +107,13 @@ def test_images_in_parts_and_as_patches(tmp_path, kind, options):
             np.testing.assert_array_equal(found.grid, expected["image_grid_thw"])
         else:
             assert len(pixels) == found.rows * found.columns + 1
+
+
+@pytest.mark.parametrize(("edge", "offered"), [(100, [[336, 672]]), (336, []), (336, [[0, 336]])])
+def test_tiles_that_do_not_fill_an_image(edge, offered):
+    settings = {"image_processor_type": "LlavaNextImageProcessor", "image_grid_pinpoints": offered}
+    with pytest.raises(ValueError, match=f"no multiples of tiles of {edge} pixels"):
+        Viewer.of(settings | {"crop_size": {"height": edge, "width": edge}})
 
 
 @pytest.mark.parametrize("options", [{}, {"max_patches": 20, "patch_size": {"height": 8, "width": 12}}])

@@ -52,6 +52,7 @@ WRITERS: Mapping[str, Writer] = {
     "gemma3": _gemma,
     "idefics3": _idefics,
     "llava": _bare,
+    "llava_next": _bare,
     "paligemma": _bare,
     "qwen2_5_vl": _bare,
     "qwen2_vl": _bare,

@@ -15,6 +15,7 @@ from wherry.pipelines.image_prompts import ImagePrompts
 from wherry.pipelines.text_generation import Chat, TextGenerationPipeline, is_chat, joined
 from wherry.vision import read_image
 from wherry.vision.read import pillow
+from wherry.vision.tiles import order
 from wherry.vision.views import View, Viewer, positions
 
 SOURCES = ("image", "path", "url")
@@ -103,16 +104,14 @@ class ImageTextToTextPipeline(TextGenerationPipeline):
         """The tokens of a prompt, and its embeddings with images in their places."""
         text, images = (prompt.text, prompt.images) if isinstance(prompt, Seen) else self._apart(prompt)
         views = [self._view(image, f"image {number}") for number, image in enumerate(images)]
-        features = self._features(views) if views else np.empty((0, 0), np.float32)
-        parts = sum(len(view.pixels) for view in views)
-        counts = [
-            len(features) // parts if view.grid is None else len(view.pixels) * len(features) // parts for view in views
-        ]
+        features = self._features(views) if views else []
+        parts = [len(view.pixels) if view.grid is None and view.size is None else 1 for view in views]
+        counts = [len(each) // count for each, count in zip(features, parts, strict=True)]
         written = self.prompts(text, views, counts)
         bos = self.tokenizer.special_tokens.get("bos_token")
         special = self.prompts.special and not (is_chat(prompt) and bos is not None and written.startswith(bos))
         row = self.tokens(written, config, special=special, truncation=truncation)
-        return row, self._given(np.array([row]), views, features) if views else {}
+        return row, self._given(np.array([row]), views, np.concatenate(features)) if views else {}
 
     def _view(self, image: Any, name: str) -> View:
         name = image if isinstance(image, str) else name
@@ -130,8 +129,8 @@ class ImageTextToTextPipeline(TextGenerationPipeline):
             messages.append({**message, "content": content})
         return self.written(messages), images
 
-    def _features(self, views: Sequence[View]) -> Array:
-        """A vector for each image token, in order: float (tokens, size)."""
+    def _features(self, views: Sequence[View]) -> list[Array]:
+        """A vector for each image token of each image, in order: float (tokens, size)."""
         graph = self.sessions["vision_encoder"]
         taken = graph.inputs["pixel_values"].shape
         pixels = np.concatenate([view.pixels for view in views])
@@ -144,7 +143,13 @@ class ImageTextToTextPipeline(TextGenerationPipeline):
             name = "grid_thw" if "grid_thw" in graph.inputs else "image_grid_thw"
             more[name] = np.concatenate([view.grid for view in views if view.grid is not None])
         found = [graph.run({"pixel_values": batch, **more})["image_features"] for batch in batches]
-        return np.concatenate([each.reshape(-1, each.shape[-1]) for each in found])
+        flat = np.concatenate([each.reshape(-1, each.shape[-1]) for each in found])
+        one = len(flat) // len(pixels)
+        ends = np.cumsum([len(view.pixels) for view in views[:-1]], dtype=np.int64) * len(flat) // len(pixels)
+        return [
+            each if view.size is None else each[order(view.size, (view.rows, view.columns), one - 1)]
+            for view, each in zip(views, np.split(flat, ends), strict=True)
+        ]
 
     def _given(self, ids: Array, views: Sequence[View], features: Array) -> dict[str, Array]:
         """What the decoder takes of a prompt (1, length) with images."""

@@ -139,6 +139,14 @@ KINDS: Mapping[str, Kind] = {
     "GLPN": Kind({"resample": 2, "size_divisor": 32, "do_normalize": None}, _glpn),
     "Idefics3": Kind(IDEFICS),
     "Levit": Kind({**IMAGENET, **BY_SHORTEST, "do_center_crop": True}, _levit),
+    "LlavaNext": Kind(
+        {
+            **CLIP,
+            **BY_SHORTEST,
+            "do_center_crop": True,
+            "image_grid_pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
+        }
+    ),
     "Mask2Former": Kind({**DETECTION, "size_divisor": 32}, _segments),
     "MaskFormer": Kind({**DETECTION, "size_divisor": 32}, _segments),
     "MobileNetV1": Kind({"resample": 2, **BY_SHORTEST, "size": {"shortest_edge": 256}, "do_center_crop": True}),

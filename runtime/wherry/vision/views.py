@@ -1,18 +1,21 @@
 """An image among words: what a graph for images takes of it, whole, in parts or as patches.
 
-Knows nothing of graphs and tasks. The rules are those of transformers' Idefics3 and Qwen2-VL image processors.
+Knows nothing of graphs and tasks. The rules are those of transformers' Idefics3, LLaVA-NeXT and Qwen2-VL image
+processors.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wherry.errors import InputError
-from wherry.vision import sizes
+from wherry.vision import sizes, tiles
 from wherry.vision.processor import Array, ImageProcessor, complete, followed
+from wherry.vision.read import pillow
 
 SLENDER = 200
 """How often the longer edge may hold the shorter one, where an image comes as patches."""
@@ -27,12 +30,14 @@ class View:
         rows: of parts beside the whole; 0 where there are none.
         columns: likewise.
         grid: int64 (1, 3), patches in time, height and width, where it comes as patches.
+        size: the image's own height and width, where its features are read by them; the whole is the first part then.
     """
 
     pixels: Array
     rows: int = 0
     columns: int = 0
     grid: Array | None = None
+    size: sizes.Size | None = None
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,9 @@ class Viewer:
         processor: of a whole image, or of a part.
         edge: of a part; None where the image is whole alone.
         parts: whether there are parts where an image is larger than one.
-        first: what an image that is cut into parts is resized to before.
+        first: what an image that is cut into parts is resized to before; one in tiles, to be seen as a whole.
         patch: (edge, how often it is repeated in time, patches an edge of a feature), where it comes as patches.
+        offered: (height, width) of what an image may be cut into tiles of, each of `edge`.
     """
 
     processor: ImageProcessor
@@ -52,6 +58,7 @@ class Viewer:
     parts: bool = False
     first: sizes.Rule | None = None
     patch: tuple[int, int, int] | None = None
+    offered: Sequence[Sequence[int]] = ()
 
     @classmethod
     def load(cls, folder: Path) -> "Viewer":
@@ -78,6 +85,14 @@ class Viewer:
             if edge < 1:
                 raise ValueError(f"max_image_size is {edge} pixels")
             return cls(replace(processor, rule=None), edge, bool(told["do_image_splitting"]), processor.rule)
+        if kind == "LlavaNext":
+            size, crop = told["size"], told["crop_size"]
+            edge = int(crop["height"] if isinstance(crop, Mapping) else crop)
+            whole = size if "height" in size else dict.fromkeys(("height", "width"), size["shortest_edge"])
+            offered = [(int(high), int(wide)) for high, wide in told["image_grid_pinpoints"]]
+            if edge < 1 or not offered or any(length < 1 or length % edge for each in offered for length in each):
+                raise ValueError(f"image_grid_pinpoints are {offered}, no multiples of tiles of {edge} pixels")
+            return cls(processor, edge, first=sizes.exact(whole["height"], whole["width"]), offered=offered)
         if kind == "Qwen2VL":
             return cls(
                 processor,
@@ -91,6 +106,8 @@ class Viewer:
         Raises:
             InputError: it becomes nothing, too large, or is too slender.
         """
+        if self.edge is not None and self.first is not None and self.offered:
+            return self._tiled(image, self.edge, self.first, name)
         if self.edge is not None:
             return self._cut(image, self.edge, name)
         if self.patch is not None and max(image.size) > SLENDER * min(image.size):
@@ -116,6 +133,22 @@ class Viewer:
             image = resized(image, (edge, edge))
         every = [self.processor(part, name=name).pixels for part in (*found, image)]
         return View(np.stack(every), rows, columns)
+
+    def _tiled(self, image: Any, edge: int, whole: sizes.Rule, name: str) -> View:
+        def resized(size: sizes.Size) -> Any:
+            return image.resize(size[::-1], resample=self.processor.resample)
+
+        size = image.height, image.width
+        high, wide = tiles.best_size(size, self.offered)
+        scale = min(wide / image.width, high / image.height)
+        fitting = min(ceil(image.height * scale), high), min(ceil(image.width * scale), wide)
+        filled = pillow().new("RGB", (wide, high))
+        filled.paste(resized(fitting), ((wide - fitting[1]) // 2, (high - fitting[0]) // 2))
+        corners = [(left, top) for top in range(0, high, edge) for left in range(0, wide, edge)]
+        found = [filled.crop((left, top, left + edge, top + edge)) for left, top in corners]
+        found.insert(0, resized(whole(*size)))
+        pixels = np.stack([self.processor(part, name=name).pixels for part in found])
+        return View(pixels, high // edge, wide // edge, size=size)
 
 
 def packed(pixels: Array, edge: int, times: int, merge: int) -> View:
