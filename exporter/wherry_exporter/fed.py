@@ -11,7 +11,7 @@ from wherry_exporter.tasks import fed_first
 
 def words_alone(model: Any) -> None:
     """Let a model that is fed with images first run on words alone too, and give what its language model gives."""
-    if not fed_first(model) or "forward" in vars(model):
+    if not fed_first(model) or model.config.is_encoder_decoder or "forward" in vars(model):
         return
     whole, words = model.forward, model.language_model.forward
 

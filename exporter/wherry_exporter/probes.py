@@ -142,7 +142,7 @@ class ModelProbe:
 
     def racers(self, opened: InferenceSession) -> tuple[Callable[[], Any], Callable[[], Any]]:
         feed = next(feed for feed in self.feeds if _takes(opened, feed))
-        tensors = _tensors(feed)
+        tensors = tensors_from(feed)
 
         def run_torch() -> None:
             with still():
@@ -153,7 +153,7 @@ class ModelProbe:
     def _expected(self, feed: Feed) -> dict[str, tuple[tuple[int, ...], Array]] | None:
         """Shape and vectors of what the original gives; None for a size that it does not take itself."""
         try:
-            outputs = self.model(**_tensors(feed))
+            outputs = self.model(**tensors_from(feed))
         except (ValueError, RuntimeError, IndexError):
             return None
         found = {
@@ -275,8 +275,12 @@ class EncoderDecoderProbe:
             self.feeds = [
                 _arrays(random_inputs(self.model, self.names, batch=batch, scale=1, seed=batch)) for batch in (1, 2)
             ]
-        answers = [self._greedy(feed, self.model.get_encoder()(**_tensors(feed))) for feed in self.feeds]
+        answers = [self._greedy(feed, self._encoded(feed)) for feed in self.feeds]
         self.rows, self.expected = [rows for rows, _ in answers], [logits for _, logits in answers]
+
+    def _encoded(self, feed: Feed) -> Any:
+        """What the original's encoder gives."""
+        return self.model.get_encoder()(**tensors_from(feed))
 
     def _greedy(self, feed: Feed, states: Any) -> tuple[Array, Array]:
         """The original's own first tokens, and its logits for them."""
@@ -311,11 +315,11 @@ class EncoderDecoderProbe:
     def racers(self, opened: Opened) -> tuple[Callable[[], Any], Callable[[], Any]]:
         encode, decoder = opened
         feed, rows = self.feeds[0], self.rows[0]
-        tensors, ids = _tensors(feed), torch.from_numpy(rows)
+        ids = torch.from_numpy(rows)
+        mask = {"attention_mask": torch.from_numpy(feed["attention_mask"])} if "attention_mask" in feed else {}
 
         def run_torch() -> None:
-            states = self.model.get_encoder()(**tensors)
-            mask = {"attention_mask": tensors["attention_mask"]} if "attention_mask" in tensors else {}
+            states = self._encoded(feed)
             past = None
             for tokens in [ids[:, :-STEPS], *torch.split(ids[:, -STEPS:], 1, 1)]:
                 past = self.model(
@@ -459,7 +463,8 @@ def _arrays(tensors: Mapping[str, torch.Tensor]) -> Feed:
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
-def _tensors(feed: Feed) -> dict[str, torch.Tensor]:
+def tensors_from(feed: Feed) -> dict[str, torch.Tensor]:
+    """The same in torch."""
     return {name: torch.from_numpy(array) for name, array in feed.items()}
 
 

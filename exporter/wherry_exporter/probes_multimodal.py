@@ -21,6 +21,7 @@ from wherry_exporter.probes import (
     STEPS,
     DecoderProbe,
     EncoderDecoderProbe,
+    Feed,
     Graphs,
     ModelProbe,
     Opened,
@@ -28,9 +29,11 @@ from wherry_exporter.probes import (
     Session,
     open_sessions,
     position_limit,
+    tensors_from,
     token_row,
     writing,
 )
+from wherry_exporter.seq2seq import encoder_decoder_of
 from wherry_exporter.spliced import Embedded, Spliced, encode_seen, text_positions, token_positions
 from wherry_tokenization import Tokenizer
 
@@ -123,25 +126,30 @@ class SeeingPairProbe(EncoderDecoderProbe):
     """An encoder over embeddings of tokens and images, and a decoder over its states and past_key_values."""
 
     def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
-        self.model: Any = checkpoint.model
-        self.image_token = int(self.model.config.image_token_id)
+        model: Any = checkpoint.model
+        self.seeing, self.model = model, encoder_decoder_of(model)
+        self.image_token = int(model.config.image_token_id)
         self.names = ["input_ids", "attention_mask", "pixel_values"]
         tokenizer = Tokenizer.load(folder)
         self.feeds, answers = [], []
-        for rows, scale in ((SENTENCES[1:4], 1), (SENTENCES[4:5], 2 if takes_other_sizes(self.model) else 1)):
-            images = joined(image_inputs(self.model, rows=len(rows), seed=len(rows), scale=scale))
-            features = features_of(self.model, images)
+        for rows, scale in ((SENTENCES[1:4], 1), (SENTENCES[4:5], 2 if takes_other_sizes(model) else 1)):
+            images = joined(image_inputs(model, rows=len(rows), seed=len(rows), scale=scale))
+            features = features_of(model, images)
             seen = np.full((len(rows), len(features) // len(rows)), self.image_token)
             read = tokenizer.encode(list(rows), max_length=24)
             ids = np.concatenate([seen, read.input_ids], 1)
             mask = np.concatenate([np.ones_like(seen), read.attention_mask], 1)
-            embeddings = self.model.get_input_embeddings()(torch.from_numpy(ids))
-            embeddings[torch.from_numpy(ids == self.image_token)] = features
-            states = self.model.get_encoder()(inputs_embeds=embeddings, attention_mask=torch.from_numpy(mask))
             feed = {"input_ids": ids, "attention_mask": mask, "pixel_values": images["pixel_values"].numpy()}
             self.feeds.append(feed)
-            answers.append(self._greedy(feed, states))
+            answers.append(self._greedy(feed, self._encoded(feed)))
         self.rows, self.expected = [ids for ids, _ in answers], [logits for _, logits in answers]
+
+    def _encoded(self, feed: Feed) -> Any:
+        given = tensors_from(feed)
+        images = {name: value for name, value in given.items() if name == "pixel_values"}
+        embeddings = self.model.get_input_embeddings()(given["input_ids"])
+        embeddings[given["input_ids"] == self.image_token] = features_of(self.seeing, images)
+        return self.model.get_encoder()(inputs_embeds=embeddings, attention_mask=given["attention_mask"])
 
     def open(self, graphs: Graphs) -> Opened:
         sessions = open_sessions(graphs)

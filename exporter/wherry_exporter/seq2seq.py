@@ -72,6 +72,11 @@ def encoder_decoder_of(model: Any) -> Any:
     return model
 
 
+def writer_of(model: Any) -> Any:
+    """The part of a model that sees images which reads and writes words."""
+    return model.language_model if hasattr(model, "language_model") else model.model.language_model
+
+
 def start_token(model: Any) -> int:
     """The token that every generated text starts with."""
     for settings, name in (
@@ -112,7 +117,7 @@ class _Seer(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.text, self.head = model.model.language_model, model.get_output_embeddings()
+        self.text, self.head = writer_of(model), model.get_output_embeddings()
         self.config, self.generation_config = model.config, model.generation_config
 
     def get_encoder(self) -> Any:
@@ -121,7 +126,8 @@ class _Seer(nn.Module):
     def get_input_embeddings(self) -> Any:
         return self.text.get_input_embeddings()
 
-    def forward(self, decoder_inputs_embeds: Any, **given: Any) -> Any:
-        output = self.text(decoder_inputs_embeds=decoder_inputs_embeds, **given)
-        output.logits = self.head(output.last_hidden_state)
+    def forward(self, **given: Any) -> Any:
+        output = self.text(**given)
+        if "logits" not in output:
+            output.logits = self.head(output.last_hidden_state)
         return output

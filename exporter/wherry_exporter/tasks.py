@@ -178,7 +178,7 @@ def fed_first(model: Any) -> bool:
 
     What makes other features of an image for other words, such as InstructBLIP, is not meant.
     """
-    if model.main_input_name != "pixel_values" or model.config.is_encoder_decoder:
+    if model.main_input_name != "pixel_values":
         return False
     features = getattr(model, "get_image_features", None)
     takes = inspect.signature(features).parameters if features else ("input_ids",)

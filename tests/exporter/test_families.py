@@ -502,6 +502,12 @@ MERGED = {
     "temporal_patch_size": 2,
     "spatial_merge_size": 2,
 }
+BLIP2 = {
+    "vision_config": VISION,
+    "qformer_config": {**TEXT, "encoder_hidden_size": 32},
+    "num_query_tokens": 4,
+    "image_token_index": IMAGE_TOKEN,
+}
 VISION_LANGUAGE: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
     "LlavaForConditionalGeneration": (
         PIXELS,
@@ -909,7 +915,8 @@ def test_vision_language(name, folder):
         assert tokens_of(model, graphs, traced.padding_side, prompt, 32) == expected[0, length:].tolist()
 
 
-def test_encoder_decoder_that_sees_images(folder):
+@pytest.mark.parametrize("name", ["Florence2ForConditionalGeneration", "Blip2ForConditionalGeneration"])
+def test_encoder_decoder_that_sees_images(folder, name):
     stages = {
         "depths": [1, 1],
         "patch_size": [7, 3],
@@ -924,11 +931,14 @@ def test_encoder_decoder_that_sees_images(folder):
         "drop_path_rate": 0.0,
     }
     settings = {
-        "text_config": {**BART, **ONE_LAYER, "model_type": "bart"},
-        "vision_config": stages,
-        "image_token_id": IMAGE_TOKEN,
+        "Florence2ForConditionalGeneration": {
+            "text_config": {**BART, **ONE_LAYER, "model_type": "bart"},
+            "vision_config": stages,
+            "image_token_id": IMAGE_TOKEN,
+        },
+        "Blip2ForConditionalGeneration": {**BLIP2, "text_config": {**T5, "model_type": "t5"}},
     }
-    model, traced = crossed("Florence2ForConditionalGeneration", settings, folder)
+    model, traced = crossed(name, settings[name], folder)
     sessions = {
         role: InferenceSession(folder / f"onnx/{role}.onnx", providers=["CPUExecutionProvider"])
         for role in traced.graphs
@@ -1017,15 +1027,9 @@ def features_by(vision: Session, images: dict[str, Any]) -> Any:
 
 
 def test_a_model_fed_with_images_first_is_refused_in_one_line(folder):
-    settings = {
-        "vision_config": VISION,
-        "qformer_config": {**TEXT, "encoder_hidden_size": 32},
-        "text_config": {**T5, "model_type": "t5"},
-        "num_query_tokens": 4,
-        "image_token_index": IMAGE_TOKEN,
-    }
+    settings = {**BLIP2, "text_config": {**T5, "model_type": "t5"}}
     with pytest.raises(ExportError, match="fed with images first"):
-        trace_verified(checkpoint("Blip2ForConditionalGeneration", settings), folder)
+        trace_verified(checkpoint("InstructBlipForConditionalGeneration", settings), folder)
 
 
 def test_masks_that_are_made_of_more_than_embeddings_are_refused_in_one_line(folder):
