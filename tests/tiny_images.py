@@ -302,6 +302,14 @@ TINY["sam"] = (
         "mask_pad_size": {"height": 32, "width": 32},
     },
 )
+TINY["sam_hq"] = (
+    "SamHQModel",
+    {
+        **TINY["sam"][1],
+        "mask_decoder_config": {**TINY["sam"][1]["mask_decoder_config"], "vit_dim": 32},
+    },
+    *TINY["sam"][2:],
+)
 TINY["sam2"] = (
     "Sam2Model",
     {
@@ -342,7 +350,7 @@ def make(name: str, folder: Path) -> Path:
     if name == "segformer":  # so that no class outweighs the others everywhere
         with torch.no_grad():
             model.decode_head.classifier.bias -= model(torch.rand(1, 3, 64, 64)).logits.mean((0, 2, 3))
-    if name in ("sam", "sam2"):
+    if name in ("sam", "sam_hq", "sam2"):
         look_at_points(model)
     model.save_pretrained(folder)
     if name == "sam2":  # transformers has its processor on torchvision alone

@@ -31,7 +31,10 @@ class ExportTask:
     precisions: tuple[str, ...] = ("fp32", "int8")
 
 
-MASK_OUTPUTS = ("image_embeddings", "image_positional_embeddings", "iou_scores", "pred_masks", "object_score_logits")
+MASK_OUTPUTS = (
+    *("image_embeddings", "image_positional_embeddings", "intermediate_embeddings"),
+    *("iou_scores", "pred_masks", "object_score_logits"),
+)
 
 TASKS: Mapping[str, ExportTask] = {
     "feature-extraction": ExportTask("feature-extraction", ("last_hidden_state", "text_embeds"), text=True),

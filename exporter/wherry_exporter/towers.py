@@ -3,7 +3,6 @@
 Knows nothing of graphs.
 """
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,20 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wherry_exporter.errors import ExportError
 from wherry_exporter.inputs import ASKED, image_size, parameters_of, random_inputs
 from wherry_exporter.load import Checkpoint
 
-DECODED = (
-    "image_embeddings",
-    "image_positional_embeddings",
-    "sparse_prompt_embeddings",
-    "dense_prompt_embeddings",
-    "multimask_output",
-)
-"""What masks are decoded of."""
 LEVELS = "high_resolution_features"
-"""What they are decoded of besides, in models that embed an image at several resolutions."""
+"""What masks are decoded of besides, in models that embed an image at several resolutions."""
+EARLY = "intermediate_embeddings"
+"""The same in models that look at what their first layers that see all of an image make of it, such as SAM-HQ."""
 
 
 class _TextTower(nn.Module):
@@ -136,6 +128,52 @@ class _Finder(nn.Module):
         return {"iou_scores": scores, "pred_masks": masks}
 
 
+class _EarlyEmbedder(_Embedder):
+    """Of such an image, with what the first layer that sees all of it gives."""
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        places = self.model.get_image_wide_positional_embeddings()
+        embeddings, early = self.model.get_image_embeddings(pixel_values)
+        return {
+            "image_embeddings": embeddings,
+            "image_positional_embeddings": places.repeat(len(pixel_values), 1, 1, 1),
+            EARLY: early[0],
+        }
+
+
+class _EarlyFinder(nn.Module):
+    """Of what is at points of such an image: masks to which one of high quality is added."""
+
+    main_input_name = "input_points"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+        vision = model.config.vision_config
+        side = vision.image_size // vision.patch_size
+        self.embedding_sizes = {EARLY: (side, side, vision.hidden_size)}
+
+    def forward(
+        self,
+        input_points: Tensor,
+        input_labels: Tensor,
+        image_embeddings: Tensor,
+        image_positional_embeddings: Tensor,
+        intermediate_embeddings: Tensor,
+    ) -> dict[str, Tensor]:
+        sparse, dense = self.model.get_prompt_embeddings(input_points, input_labels)
+        masks, scores = self.model.mask_decoder(
+            image_embeddings=image_embeddings,
+            image_positional_embeddings=image_positional_embeddings,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+            hq_token_only=False,
+            intermediate_embeddings=[intermediate_embeddings],
+        )[:2]
+        return {"iou_scores": scores, "pred_masks": masks}
+
+
 class _LevelsEmbedder(nn.Module):
     """Of an image at several resolutions, the coarsest last, as SAM 2 has it."""
 
@@ -188,15 +226,9 @@ def parts_of(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
 
     What a tower gives has the names of `CLIPTextModelWithProjection` where there is a projection, of `SiglipTextModel`
     where there is none. A model that finds things by points on them is in two parts, as transformers.js has it.
-
-    Raises:
-        ExportError: the second of these would need more than what the first gives.
     """
     model: Any = checkpoint.model
     if checkpoint.task == "mask-generation":
-        more = [name for name in _demanded(model.mask_decoder) if name not in (*DECODED, LEVELS)]
-        if more:
-            raise ExportError(f"its masks are also made of {', '.join(more)}")
         embedder, finder = _asked_about(model)
         return {
             "vision_encoder": replace(checkpoint, model=embedder),
@@ -214,16 +246,12 @@ def parts_of(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
     return {"model": checkpoint} | {role: replace(checkpoint, model=tower) for role, tower in towers.items()}
 
 
-def _demanded(module: Any) -> list[str]:
-    """The names of what a module's forward does not do without."""
-    parameters = inspect.signature(module.forward).parameters.values()
-    return [each.name for each in parameters if each.default is each.empty and each.kind != each.VAR_KEYWORD]
-
-
 def _asked_about(model: Any) -> tuple[Any, Any]:
     """What embeds an image, and what finds things in it."""
-    levels = LEVELS in parameters_of(model.mask_decoder)
-    return (_LevelsEmbedder(model), _LevelsFinder(model)) if levels else (_Embedder(model), _Finder(model))
+    takes = parameters_of(model.mask_decoder)
+    if LEVELS in takes:
+        return _LevelsEmbedder(model), _LevelsFinder(model)
+    return (_EarlyEmbedder(model), _EarlyFinder(model)) if EARLY in takes else (_Embedder(model), _Finder(model))
 
 
 def with_points(model: Any, feed: Mapping[str, np.ndarray[Any, Any]], seed: int) -> dict[str, np.ndarray[Any, Any]]:

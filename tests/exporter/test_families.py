@@ -665,24 +665,12 @@ def test_in_one_go(name, folder):
     assert bool(draws) == (name == "VitsModel")  # it is measured without noise, and goes on making it
 
 
-def test_what_is_at_points_of_an_image(folder):
+@pytest.mark.parametrize("name", ["SamModel", "SamHQModel"])
+def test_what_is_at_points_of_an_image(folder, name):
     """An image is embedded once, and asked about any number of things, each with any number of points on it."""
-    size = {"hidden_size": 32, "image_size": 64, "patch_size": 8}
-    settings = {
-        "vision_config": {
-            **{**VISION, **size},
-            "mlp_dim": 48,
-            "window_size": 4,
-            "global_attn_indexes": [1],
-            "output_channels": 32,
-            "num_pos_feats": 16,
-        },
-        "prompt_encoder_config": {**size, "image_embedding_size": 8},
-        "mask_decoder_config": {"hidden_size": 32, "mlp_dim": 48, "num_attention_heads": 2, "iou_head_hidden_dim": 32},
-    }
-    model, traced = crossed("SamModel", settings, folder)
+    model, traced = crossed(name, TINY["sam_hq" if "HQ" in name else "sam"][1], folder)
     sessions = {role: InferenceSession(folder / f"onnx/{role}.onnx") for role in traced.graphs}
-    names = ["image_embeddings", "image_positional_embeddings"]
+    names = ["image_embeddings", "image_positional_embeddings", *["intermediate_embeddings"] * ("HQ" in name)]
     assert {role: names_of(session) for role, session in sessions.items()} == {
         "vision_encoder": (["pixel_values"], names),
         "prompt_encoder_mask_decoder": (["input_points", "input_labels", *names], ["iou_scores", "pred_masks"]),
@@ -1030,18 +1018,6 @@ def test_a_model_fed_with_images_first_is_refused_in_one_line(folder):
     settings = {**BLIP2, "text_config": {**T5, "model_type": "t5"}}
     with pytest.raises(ExportError, match="fed with images first"):
         trace_verified(checkpoint("InstructBlipForConditionalGeneration", settings), folder)
-
-
-def test_masks_that_are_made_of_more_than_embeddings_are_refused_in_one_line(folder):
-    size = {"hidden_size": 32, "image_size": 64, "patch_size": 8}
-    settings = {
-        "vision_config": {**VISION, **size, "output_channels": 32, "num_pos_feats": 16},
-        "prompt_encoder_config": {**size, "image_embedding_size": 8},
-        "mask_decoder_config": {"hidden_size": 32, "num_attention_heads": 2, "vit_dim": 32},
-    }
-    with pytest.raises(ExportError, match=r"SamHQModel cannot .*: its masks are also made of hq_token_only") as told:
-        trace_verified(checkpoint("SamHQModel", settings), folder)
-    assert "\n" not in str(told.value)
 
 
 def test_a_model_that_takes_images_into_its_decoder_is_refused_in_one_line(folder):

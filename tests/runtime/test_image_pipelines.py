@@ -204,9 +204,10 @@ def in_order_of_area(segments):
     return sorted(segments, key=lambda each: (each["label"], (np.asarray(each["mask"]) > 0).sum(), each["score"] or 0))
 
 
-def test_masks_of_what_points_are_on(exported, folders, images):
-    ours, folder = exported("sam"), folders("sam")
-    model = transformers.SamModel.from_pretrained(folder)
+@pytest.mark.parametrize("kind", ["sam", "sam_hq"])
+def test_masks_of_what_points_are_on(exported, folders, images, kind):
+    ours, folder = exported(kind), folders(kind)
+    model = transformers.AutoModel.from_pretrained(folder)
     prepare = transformers.SamImageProcessorPil.from_pretrained(folder)
     for image in images:
         width, height = image.size
