@@ -19,7 +19,7 @@ from wherry_exporter.probes import position_limit
 from wherry_exporter.prompts import PromptFront
 from wherry_exporter.runners import Feed, TorchRunner
 from wherry_exporter.speech import with_speech
-from wherry_exporter.tasks import TASKS, shape_of
+from wherry_exporter.tasks import TASKS, has_encoder, shape_of
 from wherry_exporter.towers import with_points
 
 RANDOM = 8
@@ -55,7 +55,7 @@ class Entries:
         self.checkpoint, self.plan = checkpoint, plan
         self.precisions: Sequence[str] = TASKS[checkpoint.task].precisions
         self.shape = shape_of(checkpoint.task, model)
-        if plan.fast_prefill and (self.shape not in PROMPTED or model.config.is_encoder_decoder):
+        if plan.fast_prefill and (self.shape not in PROMPTED or has_encoder(model)):
             raise UsageError(f"a fast prefill is for decoders that stand alone, not for {checkpoint.task}")
         self.names = _names(model, self.shape)
         self.limit = position_limit(model)

@@ -6,12 +6,12 @@ Knows no architecture.
 import inspect
 from typing import Any
 
-from wherry_exporter.tasks import fed_first
+from wherry_exporter.tasks import fed_first, has_encoder
 
 
 def words_alone(model: Any) -> None:
     """Let a model that is fed with images first run on words alone too, and give what its language model gives."""
-    if not fed_first(model) or model.config.is_encoder_decoder or "forward" in vars(model):
+    if not fed_first(model) or has_encoder(model) or "forward" in vars(model):
         return
     whole, words = model.forward, model.language_model.forward
 

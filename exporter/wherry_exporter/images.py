@@ -24,6 +24,8 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "image_grid_thw": ("num_images", "time_height_width"),
 }
 PATCHES = ("num_patches", "patch_size")
+INSTRUCTED = ("qformer_input_ids", "qformer_attention_mask")
+"""What is asked of an image, where its features are made with that in view, as InstructBLIP's."""
 SEVERAL = (BATCH, "num_images")
 """The first axes where there may be several images a row."""
 
@@ -55,6 +57,8 @@ def image_inputs(model: Any, *, rows: int, seed: int, scale: float = 1) -> list[
     found = [{"pixel_values": images[several * row : several * (row + 1)]} for row in range(rows)]
     for row, values in enumerate(found):
         pixels = values["pixel_values"]
+        if INSTRUCTED[0] in takes:
+            values |= _question(model, row, seed)
         if "pixel_attention_mask" in takes:
             mask = torch.ones(1, 2, *pixels.shape[2:], dtype=torch.bool)
             mask[:, 0, :, 3 * pixels.shape[3] // 4 :] = False
@@ -74,6 +78,13 @@ def _patches(vision: Any, row: int, units: int, seed: int) -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(1000 * seed + row)
     pixels = torch.rand(int(grid.prod()), size, generator=random) * 2 - 1
     return {"pixel_values": pixels, "image_grid_thw": grid}
+
+
+def _question(model: Any, row: int, seed: int) -> dict[str, Tensor]:
+    """As many tokens a row, of which some are padding."""
+    random = torch.Generator().manual_seed(1000 * seed + row)
+    ids = torch.randint(2, model.config.qformer_config.vocab_size, (1, 6), generator=random)
+    return dict(zip(INSTRUCTED, (ids, (torch.arange(6)[None] < 6 - row % 3).to(torch.int64)), strict=True))
 
 
 def _tiles(model: Any, row: int, seed: int) -> dict[str, Tensor]:
@@ -134,7 +145,8 @@ def image_axes(images: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
         return {"pixel_values": (*SEVERAL, *IMAGE_AXES[1:]), "pixel_attention_mask": (*SEVERAL, *IMAGE_AXES[2:])}
     if "image_grid_thw" in images:
         return {"pixel_values": PATCHES, "image_grid_thw": AXES["image_grid_thw"]}
-    return {"pixel_values": IMAGE_AXES}
+    asked = {name: (BATCH, "qformer_sequence_length") for name in INSTRUCTED if name in images}
+    return {"pixel_values": IMAGE_AXES, **asked}
 
 
 def takes_other_sizes(model: Any) -> bool:

@@ -13,7 +13,15 @@ import torch
 from onnxruntime import InferenceSession
 
 from wherry_exporter.decoder import looks_ahead
-from wherry_exporter.images import features_of, features_read, graph_images, image_inputs, joined, takes_other_sizes
+from wherry_exporter.images import (
+    features_of,
+    features_read,
+    graph_images,
+    image_inputs,
+    image_parameters,
+    joined,
+    takes_other_sizes,
+)
 from wherry_exporter.inputs import parameters_of
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.probe import PROSE, SENTENCES
@@ -135,18 +143,20 @@ class SeeingPairProbe(EncoderDecoderProbe):
         for rows, scale in ((SENTENCES[1:4], 1), (SENTENCES[4:5], 2 if takes_other_sizes(model) else 1)):
             images = joined(image_inputs(model, rows=len(rows), seed=len(rows), scale=scale))
             features = features_of(model, images)
-            seen = np.full((len(rows), len(features) // len(rows)), self.image_token)
+            places = np.full((len(rows), len(features) // len(rows)), self.image_token)
             read = tokenizer.encode(list(rows), max_length=24)
-            ids = np.concatenate([seen, read.input_ids], 1)
-            mask = np.concatenate([np.ones_like(seen), read.attention_mask], 1)
-            feed = {"input_ids": ids, "attention_mask": mask, "pixel_values": images["pixel_values"].numpy()}
+            ids = np.concatenate([places, read.input_ids], 1)
+            mask = np.concatenate([np.ones_like(places), read.attention_mask], 1)
+            seen = {name: value.numpy() for name, value in graph_images(images).items()}
+            feed = {"input_ids": ids, "attention_mask": mask, **seen}
             self.feeds.append(feed)
             answers.append(self._greedy(feed, self._encoded(feed)))
         self.rows, self.expected = [ids for ids, _ in answers], [logits for _, logits in answers]
 
     def _encoded(self, feed: Feed) -> Any:
         given = tensors_from(feed)
-        images = {name: value for name, value in given.items() if name == "pixel_values"}
+        takes = image_parameters(self.seeing)
+        images = {name: value for name, value in given.items() if name in takes}
         embeddings = self.model.get_input_embeddings()(given["input_ids"])
         embeddings[given["input_ids"] == self.image_token] = features_of(self.seeing, images)
         return self.model.get_encoder()(inputs_embeds=embeddings, attention_mask=given["attention_mask"])

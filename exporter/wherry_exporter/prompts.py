@@ -24,6 +24,7 @@ from wherry_exporter.images import cut, features_of, features_read, graph_images
 from wherry_exporter.inputs import parameters_of
 from wherry_exporter.probes import Array, Feed, position_limit
 from wherry_exporter.spliced import token_positions
+from wherry_exporter.tasks import has_encoder
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class PromptFront(Front):
             if features is not None:
                 embeddings[places] = features
             tensors["inputs_embeds"] = embeddings
-            if model.config.is_encoder_decoder:
+            if has_encoder(model):
                 states = model.get_encoder()(inputs_embeds=embeddings, attention_mask=mask)
                 tensors["encoder_hidden_states"] = states.last_hidden_state
                 tensors["encoder_attention_mask"] = mask
@@ -117,7 +118,7 @@ class PromptFront(Front):
                 images = {"pixel_values": tensors["pixel_values"][0]}
             elif tensors["pixel_values"].ndim != len(image_axes(images)["pixel_values"]):
                 raise UsageError(f"{row.place}: the processor cuts images into tiles, which the graph does not take")
-        start = np.array([[self.start]]) if self.model.config.is_encoder_decoder else ids.numpy()
+        start = np.array([[self.start]]) if has_encoder(self.model) else ids.numpy()
         return Prompt(
             inputs={name: value.numpy() for name, value in tensors.items()},
             images={name: value.numpy() for name, value in images.items()},

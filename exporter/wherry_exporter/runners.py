@@ -15,6 +15,7 @@ from wherry_exporter.inputs import tensors_of
 from wherry_exporter.probes import Session, next_past, no_past, open_sessions, output_names
 from wherry_exporter.prompts import Prompt
 from wherry_exporter.spliced import Embedded, Spliced, encode_seen
+from wherry_exporter.tasks import has_encoder
 
 Array = np.ndarray[Any, Any]
 Feed = Mapping[str, Array]
@@ -84,7 +85,7 @@ class TorchRunner:
 
     def reading(self, prompt: Prompt) -> Step:
         given = _tensors(prompt.inputs)
-        behind = self.model.config.is_encoder_decoder
+        behind = has_encoder(self.model)
         past: Any = None
         for module in self.model.modules():
             if hasattr(module, "rope_deltas"):

@@ -17,7 +17,8 @@ def encode_seen(sessions: Mapping[str, Session], feed: Feed, image_token: int) -
     ids = feed["input_ids"]
     embedded = sessions["embed_tokens"].run(None, {"input_ids": ids})[0]
     if "pixel_values" in feed:
-        features = sessions["vision_encoder"].run(None, {"pixel_values": feed["pixel_values"]})[0]
+        vision = sessions["vision_encoder"]
+        features = vision.run(None, {port.name: feed[port.name] for port in vision.get_inputs()})[0]
         embedded[ids == image_token] = features.reshape(-1, features.shape[-1])
     given = {"inputs_embeds": embedded, "attention_mask": feed["attention_mask"]}
     return np.asarray(sessions["encoder_model"].run(None, given)[0])

@@ -177,15 +177,16 @@ def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-deco
 
 
 def fed_first(model: Any) -> bool:
-    """Whether a decoder among whose words images stand takes them in every forward pass, such as BLIP-2.
-
-    What makes other features of an image for other words, such as InstructBLIP, is not meant.
-    """
-    if model.main_input_name != "pixel_values":
-        return False
+    """Whether what writes about images among its words takes them in every forward pass, such as BLIP-2."""
     features = getattr(model, "get_image_features", None)
-    takes = inspect.signature(features).parameters if features else ("input_ids",)
-    return hasattr(model, "language_model") and not any(name.endswith("input_ids") for name in takes)
+    if model.main_input_name != "pixel_values" or features is None or not hasattr(model, "language_model"):
+        return False
+    return "input_ids" not in inspect.signature(features).parameters
+
+
+def has_encoder(model: Any) -> bool:
+    """Whether what writes attends to what an encoder gives; InstructBLIP says so of its text model alone."""
+    return bool(model.config.is_encoder_decoder or model.config.get_text_config().is_encoder_decoder)
 
 
 def is_captioner(model: Any) -> bool:

@@ -21,7 +21,7 @@ from wherry_exporter.load import Checkpoint
 from wherry_exporter.probes import DecoderProbe, EncoderDecoderProbe, Graphs, ModelProbe, Probe
 from wherry_exporter.probes_multimodal import PartsProbe, SeeingPairProbe, VisionLanguageProbe
 from wherry_exporter.probes_speech import SpeechProbe
-from wherry_exporter.tasks import shape_of
+from wherry_exporter.tasks import has_encoder, shape_of
 from wherry_exporter.towers import parts_of
 
 Array = np.ndarray[Any, Any]
@@ -179,7 +179,7 @@ def probe_for(checkpoint: Checkpoint, folder: Path, padding_side: str) -> Probe:
         return DecoderProbe(checkpoint, folder, padding_side)
     if shape == "encoder-decoder":
         return EncoderDecoderProbe(checkpoint, folder)
-    if shape == "vision-language" and checkpoint.model.config.is_encoder_decoder:
+    if shape == "vision-language" and has_encoder(checkpoint.model):
         return SeeingPairProbe(checkpoint, folder)
     if shape == "vision-language":
         return VisionLanguageProbe(checkpoint, folder, padding_side)

@@ -30,6 +30,7 @@ from wherry_exporter.inputs import BATCH, FIXED, SEQUENCE
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.pair import fused_encoder_and_decoder, plain_encoder_and_decoder
+from wherry_exporter.tasks import has_encoder
 
 GRIDS = {"qwen2_vl": "grid_thw"}
 """What transformers.js calls `image_grid_thw` otherwise."""
@@ -125,7 +126,7 @@ def _trace(checkpoint: Checkpoint, *, fused_vision: bool, fused_text: bool) -> T
     images = _images(model)
     if fused_vision and set(images) != {"pixel_values"}:
         raise NotLowered("attention to images takes more than their pixels")
-    encoder_decoder = model.config.is_encoder_decoder
+    encoder_decoder = has_encoder(model)
     if encoder_decoder:
         graphs = dict((fused_encoder_and_decoder if fused_text else plain_encoder_and_decoder)(checkpoint).graphs)
     else:
@@ -177,7 +178,7 @@ def _trace_vision(model: Any, module: nn.Module, inputs: dict[str, Tensor]) -> i
     sized = takes_other_sizes(model)
     shapes: dict[str, dict[int, Any]] = {}
     for name in inputs:
-        free = ("num_images", "num_patches", *(("height", "width") if sized else ()))
+        free = ("num_images", "num_patches", "qformer_sequence_length", *(("height", "width") if sized else ()))
         shapes[name] = {at: Dim.AUTO for at, axis in enumerate(axes[name]) if axis in free and axis not in FIXED}
         if axes[name][0] == BATCH and len(inputs[name]) > 1:
             shapes[name][0] = Dim(BATCH)
