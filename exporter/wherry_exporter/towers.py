@@ -117,13 +117,19 @@ class _Finder(nn.Module):
         image_embeddings: Tensor,
         image_positional_embeddings: Tensor,
     ) -> dict[str, Tensor]:
-        sparse, dense = self.model.get_prompt_embeddings(input_points, input_labels)
+        return self._found(input_points, input_labels, image_embeddings, image_positional_embeddings)
+
+    def _found(
+        self, points: Tensor, labels: Tensor, embeddings: Tensor, places: Tensor, **more: Any
+    ) -> dict[str, Tensor]:
+        sparse, dense = self.model.get_prompt_embeddings(points, labels)
         masks, scores = self.model.mask_decoder(
-            image_embeddings=image_embeddings,
-            image_positional_embeddings=image_positional_embeddings,
+            image_embeddings=embeddings,
+            image_positional_embeddings=places,
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=True,
+            **more,
         )[:2]
         return {"iou_scores": scores, "pred_masks": masks}
 
@@ -141,19 +147,16 @@ class _EarlyEmbedder(_Embedder):
         }
 
 
-class _EarlyFinder(nn.Module):
-    """Of what is at points of such an image: masks to which one of high quality is added."""
-
-    main_input_name = "input_points"
+class _EarlyFinder(_Finder):
+    """Of what is at points of such an image: to each mask one of high quality is added."""
 
     def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model, self.config = model, model.config
+        super().__init__(model)
         vision = model.config.vision_config
         side = vision.image_size // vision.patch_size
         self.embedding_sizes = {EARLY: (side, side, vision.hidden_size)}
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input_points: Tensor,
         input_labels: Tensor,
@@ -161,17 +164,14 @@ class _EarlyFinder(nn.Module):
         image_positional_embeddings: Tensor,
         intermediate_embeddings: Tensor,
     ) -> dict[str, Tensor]:
-        sparse, dense = self.model.get_prompt_embeddings(input_points, input_labels)
-        masks, scores = self.model.mask_decoder(
-            image_embeddings=image_embeddings,
-            image_positional_embeddings=image_positional_embeddings,
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=True,
+        return self._found(
+            input_points,
+            input_labels,
+            image_embeddings,
+            image_positional_embeddings,
             hq_token_only=False,
             intermediate_embeddings=[intermediate_embeddings],
-        )[:2]
-        return {"iou_scores": scores, "pred_masks": masks}
+        )
 
 
 class _LevelsEmbedder(nn.Module):

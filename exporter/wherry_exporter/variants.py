@@ -116,7 +116,7 @@ def write_variants(
         paths = {role: folder / f"onnx/{role}{SUFFIXES[precision]}.onnx" for role in traced.graphs}
         beside = prefill if precision in READ_BY else {}
         whole = {**paths, **beside}
-        recipe, parity, pace = "as traced", exact, speed
+        recipe, parity, pace = "as traced", exact, speed if precision == "fp32" else None
         if precision != "fp32":
             with quiet():
                 parity, recipe = write_variant(quantizer, precision, paths, partial(measure, beside))
@@ -143,9 +143,7 @@ def write_variants(
             tell(f"timing {precision}", 0)
             pace = verifier.speed(whole)
         tell(f"hashing {precision}")
-        found[precision] = _entry(
-            folder, traced.graphs, whole, parity, recipe, report, None if precision == "bf16" else pace
-        )
+        found[precision] = _entry(folder, traced.graphs, whole, parity, recipe, report, pace)
         options = recommended(traced.graphs, precision, entries.limit)
         if options:
             found[precision]["provider_options"] = options
