@@ -624,6 +624,7 @@ SWEPT = {
     "LevitForImageClassificationWithTeacher",
     "NllbMoeForConditionalGeneration",
     "Qwen2VLForConditionalGeneration",
+    "InstructBlipForConditionalGeneration",
 }
 """What takes long and shows little that others do not: left to `make sweep`."""
 
@@ -908,7 +909,7 @@ def test_vision_language(name, folder):
         assert tokens_of(model, graphs, traced.padding_side, prompt, 32) == expected[0, length:].tolist()
 
 
-@pytest.mark.parametrize("kind", ["Florence2", "Blip2", "InstructBlip"])
+@pytest.mark.parametrize("kind", ["Florence2", pytest.param("Blip2", marks=pytest.mark.sweep), "InstructBlip"])
 def test_encoder_decoder_that_sees_images(folder, kind):
     stages = {
         "depths": [1, 1],

@@ -236,7 +236,7 @@ MAKERS = {
     maker.__name__: maker
     for maker in (llava, llava_next, idefics3, qwen2_vl, florence2, smolvlm, gemma3, paligemma, qwen2_5_vl, qwen3_vl)
 }
-OFTEN = ("llava", "llava_next", "idefics3", "qwen2_vl")
+OFTEN = ("llava_next", "idefics3", "qwen2_vl")
 READ_APART = ("llava", "llava_next", "idefics3", "qwen2_vl", "smolvlm", "qwen2_5_vl", "qwen3_vl")
 """Those whose prompts another graph may read: in the others tokens attend to later ones, or to an encoder."""
 SWEPT = [pytest.param(name, marks=pytest.mark.sweep) for name in MAKERS if name not in OFTEN]
