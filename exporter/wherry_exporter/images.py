@@ -35,7 +35,7 @@ def image_parameters(model: Any) -> list[str]:
     return list(inspect.signature(model.get_image_features).parameters)
 
 
-def cut(model: Any) -> bool:
+def takes_tiles(model: Any) -> bool:
     """Whether a model looks at an image as a whole and in tiles, how many being told by the image's size."""
     return hasattr(model.config, "image_grid_pinpoints") and "batch_num_images" not in image_parameters(model)
 
@@ -48,7 +48,7 @@ def image_inputs(model: Any, *, rows: int, seed: int, scale: float = 1) -> list[
     part, and all but the first row's second image are zeros, which is how such a model knows that there is none.
     """
     takes = image_parameters(model)
-    if cut(model):
+    if takes_tiles(model):
         return [_tiles(model, row, seed) for row in range(rows)]
     if "image_grid_thw" in takes:
         return [_patches(model.config.vision_config, row, round(2 * scale), seed) for row in range(rows)]
@@ -108,7 +108,7 @@ def tiles_as_they_are(model: Any, count: Any) -> Iterator[None]:
         return [torch.cat([features, ends], 1)], None
 
     with ExitStack() as stack:
-        if cut(model):
+        if takes_tiles(model):
             source = sys.modules[type(model).__module__]
             stack.enter_context(patch.object(source, "image_size_to_num_patches", lambda *_, **__: count))
             stack.enter_context(patch.object(model.model, "pack_image_features", packed))
@@ -117,7 +117,7 @@ def tiles_as_they_are(model: Any, count: Any) -> Iterator[None]:
 
 def features_read(model: Any, images: Mapping[str, Tensor]) -> "np.ndarray[Any, Any] | None":
     """Which of the graph's features stand in the places of image tokens, in order; None for all of them."""
-    if not cut(model):
+    if not takes_tiles(model):
         return None
     vision, found, first = model.config.vision_config, [], 0
     features = (vision.image_size // vision.patch_size) ** 2
@@ -151,7 +151,7 @@ def image_axes(images: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
 
 def takes_other_sizes(model: Any) -> bool:
     """Whether a model that is told the sizes of images runs on another than its configuration's."""
-    if cut(model) or not {"image_sizes", "image_grid_thw"} & set(image_parameters(model)):
+    if takes_tiles(model) or not {"image_sizes", "image_grid_thw"} & set(image_parameters(model)):
         return False
     try:
         with torch.no_grad():

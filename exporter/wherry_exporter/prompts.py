@@ -20,7 +20,7 @@ from wherry_exporter.data import Row
 from wherry_exporter.decoder import added_layers
 from wherry_exporter.errors import UsageError
 from wherry_exporter.front import LONGEST, Front, open_image
-from wherry_exporter.images import cut, features_of, features_read, graph_images, image_axes, image_parameters
+from wherry_exporter.images import features_of, features_read, graph_images, image_axes, image_parameters, takes_tiles
 from wherry_exporter.inputs import parameters_of
 from wherry_exporter.probes import Array, Feed, position_limit
 from wherry_exporter.spliced import token_positions
@@ -114,7 +114,7 @@ class PromptFront(Front):
         images: dict[str, torch.Tensor] = {}
         if row.image is not None:
             images = graph_images({name: tensors[name] for name in image_parameters(self.model) if name in tensors})
-            if cut(self.model):
+            if takes_tiles(self.model):
                 images = {"pixel_values": tensors["pixel_values"][0]}
             elif tensors["pixel_values"].ndim != len(image_axes(images)["pixel_values"]):
                 raise UsageError(f"{row.place}: the processor cuts images into tiles, which the graph does not take")

@@ -17,13 +17,13 @@ from wherry_exporter.convert import Traced, convert, name_axes
 from wherry_exporter.decoder import added_layers, fused_decoder, plain_decoder
 from wherry_exporter.grids import packed_images
 from wherry_exporter.images import (
-    cut,
     features_of,
     image_axes,
     image_inputs,
     image_parameters,
     joined,
     takes_other_sizes,
+    takes_tiles,
     tiles_as_they_are,
 )
 from wherry_exporter.inputs import BATCH, FIXED, SEQUENCE
@@ -147,7 +147,7 @@ def _trace(checkpoint: Checkpoint, *, fused_vision: bool, fused_text: bool) -> T
 
 
 def _fused_vision(model: Any, images: dict[str, Tensor]) -> ir.Model:
-    last = None if cut(model) else _last_layer(model, images)
+    last = None if takes_tiles(model) else _last_layer(model, images)
     with lowered(model, decoder=False) as lowering:
         vision = _trace_vision(model, _VisionEncoder(model, last, lowering), images)
         if not lowering.calls:
@@ -159,7 +159,7 @@ def _plain_vision(model: Any, images: dict[str, Tensor]) -> ir.Model:
     if "image_grid_thw" in images:
         with packed_images(model) as tower:
             return _trace_vision(model, _PackedImages(tower), images)
-    module = _VisionEncoder(model, None if cut(model) else _last_layer(model, images), None)
+    module = _VisionEncoder(model, None if takes_tiles(model) else _last_layer(model, images), None)
     if "image_sizes" in images:  # a loop over images
         images = {"pixel_values": images["pixel_values"][:1]}
     return _trace_vision(model, module, images)
@@ -168,7 +168,7 @@ def _plain_vision(model: Any, images: dict[str, Tensor]) -> ir.Model:
 def _images(model: Any) -> dict[str, Tensor]:
     """Images to trace with: of another size than the configuration's where the model allows it."""
     images = joined(image_inputs(model, rows=2, seed=0, scale=2 if takes_other_sizes(model) else 1))
-    return {"pixel_values": images["pixel_values"]} if cut(model) else images
+    return {"pixel_values": images["pixel_values"]} if takes_tiles(model) else images
 
 
 def _trace_vision(model: Any, module: nn.Module, inputs: dict[str, Tensor]) -> ir.Model:

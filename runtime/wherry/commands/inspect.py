@@ -61,7 +61,8 @@ def _ports(role: str, session: Session) -> str:
     text = table([[role, "name", "type", "shape"], *rows])
     if cache:
         first = f"{cache[0].kind} {_shape(cache[0].shape)}"
-        text += f"\nand {len(cache)} inputs of the cache with as many outputs, each {first}"
+        inputs = "input" if len(cache) == 1 else "inputs"
+        text += f"\nand {len(cache)} {inputs} of the cache with as many outputs, each {first}"
     return text
 
 
