@@ -9,6 +9,7 @@ from wherry.bundle import MANIFEST, SUFFIXES, Bundle
 from wherry.commands.common import short_warnings, table, variants_table
 from wherry_exporter.card import in_words
 from wherry_exporter.export import export
+from wherry_exporter.memory import return_large_blocks
 from wherry_exporter.plan import ALGORITHMS, METRIC_NAMES
 from wherry_exporter.tasks import TASKS
 
@@ -76,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
 def show(make: Callable[[], Bundle], as_json: bool, done: str) -> int:
     """Make a bundle, and print what it holds."""
     short_warnings()
+    return_large_blocks()
     bundle = make()
     manifest = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))
     entries, sizes = manifest["variants"], manifest["sizes"]

@@ -69,14 +69,14 @@ def convert(
     inputs: Mapping[str, Any],
     dynamic_shapes: Mapping[str, Any],
     input_names: Sequence[str],
-    output_names: Sequence[str],
+    output_names: Sequence[str] | None = None,
 ) -> ir.Model:
     """Trace `module(**inputs)`.
 
     Args:
         dynamic_shapes: as torch.export takes them.
         input_names: of the flattened inputs, in order.
-        output_names: of the flattened outputs, in order.
+        output_names: of the flattened outputs, in order; None where the module gives them by name, as a dict.
 
     Raises:
         any of FAILURES: the module cannot be traced.
@@ -106,7 +106,7 @@ def convert(
             program,
             (),
             input_names=list(input_names),
-            output_names=list(output_names),
+            output_names=list(program.call_spec.out_spec.context if output_names is None else output_names),
             opset_version=OPSET,
             custom_translation_table=dict(TRANSLATIONS),
             optimize=True,

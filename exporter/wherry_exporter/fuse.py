@@ -103,8 +103,10 @@ def pack_attention(graph: ir.Graph) -> None:
         sources, weights, biases = zip(*[each for each in projections if each], strict=True)
         if len(set(sources)) > 1 or any(bias is None for bias in biases):
             continue
-        weight = initializer(graph, f"{node.outputs[0].name}.qkv.weight", np.concatenate(weights, axis=1))
-        bias = initializer(graph, f"{node.outputs[0].name}.qkv.bias", np.concatenate(biases))
+        weight, bias = (
+            _side_by_side(graph, f"{node.outputs[0].name}.qkv.{name}", parts)
+            for name, parts in (("weight", weights), ("bias", biases))
+        )
         mask = node.inputs[4:5]
         _replace(graph, node, "Attention", [sources[0], weight, bias, *mask], node.attributes.values())
 
@@ -131,10 +133,10 @@ def _packed_source(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
     if len(set(sources)) > 1 or len({bias is None for bias in biases}) > 1:
         return None
     name = f"{node.outputs[0].name}.qkv"
-    weight = initializer(graph, f"{name}.weight", np.concatenate(weights, axis=1))
+    weight = _side_by_side(graph, f"{name}.weight", weights)
     output = _before(graph, node, "MatMul", [sources[0], weight])
     if biases[0] is not None:
-        output = _before(graph, node, "Add", [output, initializer(graph, f"{name}.bias", np.concatenate(biases))])
+        output = _before(graph, node, "Add", [output, _side_by_side(graph, f"{name}.bias", biases)])
     return output
 
 
@@ -192,6 +194,19 @@ def fuse_gelus(graph: ir.Graph) -> None:
             _replace(graph, node, "BiasGelu", list(split), ())
 
 
+def _side_by_side(graph: ir.Graph, name: str, parts: Sequence[ir.TensorProtocol]) -> ir.Value:
+    """Constants along their last axis as one, which is put together whenever it is read, for it is as large as they."""
+
+    def joined() -> ir.Tensor:
+        return ir.tensor(np.concatenate([part.numpy() for part in parts], axis=-1), name=name)
+
+    rest, width = parts[0].shape.numpy()[:-1], sum(part.shape.numpy()[-1] for part in parts)
+    value = ir.Value(name=name, type=ir.TensorType(parts[0].dtype), shape=ir.Shape((*rest, width)))
+    value.const_value = ir.LazyTensor(joined, parts[0].dtype, ir.Shape((*rest, width)), name=name)
+    graph.register_initializer(value)
+    return value
+
+
 def _projection(value: ir.Value | None) -> tuple[ir.Value, Any, Any] | None:
     """(input, weight, bias or None) of a value that is `input @ weight + bias` with constant weight and bias."""
     if value is None or len(list(value.uses())) != 1:
@@ -203,8 +218,7 @@ def _projection(value: ir.Value | None) -> tuple[ir.Value, Any, Any] | None:
     source, weight = product.inputs
     if source is None or weight is None or weight.const_value is None or len(weight.const_value.shape) != 2:
         return None
-    bias = split[1].const_value if split else None
-    return source, weight.const_value.numpy(), None if bias is None else bias.numpy()
+    return source, weight.const_value, split[1].const_value if split else None
 
 
 def _biased(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:

@@ -125,6 +125,7 @@ class GraphSubject:
     def speed(self, graphs: Mapping[str, Path]) -> float:
         """How many times as fast as the float32 graphs a variant runs."""
         original, variant = self.prover.work(self.original), self.prover.work(GraphRunner(graphs))
+        variant()
         return ratio(original, variant)
 
     def _examiner(self, rows: Sequence[Row], front: Front) -> Examiner:

@@ -67,27 +67,20 @@ def ways(checkpoint: Checkpoint) -> Mapping[str, Callable[[Checkpoint], Traced]]
     return {"fused": _fused_model, "plain": _plain_model, **({"of one size": _fixed_model} if sized else {})}
 
 
-def output_names(checkpoint: Checkpoint) -> list[str]:
-    """Which of a model's outputs become outputs of its graph: those of its task, else every tensor it gives."""
-    inputs = random_inputs(checkpoint.model, input_names(checkpoint.model), batch=1, scale=1, seed=0)
-    with torch.no_grad():
-        outputs = checkpoint.model(**inputs)
-    given = tensors_of(outputs)
-    return [name for name in TASKS[checkpoint.task].outputs if name in given] or list(given)
-
-
 class _Model(nn.Module):
-    def __init__(self, model: Any, outputs: list[str], lowering: Lowering | None) -> None:
-        super().__init__()
-        self.model, self.outputs, self.lowering = model, outputs, lowering
+    """A model that gives the outputs of its task by name, else every tensor that it gives."""
 
-    def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    def __init__(self, part: Checkpoint, lowering: Lowering | None) -> None:
+        super().__init__()
+        self.model, self.task, self.lowering = part.model, part.task, lowering
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.lowering:
             self.lowering.begin(inputs.get("attention_mask"), patch_mask=inputs.get("pixel_attention_mask"))
         sizes = nullcontext() if set(inputs) <= set(TEXT) else ShortSizes()
         with stretched(self.model), crops_for_all(self.model), windows_as_masks(self.model), sizes:
             outputs = tensors_of(self.model(**inputs))
-        return tuple(outputs[name] for name in self.outputs)
+        return {name: outputs[name] for name in TASKS[self.task].outputs if name in outputs} or outputs
 
 
 def _fused_model(checkpoint: Checkpoint) -> Traced:
@@ -103,9 +96,9 @@ def _fixed_model(checkpoint: Checkpoint) -> Traced:
 
 
 def _fused_graph(part: Checkpoint, whole: Any) -> ir.Model:
-    outputs, traced_with = output_names(part), free_axes(part.model, input_names(part.model))
+    traced_with = free_axes(part.model, input_names(part.model))
     with lowered(whole, decoder=False) as lowering:
-        graph = _trace_model(part.model, outputs, traced_with, lowering)
+        graph = _trace_model(part, traced_with, lowering)
         if not lowering.calls:
             raise NotLowered("no layer uses transformers' attention interface")
     return graph
@@ -113,10 +106,10 @@ def _fused_graph(part: Checkpoint, whole: Any) -> ir.Model:
 
 def _plain_graph(part: Checkpoint, *, sizes: bool = True) -> ir.Model:
     traced_with = free_axes(part.model, input_names(part.model), sizes=sizes)
-    return _trace_model(part.model, output_names(part), traced_with, None)
+    return _trace_model(part, traced_with, None)
 
 
-def _trace_model(model: Any, outputs: list[str], traced_with: Any, lowering: Lowering | None) -> ir.Model:
+def _trace_model(part: Checkpoint, traced_with: Any, lowering: Lowering | None) -> ir.Model:
     shapes, inputs = traced_with
-    graph = convert(_Model(model, outputs, lowering), {"inputs": inputs}, {"inputs": shapes}, list(shapes), outputs)
-    return name_axes(graph, {name: axes_of(model, name) for name in shapes})
+    graph = convert(_Model(part, lowering), {"inputs": inputs}, {"inputs": shapes}, list(shapes))
+    return name_axes(graph, {name: axes_of(part.model, name) for name in shapes})
