@@ -12,10 +12,15 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from wherry.session import thread_count
+
 SMALLEST = 256
 """Bytes of a weight that are kept in the graph itself."""
 WORTH = 4_000_000
 """Bytes that a graph has to share with those before it for it to read their files."""
+
+IN_FLIGHT = 2**27
+"""Bytes of weights that are put in order at once."""
 
 Stored = dict[bytes, ir.ExternalTensor]
 
@@ -53,7 +58,13 @@ def _save(model: ir.Model, path: Path, stored: Stored, *, several: bool) -> None
     if sum(place.nbytes for place in shared if place is not None) < WORTH:
         shared = [None] * len(values)
     own = [_in_rows(tensor) for (_, tensor), place in zip(values, shared, strict=True) if place is None]
-    written = iter(ir.external_data.convert_tensors_to_external(own, path.parent, f"{path.name}_data") if own else [])
+    written = iter(
+        ir.external_data.convert_tensors_to_external(
+            own, path.parent, f"{path.name}_data", max_workers=thread_count(), max_in_flight_bytes=IN_FLIGHT
+        )
+        if own
+        else []
+    )
     try:
         for (value, tensor), digest, place in zip(values, digests, shared, strict=True):
             value.const_value = found = next(written) if place is None else _again(place, tensor)
