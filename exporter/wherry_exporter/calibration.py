@@ -34,7 +34,7 @@ def role_feeds(
             known = dict(entry)
             if "encoder_hidden_states" in ports and "encoder_hidden_states" not in known:
                 known = _decoder_inputs(entry, original, start)
-            rows = len(known.get("attention_mask", next(iter(known.values()))))
+            rows = len(known.get("encoder_hidden_states", known.get("attention_mask", next(iter(known.values())))))
             known |= {
                 name: np.zeros(
                     [rows, *(dim if isinstance(dim, int) else 0 for dim in list(value.shape or ())[1:])], np.float32
@@ -53,9 +53,10 @@ def role_feeds(
 
 def _decoder_inputs(entry: Feed, original: Runner, start: int) -> dict[str, Array]:
     states, mask = original.encode(entry), entry.get("attention_mask")
-    tokens = greedy(original.decoding(states, mask), np.full((len(states), 1), start), STEPS)
+    first = np.full((original.rows * len(states), 1), start)
+    tokens = greedy(original.decoding(states, mask), first, STEPS)
     return {
-        "input_ids": np.concatenate([np.full((len(states), 1), start), tokens], 1),
+        "input_ids": np.concatenate([first, tokens], 1),
         "encoder_hidden_states": states,
         "encoder_attention_mask": np.ones(states.shape[:2], np.int64) if mask is None else mask,
         "use_cache_branch": np.array([False]),

@@ -13,11 +13,13 @@ from wherry_exporter.front import Front, batches
 from wherry_exporter.images import graph_images, image_inputs, image_parameters, joined
 from wherry_exporter.inputs import TEXT, as_choices, chooses, input_names, parameters_of, random_inputs
 from wherry_exporter.load import Checkpoint
+from wherry_exporter.music import some_codes
 from wherry_exporter.plan import Plan
 from wherry_exporter.probe import CALIBRATION
 from wherry_exporter.probes import position_limit
 from wherry_exporter.prompts import PromptFront
 from wherry_exporter.runners import Feed, TorchRunner
+from wherry_exporter.seq2seq import encoder_decoder_of
 from wherry_exporter.speech import with_speech
 from wherry_exporter.tasks import TASKS, has_encoder, shape_of
 from wherry_exporter.towers import with_points
@@ -51,10 +53,11 @@ class Entries:
         Raises:
             UsageError: rows that do not fit, or a fast prefill of what has no prompts.
         """
-        model: Any = checkpoint.model
         self.checkpoint, self.plan = checkpoint, plan
         self.precisions: Sequence[str] = TASKS[checkpoint.task].precisions
-        self.shape = shape_of(checkpoint.task, model)
+        self.shape = shape_of(checkpoint.task, checkpoint.model)
+        model: Any = checkpoint.model if self.shape != "music" else encoder_decoder_of(checkpoint.model)
+        self.model = model
         if plan.fast_prefill and (self.shape not in PROMPTED or has_encoder(model)):
             raise UsageError(f"a fast prefill is for decoders that stand alone, not for {checkpoint.task}")
         self.names = _names(model, self.shape)
@@ -80,7 +83,11 @@ class Entries:
         entries = self.entries
         if self.checkpoint.task == "mask-generation":  # whose images are large
             entries = [with_points(self.checkpoint.model, entry, seed) for seed, entry in enumerate(entries[:FEW])]
-        return role_feeds(traced.graphs, entries, self.original, self.start)
+        found = role_feeds(traced.graphs, entries, self.original, self.start)
+        if self.shape == "music":
+            codes = [some_codes(self.checkpoint.model, 1, frames).numpy() for frames in (50, 70)]
+            found["encodec_decode"] = [{"audio_codes": each} for each in codes]
+        return found
 
     def tuner(self) -> Examiner | None:
         """Measures on the user's rows where random values are all that there is otherwise."""
@@ -95,7 +102,7 @@ class Entries:
         return Examiner(rows, self.front, self.original, self.checkpoint.task, self.shape, self.config)
 
     def _entries(self, rows: Sequence[Row] | None) -> list[Feed]:
-        model: Any = self.checkpoint.model
+        model = self.model
         if rows is None and self.text:
             rows = [Row("built-in text", text=text) for text in CALIBRATION]
         entries: list[Feed]
@@ -117,7 +124,7 @@ class Entries:
         return [with_speech(model, entry) for entry in entries] if self.shape == "speech" else entries
 
     def _with_images(self, seed: int) -> Feed:
-        model: Any = self.checkpoint.model
+        model = self.model
         tensors = graph_images(joined(image_inputs(model, rows=2, seed=seed)))
         if "image_sizes" in image_parameters(model):  # its graph takes one image
             tensors["pixel_values"] = tensors["pixel_values"][:1]
@@ -130,6 +137,6 @@ def _names(model: Any, shape: str) -> list[str]:
     if shape == "decoder":
         return ["input_ids", "attention_mask"]
     names = input_names(model)
-    if shape == "encoder-decoder":
+    if shape in ("encoder-decoder", "music"):
         return [name for name in names if name in parameters_of(model.get_encoder())]
     return names

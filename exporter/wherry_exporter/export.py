@@ -18,7 +18,7 @@ from wherry_exporter.errors import ExportError, UsageError
 from wherry_exporter.garbage import lasting_imports
 from wherry_exporter.memory import peak_mb
 from wherry_exporter.plan import AUTO, Plan, Settings
-from wherry_exporter.tasks import TASKS
+from wherry_exporter.tasks import TASKS, shape_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -167,7 +167,8 @@ def _write_bundle(
     config: Any = checkpoint.model.config
     config.save_pretrained(folder)
     generation = getattr(checkpoint.model, "generation_config", None)  # models that label frames (CTC) have none
-    if TASKS[checkpoint.task].generates and generation is not None:
+    writes = TASKS[checkpoint.task].generates or shape_of(checkpoint.task, checkpoint.model) == "music"
+    if writes and generation is not None:
         generation.save_pretrained(folder)
     (folder / "onnx").mkdir()
     try:
@@ -181,7 +182,7 @@ def _write_bundle(
     if "fp32" not in variants:
         for role in traced.graphs:
             remove(folder / f"onnx/{role}.onnx")
-    if TASKS[checkpoint.task].generates:
+    if writes:
         _tell_transformers_js(folder, variants)
     manifest = {
         "schema": SCHEMA,

@@ -14,7 +14,7 @@ from onnx_ir.passes.common import (
     RemoveUnusedOpsetsPass,
 )
 
-from wherry_exporter.unpack import initializer, whole_averages
+from wherry_exporter.unpack import whole_averages
 
 MICROSOFT = "com.microsoft"
 NORMS = {
@@ -197,7 +197,7 @@ def fuse_gelus(graph: ir.Graph) -> None:
 def _side_by_side(graph: ir.Graph, name: str, parts: Sequence[ir.TensorProtocol]) -> ir.Value:
     """Constants along their last axis as one, which is put together whenever it is read, for it is as large as they."""
 
-    def joined() -> ir.Tensor:
+    def joined() -> ir.TensorProtocol:
         return ir.tensor(np.concatenate([part.numpy() for part in parts], axis=-1), name=name)
 
     rest, width = parts[0].shape.numpy()[:-1], sum(part.shape.numpy()[-1] for part in parts)

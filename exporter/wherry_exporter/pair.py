@@ -58,7 +58,8 @@ class _CrossAttention(nn.Module):
         self.model, self.step = model, step
 
     def forward(self, encoder_hidden_states: Tensor) -> Pairs:
-        cache, rows = EncoderDecoderCache(DynamicCache(), DynamicCache()), encoder_hidden_states.shape[0]
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        rows = self.step.rows * encoder_hidden_states.shape[0]
         inputs = {
             name: torch.zeros(rows, *value.shape[1:], dtype=value.dtype) for name, value in self.step.inputs.items()
         }
@@ -194,7 +195,7 @@ def trace_decoder(
     mask = torch.ones(2, longest, dtype=torch.int64)
     mask[1, -1] = 0
     free = {
-        name: {0: batch}
+        name: {0: batch if step.rows == 1 else step.rows * batch}
         | {at: Dim.AUTO for at, axis in enumerate(step.axes[name]) if at and isinstance(axis, str) and not stepwise}
         for name in step.inputs
     }

@@ -34,7 +34,7 @@ from wherry_exporter.noise import still, stilled
 from wherry_exporter.pooled import NAME
 from wherry_exporter.prefilled import Prefilled
 from wherry_exporter.probe import PROSE, SENTENCES
-from wherry_exporter.seq2seq import encoder_decoder_of, start_token
+from wherry_exporter.seq2seq import encoder_decoder_of, rows_of, start_token
 from wherry_exporter.states import cache_argument
 from wherry_exporter.tasks import TASKS
 from wherry_tokenization import Tokenizer
@@ -284,7 +284,7 @@ class EncoderDecoderProbe:
 
     def _greedy(self, feed: Feed, states: Any) -> tuple[Array, Array]:
         """The original's own first tokens, and its logits for them."""
-        ids = torch.full((len(feed[self.names[0]]), 1), start_token(self.model))
+        ids = torch.full((rows_of(self.model) * len(feed[self.names[0]]), 1), start_token(self.model))
         mask = {"attention_mask": torch.from_numpy(feed["attention_mask"])} if "attention_mask" in feed else {}
         tokens, logits, past = [], [], None
         for _ in range(5 + STEPS):
@@ -336,7 +336,7 @@ class EncoderDecoderProbe:
         """Logits of a prefill of all but the last tokens, then of those one at a time."""
         ports = [port.name for port in decoder.get_inputs()]
         names = output_names(decoder)
-        past = no_past(decoder, len(rows))
+        past = no_past(decoder, len(states))
         if mask is None:
             mask = np.ones(states.shape[:2], np.int64)
         parts = [rows[:, :-STEPS], *np.split(rows[:, -STEPS:], STEPS, 1)]

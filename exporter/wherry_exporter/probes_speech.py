@@ -6,6 +6,7 @@ was made and does not judge what it finds.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,19 @@ from onnxruntime import InferenceSession
 
 from wherry_exporter.inputs import random_inputs
 from wherry_exporter.load import Checkpoint
+from wherry_exporter.music import Codec, some_codes
 from wherry_exporter.noise import still, stilled
-from wherry_exporter.probes import Array, Feed, Graphs, Pair, next_past, no_past, open_session
+from wherry_exporter.probes import (
+    Array,
+    EncoderDecoderProbe,
+    Feed,
+    Graphs,
+    Opened,
+    Pair,
+    next_past,
+    no_past,
+    open_session,
+)
 from wherry_exporter.speech import speak
 
 STEPS = 7
@@ -122,3 +134,23 @@ class SpeechProbe:
             past = next_past(past, found, started=number > 0)
             sequence = found["output_sequence_out"]
             yield found
+
+
+class MusicProbe(EncoderDecoderProbe):
+    """An encoder of text, a decoder that gives codes over a cache, and the codec that makes a waveform of them."""
+
+    def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
+        super().__init__(checkpoint, folder)
+        codec = Codec(checkpoint.model)
+        self.codes = [some_codes(checkpoint.model, batch, frames) for batch, frames in ((1, 40), (3, 17))]
+        self.waves = [codec(codes).numpy() for codes in self.codes]
+
+    def open(self, graphs: Graphs) -> Opened:
+        self.codec = open_session(graphs["encodec_decode"])
+        return super().open({**graphs, "encoder_model": graphs["text_encoder"]})
+
+    def pairs(self, opened: Opened) -> Iterator[tuple[str, Pair]]:
+        yield from super().pairs(opened)
+        for codes, wave in zip(self.codes, self.waves, strict=True):
+            found = self.codec.run(None, {"audio_codes": codes.numpy()})[0]
+            yield "audio_values", (wave.reshape(-1, wave.shape[-1]), found.reshape(-1, found.shape[-1]))

@@ -14,6 +14,7 @@ from wherry_exporter.errors import UsageError
 from wherry_exporter.inputs import tensors_of
 from wherry_exporter.probes import Session, next_past, no_past, open_sessions, output_names
 from wherry_exporter.prompts import Prompt
+from wherry_exporter.seq2seq import rows_of
 from wherry_exporter.spliced import Embedded, Spliced, encode_seen
 from wherry_exporter.tasks import has_encoder
 
@@ -24,7 +25,13 @@ Step = Callable[[Array], Array]
 
 
 class Runner(Protocol):
-    """A model that runs in one go, a decoder, or an encoder with a decoder; the methods of its shape work."""
+    """A model that runs in one go, a decoder, or an encoder with a decoder; the methods of its shape work.
+
+    Attributes:
+        rows: of a decoder's tokens for one of its encoder's.
+    """
+
+    rows: int
 
     def run(self, feed: Feed) -> dict[str, Array]:
         """Outputs of a model that runs in one go."""
@@ -48,7 +55,7 @@ class TorchRunner:
     def __init__(self, model: Any) -> None:
         from transformers.modeling_outputs import BaseModelOutput
 
-        self.model = model
+        self.model, self.rows = model, rows_of(model)
         self.encoded: type[Any] = BaseModelOutput
 
     def run(self, feed: Feed) -> dict[str, Array]:
@@ -105,6 +112,8 @@ class TorchRunner:
 
 class GraphRunner:
     """Graphs on disk, by role."""
+
+    rows = 1
 
     def __init__(self, graphs: Mapping[str, Path]) -> None:
         self.sessions = open_sessions(graphs)

@@ -4,13 +4,14 @@ Knows nothing of graphs.
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from wherry_exporter.inputs import BATCH, SEQUENCE
-from wherry_exporter.tasks import is_captioner
+from wherry_exporter.tasks import composes, is_captioner
 
 
 class Step(Protocol):
@@ -20,11 +21,13 @@ class Step(Protocol):
         inputs: what it takes beside those, for a batch of two.
         axes: of what it takes and, where they tell something, of what it gives.
         outputs: the names of what it gives.
+        rows: of what it takes for one of the encoder's: as many as there are codebooks.
     """
 
     inputs: Mapping[str, Tensor]
     axes: Mapping[str, tuple[int | str, ...]]
     outputs: Sequence[str]
+    rows: int
 
     def __call__(
         self, inputs: Mapping[str, Tensor], states: Tensor, mask: Tensor | None, cache: Any
@@ -38,8 +41,10 @@ class TokenStep:
 
     def __init__(self, model: Any, encoded: type[Any], new: int = 3) -> None:
         """Of a model whose encoder gives its states in a class of that kind, with that many tokens at a time."""
-        self.model, self.encoded = model, encoded
-        ids, axes = torch.arange(2, 2 + new).repeat(2, 1), (BATCH, SEQUENCE)
+        self.model, self.encoded, self.rows = model, encoded, rows_of(model)
+        ids, axes = torch.arange(2, 2 + new).repeat(2 * self.rows, 1), (BATCH, SEQUENCE)
+        if self.rows > 1:
+            axes = (f"{self.rows}*{BATCH}", SEQUENCE)
         self.inputs: Mapping[str, Tensor] = {"input_ids": ids}
         self.axes: Mapping[str, tuple[int | str, ...]] = {"input_ids": axes}
         if model.main_input_name == "inputs_embeds":
@@ -66,10 +71,17 @@ def encoder_decoder_of(model: Any) -> Any:
         return _Captioner(model)
     if hasattr(model, "get_image_features"):
         return _Seer(model)
+    if composes(model):
+        return _Composer(model)
     encoder = model.get_encoder()
     if not hasattr(encoder, "config"):
         encoder.config = model.config
     return model
+
+
+def rows_of(model: Any) -> int:
+    """How many rows of tokens a decoder takes for one of its encoder's: as many as there are codebooks."""
+    return model.rows if isinstance(model, _Composer) else 1
 
 
 def writer_of(model: Any) -> Any:
@@ -107,6 +119,52 @@ class _Captioner(nn.Module):
         states = self.vision_model(pixel_values).last_hidden_state if encoder_outputs is None else encoder_outputs[0]
         output = self.text_decoder(input_ids=decoder_input_ids, encoder_hidden_states=states, **cache)
         output.encoder_last_hidden_state = states
+        return output
+
+
+class _Composer(nn.Module):
+    """Of a model that makes music of a text what comes before its codec."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.encoder, self.decoder = _Described(model), model.decoder
+        self.rows = int(model.decoder.num_codebooks)
+        self.config, self.generation_config = deepcopy(model.text_encoder.config), model.generation_config
+        self.config.decoder_start_token_id = self.generation_config.decoder_start_token_id
+
+    def get_encoder(self) -> Any:
+        return self.encoder
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        decoder_input_ids: Any = None,
+        encoder_outputs: Any = None,
+        **cache: Any,
+    ) -> Any:
+        encoded = self.encoder(input_ids, attention_mask) if encoder_outputs is None else encoder_outputs
+        return self.decoder(
+            input_ids=decoder_input_ids,
+            encoder_hidden_states=encoded.last_hidden_state,
+            encoder_attention_mask=attention_mask,
+            **cache,
+        )
+
+
+class _Described(nn.Module):
+    """A text as what music is made of: as large as the decoder has it, and zeros for padding."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.text_encoder, self.config = model.text_encoder, model.text_encoder.config
+        self.projection = getattr(model, "enc_to_dec_proj", nn.Identity())
+
+    def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+        output = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask)
+        output.last_hidden_state = self.projection(output.last_hidden_state) * attention_mask[..., None]
         return output
 
 

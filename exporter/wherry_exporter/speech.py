@@ -27,6 +27,7 @@ class FrameStep:
     """
 
     outputs: Sequence[str] = ("output_sequence_out", "spectrum", "prob")
+    rows = 1
 
     def __init__(self, model: Any) -> None:
         self.model = model

@@ -150,17 +150,22 @@ def _tasks_of(architectures: list[str]) -> str | None:
     return None
 
 
-def shape_of(task: str, model: Any) -> Literal["model", "decoder", "encoder-decoder", "vision-language", "speech"]:
+Shape = Literal["model", "decoder", "encoder-decoder", "vision-language", "speech", "music"]
+
+
+def shape_of(task: str, model: Any) -> Shape:
     """How a checkpoint runs for a task: in one go, as a decoder over a cache, or such a decoder behind an encoder.
 
-    A decoder behind an encoder attends to what that gives; in a vision-language model it takes it among its tokens, and
-    in one for speech it gives frames of a spectrogram.
+    A decoder behind an encoder attends to what that gives; in a vision-language model it takes it among its tokens, in
+    one for speech it gives frames of a spectrogram, and in one for music the codes of a codec.
 
     Raises:
         TaskError: images are not to be told from what is written about them, or sounds stand among words.
     """
     if hasattr(model, "speech_decoder_postnet"):
         return "speech"
+    if composes(model):
+        return "music"
     if not TASKS[task].generates:
         return "model"
     if TASKS[task].auto == "image-text-to-text" and (model.main_input_name == "input_ids" or fed_first(model)):
@@ -187,6 +192,12 @@ def fed_first(model: Any) -> bool:
 def has_encoder(model: Any) -> bool:
     """Whether what writes attends to what an encoder gives; InstructBLIP says so of its text model alone."""
     return bool(model.config.is_encoder_decoder or model.config.get_text_config().is_encoder_decoder)
+
+
+def composes(model: Any) -> bool:
+    """Whether a decoder that attends to a text gives the codes of a codec, such as MusicGen's."""
+    parts = hasattr(model, "text_encoder") and hasattr(model, "audio_encoder")
+    return parts and "encoder_outputs" in inspect.signature(model.forward).parameters
 
 
 def is_captioner(model: Any) -> bool:

@@ -10,16 +10,16 @@ from contextlib import nullcontext
 from typing import Any
 
 import onnx_ir as ir
-import torch
 from torch import Tensor, nn
 
 from wherry_exporter.convert import Traced, convert, name_axes
 from wherry_exporter.crops import crops_for_all
 from wherry_exporter.decoder import fused_decoder, plain_decoder, rereading_decoder, stepwise_decoder
 from wherry_exporter.errors import ExportError
-from wherry_exporter.inputs import TEXT, axes_of, free_axes, input_names, random_inputs, tensors_of
+from wherry_exporter.inputs import TEXT, axes_of, free_axes, input_names, tensors_of
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
+from wherry_exporter.music import text_to_codes
 from wherry_exporter.pair import (
     encoder_of_one_size_and_decoder,
     fused_encoder_and_decoder,
@@ -52,6 +52,8 @@ def ways(checkpoint: Checkpoint) -> Mapping[str, Callable[[Checkpoint], Traced]]
         return VISION_LANGUAGE
     if shape == "speech":
         return {"plain": text_to_frames}
+    if shape == "music":
+        return {"plain": text_to_codes}
     sized = not set(input_names(checkpoint.model)) <= set(TEXT)
     if shape == "encoder-decoder":
         return {

@@ -20,7 +20,7 @@ from wherry_exporter.errors import ParityError
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.probes import DecoderProbe, EncoderDecoderProbe, Graphs, ModelProbe, Probe
 from wherry_exporter.probes_multimodal import PartsProbe, SeeingPairProbe, VisionLanguageProbe
-from wherry_exporter.probes_speech import SpeechProbe
+from wherry_exporter.probes_speech import MusicProbe, SpeechProbe
 from wherry_exporter.tasks import has_encoder, shape_of
 from wherry_exporter.towers import parts_of
 
@@ -188,6 +188,8 @@ def probe_for(checkpoint: Checkpoint, folder: Path, padding_side: str) -> Probe:
         return VisionLanguageProbe(checkpoint, folder, padding_side)
     if shape == "speech":
         return SpeechProbe(checkpoint)
+    if shape == "music":
+        return MusicProbe(checkpoint, folder)
     parts = parts_of(checkpoint)
     return PartsProbe(parts, folder) if len(parts) > 1 else ModelProbe(checkpoint, folder)
 
