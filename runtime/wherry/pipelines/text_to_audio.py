@@ -1,4 +1,4 @@
-"""text-to-audio: a text in, speech out, by VITS; Piper's voices, which are VITS too, are in `piper`."""
+"""text-to-audio: a text in, speech out, by VITS; Piper's voices, VITS too, are in `piper`, MusicGen is in `music`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from wherry.audio.phonemes import phonemes
 from wherry.bundle import Bundle
 from wherry.errors import BundleError, InputError
 from wherry.pipelines.base import Pipeline
+from wherry.pipelines.music import MusicPipeline
 from wherry.pipelines.piper import PiperPipeline
 from wherry.pipelines.speaking import Spoken, each_text
 from wherry_tokenization.characters import Characters
@@ -32,7 +33,7 @@ class VitsPipeline(Pipeline):
         if self.bundle.config.get("model_type") != "vits" or type(rate) is not int:
             raise BundleError(
                 f"{self.bundle.folder} is a {self.bundle.config.get('model_type')}: of models that speak wherry "
-                "runs VITS and Piper's voices"
+                "runs VITS, Piper's voices and MusicGen"
             )
         self.rate = rate
 
@@ -65,7 +66,10 @@ class VitsPipeline(Pipeline):
 
 def open_pipeline(bundle: Bundle, **options: Any) -> Pipeline:
     """The pipeline that fits."""
-    if "encoder_model" in bundle.variant(options.get("precision")).graphs:
+    graphs = bundle.variant(options.get("precision")).graphs
+    if "encodec_decode" in graphs:
+        return MusicPipeline(bundle, **options)
+    if "encoder_model" in graphs:
         raise BundleError(
             f"{bundle.folder} speaks frame by frame (SpeechT5), which wherry exports and does not run yet"
         )
