@@ -71,6 +71,40 @@ CLAP = {
     "depths": [1, 2],
     "num_attention_heads": [2, 2],
 }
+MUSIC_DECODER = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "ffn_dim": 48,
+    "pad_token_id": 32,
+    "bos_token_id": 32,
+    "initializer_factor": 0.3,
+}
+MUSIC = {
+    "text_encoder": {
+        "model_type": "t5",
+        "vocab_size": 64,
+        "d_model": 24,
+        "d_kv": 8,
+        "d_ff": 48,
+        "num_layers": 2,
+        "num_heads": 4,
+    },
+    "audio_encoder": {
+        "model_type": "encodec",
+        "target_bandwidths": [1.5],
+        "sampling_rate": 800,
+        "num_filters": 4,
+        "upsampling_ratios": [4, 2, 2],
+        "codebook_size": 32,
+        "codebook_dim": 16,
+        "hidden_size": 16,
+        "use_causal_conv": False,
+    },
+    "decoder": {**MUSIC_DECODER, "num_codebooks": 4, "audio_channels": 1},
+}
+STEREO = {**MUSIC, "decoder": {**MUSIC_DECODER, "num_codebooks": 8, "audio_channels": 2}}
 FUSED = {"enable_fusion": True, "fusion_type": "aff_2d"}
 
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
@@ -78,6 +112,8 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "hubert": ("HubertForSequenceClassification", SOUND | SEVEN),
     "ast": ("ASTForAudioClassification", AST | SEVEN),
     "vits": ("VitsModel", VITS),
+    "musicgen": ("MusicgenForConditionalGeneration", MUSIC),
+    "musicgen-stereo": ("MusicgenForConditionalGeneration", STEREO),
     "clap": ("ClapModel", {"text_config": TEXT, "audio_config": CLAP, "projection_dim": 16}),
     "clap-fused": ("ClapModel", {"text_config": TEXT, "audio_config": CLAP | FUSED, "projection_dim": 16}),
 }
@@ -91,15 +127,23 @@ def make(name: str, folder: Path) -> Path:
     torch.manual_seed(1)
     model = own(own.config_class(**settings)).eval()
     for parameter in model.parameters():  # so that letters and classes differ from sound to sound
-        if name != "vits":
+        if name != "vits" and not name.startswith("musicgen"):
             torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.25)
     if name.startswith("clap"):  # so that likenesses to texts do too
         for tensor, parameter in model.named_parameters():
             scales = parameter.ndim == 1 and tensor.lower().endswith("norm.weight")
             torch.nn.init.normal_(parameter, float(scales), 0.25 if scales else 0.5)
         torch.nn.init.constant_(model.logit_scale_a, 3.0)
+    if name.startswith("musicgen"):
+        for layer in model.audio_encoder.quantizer.layers:  # which is zeros at first
+            torch.nn.init.normal_(layer.codebook.embed)
+        for token in ("decoder_start_token_id", "pad_token_id", "bos_token_id"):
+            setattr(model.generation_config, token, 32)
+        model.generation_config.guidance_scale = 3.0
     model.save_pretrained(folder)
-    if name == "ast":
+    if name.startswith("musicgen"):
+        save_tokenizer(folder)
+    elif name == "ast":
         transformers.ASTFeatureExtractor(num_mel_bins=16, max_length=64).save_pretrained(folder)
     elif name.startswith("clap"):
         kind = "fusion" if name == "clap-fused" else "rand_trunc"

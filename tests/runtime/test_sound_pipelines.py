@@ -320,6 +320,40 @@ def test_vits(exported, theirs):
         exported("vits")("1234")
 
 
+@pytest.mark.parametrize("name", ["musicgen", "musicgen-stereo"])
+def test_music(name, exported, theirs):
+    """Three codebooks wait for those before them; in stereo, left and right take turns."""
+    ours, their = exported(name), theirs(name, "text-to-audio")
+    for text, options in (
+        ("a calm piano", {"max_new_tokens": 30}),
+        ("drums and a bass", {"max_new_tokens": 41, "guidance_scale": 1.0}),
+        ("rain", {"max_length": 26, "guidance_scale": 1.5}),
+    ):
+        expected = their(text, generate_kwargs={**options, "do_sample": False})
+        found = ours(text, **options)
+        assert found["sampling_rate"] == expected["sampling_rate"] == 800
+        np.testing.assert_allclose(found["audio"], expected["audio"].squeeze(), atol=1e-5)
+    first, again, other = (ours("rain", do_sample=True, max_new_tokens=30, seed=seed)["audio"] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+    shortest = ours("rain", max_new_tokens=100, max_time=1e-6)["audio"].shape[-1]
+    assert shortest == 7 * 16  # as much as the codec takes
+
+
+def test_music_refuses_what_it_cannot_do(exported):
+    ours = exported("musicgen")
+    for given, options, message in (
+        ("rain", {"max_new_tokens": 5}, "music has at least 10 new tokens, about 50 a second, not 5"),
+        ("rain", {"guidance_scale": 0}, "guidance_scale must be at least 1, not 0"),
+        ("rain", {"num_beams": 2}, "music is written without beams"),
+        ("rain", {"tempo": 90}, "unknown generation option tempo"),
+        ("  ", {}, "the text has nothing to say"),
+        (5, {}, "a text must be a str or a list of str, not int"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ours(given, **options)
+
+
 def test_piper(voice):
     """The ids that the voice's JSON gives for phonemes, through its graph."""
     config = json.loads((sample("piper") / "en_US-joe-medium.onnx.json").read_text())
@@ -414,6 +448,17 @@ def test_other_sounds_on_the_command_line(exported, silero, wav, capsys):
     assert capsys.readouterr().out.splitlines()[1].split()[0] in [each["label"] for each in exported("ast")(wav)]
     assert main(["run", str(exported("clap").bundle.folder), wav, "--labels", "boat,cat", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == exported("clap")(wav, candidate_labels="boat,cat")
+
+
+def test_music_into_a_file(exported, tmp_path, capsys):
+    ours, path = exported("musicgen-stereo"), tmp_path / "music.wav"
+    options = ["--max-new-tokens", "30", "--output", str(path)]
+    assert main(["run", str(ours.bundle.folder), "a calm piano", *options]) == 0
+    found, rate = soundfile.read(path, dtype="float32")
+    assert rate == 800
+    expected = np.clip(ours("a calm piano", max_new_tokens=30)["audio"], -1, 1)
+    np.testing.assert_allclose(found.T, expected, atol=1e-4)
+    assert str(path) in capsys.readouterr().out
 
 
 def test_speech_into_a_file(exported, tmp_path, capsys):
