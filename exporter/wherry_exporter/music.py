@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -45,6 +46,7 @@ def some_codes(model: Any, batch: int, frames: int) -> Tensor:
 def text_to_codes(checkpoint: Checkpoint) -> Traced:
     model: Any = checkpoint.model
     graphs = plain_encoder_and_decoder(checkpoint).graphs
+    _count_texts(graphs["decoder_model_merged"].graph)
     codec, books = Codec(model), int(model.decoder.num_codebooks)
     with _of_any_length(codec):
         decode = convert(
@@ -67,6 +69,15 @@ def text_to_codes(checkpoint: Checkpoint) -> Traced:
             ),
         }
     )
+
+
+def _count_texts(graph: ir.Graph) -> None:
+    """Ask the mask of the texts how many there are, not an empty cache: transformers.js gives that a row a codebook."""
+    (mask,) = (value for value in graph.inputs if value.name == "encoder_attention_mask")
+    for node in graph:
+        source = node.inputs[0] if node.op_type == "Shape" else None
+        if source is not None and str(source.name).startswith("past_") and node.attributes.get_int("end", 0) == 1:
+            node.replace_input_with(0, mask)
 
 
 @contextmanager

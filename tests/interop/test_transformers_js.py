@@ -17,6 +17,7 @@ from transformers import (
 from interop.models import PREFIX, generated, tiny
 from interop.process import call
 from tiny_images import make
+from tiny_sounds import make as make_sound
 from wherry import pipeline
 from wherry_exporter import export, storage
 from wherry_exporter.samples import sample
@@ -34,7 +35,7 @@ SPEECH = {"language": "en", "task": "transcribe"}
 def folder(tmp_path_factory):
     """Where transformers.js is installed, beside our scripts."""
     folder = tmp_path_factory.mktemp("transformers-js")
-    for name in ("package.json", "run.mjs", "towers.mjs"):
+    for name in ("package.json", "run.mjs", "towers.mjs", "music.mjs"):
         shutil.copy(HERE / name, folder)
     (folder / "models").mkdir()
     call("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", cwd=folder)  # scripts would fetch CUDA
@@ -152,3 +153,18 @@ def test_speech(found):
     text = AutoTokenizer.from_pretrained(sample("whisper")).decode(tokens[0], skip_special_tokens=True)
     assert len(text.split()) > 5
     assert found["speech"]["text"] == text
+
+
+@pytest.mark.parametrize("guidance", [1, 3])
+def test_music(folder, tmp_path, guidance):
+    """transformers.js lets codebooks that have ended go on, which the last frames hear."""
+    models = folder / "models"
+    if not (models / "musicgen").exists():
+        export(make_sound("musicgen", tmp_path), models / "musicgen", precision=["fp32"])
+    call("node", "music.mjs", f"{models}/", "musicgen", "a calm piano", "40", str(guidance), "music.json", cwd=folder)
+    theirs = json.loads((folder / "music.json").read_text())
+    options = {"max_new_tokens": 40, "do_sample": False, "guidance_scale": guidance}
+    ours = pipeline("text-to-audio", models / "musicgen")("a calm piano", **options)["audio"]
+    assert theirs["dims"] == [1, 1, ours.size]
+    ended = 16 * 8
+    np.testing.assert_allclose(theirs["data"][:-ended], ours[:-ended], atol=1e-5)
