@@ -224,7 +224,7 @@ def _model_class(task: str, config: Any, raw: Mapping[str, Any]) -> Any:
     """The class of the checkpoint's own architecture when it fits the task, else the auto class of the task."""
     import transformers
     from optimum.exporters.tasks import TasksManager
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASK_GENERATION_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASK_GENERATION_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
     auto = TASKS[task].auto
     if auto == "mask-generation" and config.model_type in MODEL_FOR_MASK_GENERATION_MAPPING_NAMES:
@@ -233,8 +233,16 @@ def _model_class(task: str, config: Any, raw: Mapping[str, Any]) -> Any:
         own = getattr(transformers, name, None)
         able = task_of(own) if own is not None else None
         if able is not None and able in TASKS and TASKS[able].auto == auto:
-            return own
-    return TasksManager.get_model_class_for_task(auto, model_type=config.model_type)
+            break
+    else:
+        own = TasksManager.get_model_class_for_task(auto, model_type=config.model_type)
+    body = MODEL_MAPPING_NAMES.get(config.model_type)
+    if auto == "feature-extraction" and config.is_encoder_decoder and isinstance(body, str):
+        encoder = getattr(transformers, f"{body.removesuffix('Model')}EncoderModel", None)
+        if encoder is not None:  # as T5 has, whose decoder gives no features before it is told what to say
+            config.is_encoder_decoder = False
+            return encoder
+    return own
 
 
 @contextmanager
