@@ -115,7 +115,7 @@ class Examiner:
         self.metric = METRICS.get(self._metric_name())
         self.pooling = Pooling.load(front.folder) if task == "sentence-embeddings" else None
         self.labels = [self._label(row) for row in rows]
-        if shape in ("speech", "music") or task in ("mask-generation", "multiple-choice"):
+        if shape in ("speech", "music") or task in ("mask-generation", "multiple-choice", "video-classification"):
             raise UsageError(f"{task} cannot be examined on rows yet: leave --calibration and --verify-data out")
 
     def _metric_name(self) -> str:

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.export import Dim
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
+    MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES,
 )
 
 BATCH, SEQUENCE, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length"
 IMAGE_AXES = (BATCH, "num_channels", "height", "width")
+FILM_AXES = (BATCH, "num_frames", *IMAGE_AXES[1:])
 FRAMES = (BATCH, "num_frames", "feature_size")
 """The axes of sounds' features where frames come first."""
 SPECTROGRAMS = (BATCH, "num_channels", "num_frames", "feature_size")
@@ -41,6 +43,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "token_type_ids": (BATCH, SEQUENCE),
     "bbox": (BATCH, SEQUENCE, "box"),
     "pixel_values": IMAGE_AXES,
+    "pixel_values_videos": FILM_AXES,
     "pixel_mask": (BATCH, *IMAGE_AXES[2:]),
     "pixel_attention_mask": (BATCH, "num_patches"),
     "spatial_shapes": (BATCH, "height_width"),
@@ -133,6 +136,8 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
         return PATCHES[:2]
     if name == "pixel_values" and "spatial_shapes" in parameters_of(model):
         return PATCHES
+    if name == "pixel_values" and sees_films(model):
+        return FILM_AXES
     if name == "input_features" and "is_longer" in parameters_of(model):
         return SPECTROGRAMS
     if name in _embeddings(model):
@@ -146,6 +151,11 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
             if _runs(part, {name: _sounds(model, axes, 1, 1, torch.Generator().manual_seed(0))}):
                 break
     return _SOUNDS[model][0]
+
+
+def sees_films(model: Any) -> bool:
+    """Whether what is looked at are several frames at once."""
+    return model.config.model_type in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
 
 
 def _embeddings(model: Any) -> Mapping[str, tuple[int, ...]]:
@@ -232,10 +242,13 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
         elif name == "bbox":
             corners = torch.randint(0, 500, (batch, length, 2), generator=random)
             values[name] = torch.cat([corners, corners + 300], -1)
-        elif name == "pixel_values":
+        elif name in ("pixel_values", "pixel_values_videos"):
             height, width = image_size(config)
             wider = scale if scale == 1 else 1.5 * scale
-            shape = (batch, _channels(config), _stretched(height, scale), _stretched(width, wider))
+            shape: tuple[int, ...] = (batch, _channels(config), _stretched(height, scale), _stretched(width, wider))
+            if sees_films(model):
+                frames = int(setting(config, "num_frames") or setting(config, "frames_per_clip"))
+                shape = (batch, round(frames * scale), *shape[1:])
             values[name] = torch.rand(shape, generator=random) * 2 - 1
         elif name == "pixel_mask":
             values[name] = torch.ones(batch, *values["pixel_values"].shape[2:], dtype=torch.int64)
@@ -327,7 +340,8 @@ def fixed_sizes(graphs: Iterable[ir.Model]) -> dict[str, dict[str, int]]:
         if name in AXES and name not in TEXT:
             frames_first = len(shape) == 3 and (name == "input_values" or str(shape[1]) == FRAMES[1])
             seen = name == "input_features" and len(shape) == len(SPECTROGRAMS)
-            axes = SPECTROGRAMS if seen else FRAMES if frames_first else AXES[name]
+            films = name == "pixel_values" and len(shape) == len(FILM_AXES)
+            axes = SPECTROGRAMS if seen else FILM_AXES if films else FRAMES if frames_first else AXES[name]
             if len(shape) < len(axes):  # patches, as many as each image has
                 continue
             sizes = zip(axes[1:], shape[1 - len(axes) :], strict=True)
@@ -339,7 +353,7 @@ def fixed_sizes(graphs: Iterable[ir.Model]) -> dict[str, dict[str, int]]:
 
 def image_size(config: Any) -> tuple[int, int]:
     """Height and width that the configuration names, else a small one that every stride divides."""
-    size = setting(config, "image_size") or setting(config, "input_size") or 64
+    size = next((found for name in ("image_size", "input_size", "crop_size") if (found := setting(config, name))), 64)
     if isinstance(size, Mapping):
         size = (size["height"], size["width"])
     height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]

@@ -52,6 +52,7 @@ TASKS: Mapping[str, ExportTask] = {
     "image-feature-extraction": ExportTask(
         "feature-extraction", ("last_hidden_state", "pooler_output", "image_embeds")
     ),
+    "video-classification": ExportTask("video-classification", ("logits",)),
     "object-detection": ExportTask("object-detection", ("logits", "pred_boxes")),
     "image-segmentation": ExportTask(
         "image-segmentation", ("logits", "pred_masks", "class_queries_logits", "masks_queries_logits")
@@ -236,14 +237,24 @@ def task_of(model_class: Any) -> str | None:
         return "zero-shot-audio-classification"
     if model_class.__name__ in MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING_NAMES.values():
         return "text-to-audio"
-    kinds = {"pixel_values": "image-", "input_values": "audio-", "input_features": "audio-"}
+    kinds = {
+        "pixel_values": "image-",
+        "pixel_values_videos": "image-",
+        "input_values": "audio-",
+        "input_features": "audio-",
+    }
     return kinds.get(model_class.main_input_name, "") + task
 
 
 def _task_by_name(name: str) -> str | None:
     """The task of a class that optimum does not know: it skips model types that have several classes for one task."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+        MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
+    )
 
+    if name in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES.values():
+        return "video-classification"
     if any(
         isinstance(names, tuple) and name in names for names in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.values()
     ):

@@ -180,6 +180,26 @@ SPEECHT5 = {
     "speech_decoder_postnet_layers": 2,
     "speech_decoder_postnet_units": 16,
 }
+FILMS = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_frames": 4,
+    "num_labels": 5,
+}
+VJEPA2 = {
+    **FILMS,
+    "crop_size": 32,
+    "frames_per_clip": 4,
+    "mlp_ratio": 1.5,
+    "pred_hidden_size": 16,
+    "pred_num_hidden_layers": 1,
+    "pred_num_attention_heads": 2,
+    "num_pooler_layers": 1,
+}
 CLAP_SOUND = {
     "spec_size": 64,
     "num_mel_bins": 16,
@@ -209,6 +229,10 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     "MPNetModel": TEXT,
     "VitsModel": VITS,
     "SpeechT5HifiGan": {**HIFIGAN, "model_in_dim": 8},
+    "VideoMAEForVideoClassification": FILMS,
+    "TimesformerForVideoClassification": FILMS,
+    "VivitForVideoClassification": {**FILMS, "tubelet_size": [2, 8, 8]},
+    "VJEPA2ForVideoClassification": VJEPA2,
     "RobertaForSequenceClassification": ROBERTA,
     "XLMRobertaModel": ROBERTA,
     "DistilBertForTokenClassification": {**TEXT, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
@@ -348,6 +372,8 @@ ONE_SIZE = {
     "DPTForDepthEstimation": {"pixel_values": {"height": 32, "width": 32}},
     "Swin2SRForImageSuperResolution": {"pixel_values": {"height": 32, "width": 32}},
     "ASTForAudioClassification": {"input_values": {"num_frames": 64}},
+    "VideoMAEForVideoClassification": {"pixel_values": {"num_frames": 4, "height": 32, "width": 32}},
+    "VivitForVideoClassification": {"pixel_values": {"num_frames": 4, "height": 32, "width": 32}},
 }
 """What only takes inputs of its own size; all others take any."""
 
@@ -625,6 +651,8 @@ SWEPT = {
     "NllbMoeForConditionalGeneration",
     "Qwen2VLForConditionalGeneration",
     "InstructBlipForConditionalGeneration",
+    "TimesformerForVideoClassification",
+    "VivitForVideoClassification",
 }
 """What takes long and shows little that others do not: left to `make sweep`."""
 
