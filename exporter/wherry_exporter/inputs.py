@@ -148,7 +148,7 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
         part = model.get_encoder() if "decoder_input_ids" in parameters_of(model) else model
         for axes, samples in (*((AXES[name], count) for count in SAMPLES), (FRAMES, SAMPLES[0])):
             _SOUNDS[model] = axes, samples
-            if _runs(part, {name: _sounds(model, axes, 1, 1, torch.Generator().manual_seed(0))}):
+            if runs(part, {name: _sounds(model, axes, 1, 1, torch.Generator().manual_seed(0))}):
                 break
     return _SOUNDS[model][0]
 
@@ -164,7 +164,8 @@ def _embeddings(model: Any) -> Mapping[str, tuple[int, ...]]:
     return found
 
 
-def _runs(model: Any, inputs: Mapping[str, Tensor]) -> bool:
+def runs(model: Any, inputs: Mapping[str, Tensor]) -> bool:
+    """Whether a model takes these inputs."""
     try:
         with torch.no_grad():
             model(**inputs)
@@ -323,7 +324,7 @@ def free_axes(
     other = own | {
         name: value for name, value in random_inputs(model, names, batch=2, scale=2, seed=0).items() if name in sized
     }
-    free = bool(sized) and sizes and _runs(model, other)
+    free = bool(sized) and sizes and runs(model, other)
     shapes: dict[str, dict[int, Any]] = {}
     for name in names:
         axes, vary = axes_of(model, name), name not in sized or free

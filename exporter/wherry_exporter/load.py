@@ -145,7 +145,7 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise ExportError(f"transformers cannot read {folder / 'config.json'}: {_first_line(error)}") from error
     chosen = find_task(task, config, folder)
-    model = _read_weights(_model_class(chosen, config, raw), folder, config=config)
+    model = _giving_features(chosen, _read_weights(_model_class(chosen, config, raw), folder, config=config))
     size = _size_of_images(folder)
     if size is not None and not setting(model.config, "image_size"):
         model.config.image_size = size
@@ -224,7 +224,7 @@ def _model_class(task: str, config: Any, raw: Mapping[str, Any]) -> Any:
     """The class of the checkpoint's own architecture when it fits the task, else the auto class of the task."""
     import transformers
     from optimum.exporters.tasks import TasksManager
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASK_GENERATION_MAPPING_NAMES, MODEL_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASK_GENERATION_MAPPING_NAMES
 
     auto = TASKS[task].auto
     if auto == "mask-generation" and config.model_type in MODEL_FOR_MASK_GENERATION_MAPPING_NAMES:
@@ -233,16 +233,19 @@ def _model_class(task: str, config: Any, raw: Mapping[str, Any]) -> Any:
         own = getattr(transformers, name, None)
         able = task_of(own) if own is not None else None
         if able is not None and able in TASKS and TASKS[able].auto == auto:
-            break
-    else:
-        own = TasksManager.get_model_class_for_task(auto, model_type=config.model_type)
-    body = MODEL_MAPPING_NAMES.get(config.model_type)
-    if auto == "feature-extraction" and config.is_encoder_decoder and isinstance(body, str):
-        encoder = getattr(transformers, f"{body.removesuffix('Model')}EncoderModel", None)
-        if encoder is not None:  # as T5 has, whose decoder gives no features before it is told what to say
-            config.is_encoder_decoder = False
-            return encoder
-    return own
+            return own
+    return TasksManager.get_model_class_for_task(auto, model_type=config.model_type)
+
+
+def _giving_features(task: str, model: "PreTrainedModel") -> "PreTrainedModel":
+    """The model, or for features its encoder, where the decoder gives none before it is told what to say."""
+    from wherry_exporter.inputs import input_names, parameters_of, random_inputs, runs
+
+    if TASKS[task].auto != "feature-extraction" or "decoder_input_ids" not in parameters_of(model):
+        return model
+    speaks = runs(model, random_inputs(model, input_names(model), batch=1, scale=1, seed=0))
+    encoder: PreTrainedModel = model if speaks else model.get_encoder()
+    return encoder
 
 
 @contextmanager
@@ -269,7 +272,8 @@ def _read_weights(model_class: Any, folder: Path, **options: Any) -> "PreTrained
             )
     except (ValueError, KeyError, RuntimeError, OSError, NotImplementedError, ImportError) as error:
         raise ExportError(f"transformers cannot load {folder}: {_first_line(error)}") from error
-    wrong = [name for name in sorted(report["missing_keys"]) if "pooler" not in name]
+    missing = [name for name in sorted(report["missing_keys"]) if "pooler" not in name]
+    wrong = [name for name in missing if not _computed(model.get_submodule(name.rpartition(".")[0]))]
     wrong += [f"{name} (wrong shape)" for name, *_ in report["mismatched_keys"]]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
@@ -279,6 +283,11 @@ def _read_weights(model_class: Any, folder: Path, **options: Any) -> "PreTrained
         raise ExportError(f"{folder} has weights that are not finite numbers: {', '.join(bad[:3])}")
     loaded: PreTrainedModel = model.eval()
     return loaded
+
+
+def _computed(module: "torch.nn.Module") -> bool:
+    """Whether a module's weights follow from its size; Marian's positions are saved with none of its models."""
+    return "Sinusoidal" in type(module).__name__
 
 
 def _finite(tensor: "torch.Tensor") -> bool:
