@@ -50,6 +50,8 @@ def image_inputs(model: Any, *, rows: int, seed: int, scale: float = 1) -> list[
     takes = image_parameters(model)
     if takes_tiles(model):
         return [_tiles(model, row, seed) for row in range(rows)]
+    if "spatial_shapes" in takes:
+        return [_filled_patches(model.config, row, round(2 * scale), seed) for row in range(rows)]
     if "image_grid_thw" in takes:
         return [_patches(model.config.vision_config, row, round(2 * scale), seed) for row in range(rows)]
     several = 2 if {"pixel_attention_mask", "batch_num_images"} & set(takes) else 1
@@ -78,6 +80,17 @@ def _patches(vision: Any, row: int, units: int, seed: int) -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(1000 * seed + row)
     pixels = torch.rand(int(grid.prod()), size, generator=random) * 2 - 1
     return {"pixel_values": pixels, "image_grid_thw": grid}
+
+
+def _filled_patches(config: Any, row: int, units: int, seed: int) -> dict[str, Tensor]:
+    """An image as patches, filled up to as many as the widest of any row has."""
+    factor, vision = config.downsample_factor, config.vision_config
+    shape = torch.tensor([[factor * units, factor * (units + 1 + row % 2)]])
+    count, size = factor**2 * units * (units + 2), vision.num_channels * vision.patch_size**2
+    mask = (torch.arange(count)[None] < shape.prod()).to(torch.int64)
+    random = torch.Generator().manual_seed(1000 * seed + row)
+    pixels = (torch.rand(1, count, size, generator=random) * 2 - 1) * mask[..., None]
+    return {"pixel_values": pixels, "pixel_attention_mask": mask, "spatial_shapes": shape}
 
 
 def _question(model: Any, row: int, seed: int) -> dict[str, Tensor]:
@@ -141,6 +154,12 @@ def graph_images(images: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def image_axes(images: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
     """The names of the axes of what a graph takes."""
+    if "spatial_shapes" in images:
+        return {
+            "pixel_values": (SEVERAL[1], *PATCHES),
+            "pixel_attention_mask": (SEVERAL[1], PATCHES[0]),
+            "spatial_shapes": (SEVERAL[1], "height_width"),
+        }
     if "pixel_attention_mask" in images:
         return {"pixel_values": (*SEVERAL, *IMAGE_AXES[1:]), "pixel_attention_mask": (*SEVERAL, *IMAGE_AXES[2:])}
     if "image_grid_thw" in images:
@@ -151,7 +170,7 @@ def image_axes(images: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
 
 def takes_other_sizes(model: Any) -> bool:
     """Whether a model that is told the sizes of images runs on another than its configuration's."""
-    if takes_tiles(model) or not {"image_sizes", "image_grid_thw"} & set(image_parameters(model)):
+    if takes_tiles(model) or not {"image_sizes", "image_grid_thw", "spatial_shapes"} & set(image_parameters(model)):
         return False
     try:
         with torch.no_grad():

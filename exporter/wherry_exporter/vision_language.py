@@ -30,6 +30,7 @@ from wherry_exporter.inputs import BATCH, FIXED, SEQUENCE
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.pair import fused_encoder_and_decoder, plain_encoder_and_decoder
+from wherry_exporter.stretched import stretched
 from wherry_exporter.tasks import has_encoder
 
 GRIDS = {"qwen2_vl": "grid_thw"}
@@ -91,6 +92,34 @@ class _PackedImages(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         output = self.tower(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
         return torch.cat([output.pooler_output, *(getattr(output, "deepstack_features", None) or [])], -1)
+
+
+class _FilledPatches(nn.Module):
+    """Images that come as patches, filled up, to the features of blocks of patches, those of all images in a row.
+
+    A block is projected as an image of its own, which computes the same, and in order: images have unlike rows.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
+        self.factor = int(model.config.downsample_factor)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        with stretched(self.tower):
+            states: Tensor = self.tower(**inputs).last_hidden_state
+        factor, (height, width) = self.factor, inputs["spatial_shapes"][:, :, None, None].unbind(1)
+        block = torch.arange(states.shape[1] // factor**2)
+        place = torch.arange(factor**2)
+        across = width // factor
+        row = block[:, None] // across * factor + place // factor
+        column = block[:, None] % across * factor + place % factor
+        real = block[:, None] < height * across // factor  # (images, blocks, 1)
+        chosen = torch.where(real, row * width + column, 0).flatten(1)
+        patches = states.gather(1, chosen[..., None].expand(-1, -1, states.shape[2]))
+        blocks = patches.reshape(-1, factor, factor, states.shape[2])[real.flatten()]
+        features: Tensor = self.projector(blocks)[:, 0, 0]
+        return features
 
 
 def _last_layer(model: Any, inputs: Mapping[str, Tensor]) -> nn.Module | None:
@@ -159,6 +188,8 @@ def _plain_vision(model: Any, images: dict[str, Tensor]) -> ir.Model:
     if "image_grid_thw" in images:
         with packed_images(model) as tower:
             return _trace_vision(model, _PackedImages(tower), images)
+    if "spatial_shapes" in images:
+        return _trace_vision(model, _FilledPatches(model), images)
     module = _VisionEncoder(model, None if takes_tiles(model) else _last_layer(model, images), None)
     if "image_sizes" in images:  # a loop over images
         images = {"pixel_values": images["pixel_values"][:1]}

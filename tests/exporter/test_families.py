@@ -534,6 +534,18 @@ BLIP2 = {
     "num_query_tokens": 4,
     "image_token_index": IMAGE_TOKEN,
 }
+LFM2_VL: dict[str, Any] = {
+    "vision_config": {**VISION, "model_type": "siglip2_vision_model", "patch_size": 4, "num_patches": 16},
+    "text_config": {
+        **WIDE,
+        "model_type": "lfm2",
+        "full_attn_idxs": [1],
+        "max_position_embeddings": 256,
+    },
+    "projector_hidden_size": 40,
+    "downsample_factor": 2,
+}
+
 VISION_LANGUAGE: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
     "LlavaForConditionalGeneration": (
         PIXELS,
@@ -931,6 +943,19 @@ def test_vision_language(name, folder):
     )
     several = {"pixel_attention_mask", "batch_num_images"} & set(image_parameters(model))
     for scale, images in ((1, 1 if several else 2), *([(1.5, 1)] if takes_other_sizes(model) else [])):
+        prompt = prompt_with(model, image_inputs(model, rows=images, seed=3, scale=scale))
+        expected = model.generate(**prompt, max_new_tokens=32, do_sample=False, eos_token_id=None)
+        length = prompt["input_ids"].shape[1]
+        assert tokens_of(model, graphs, traced.padding_side, prompt, 32) == expected[0, length:].tolist()
+
+
+def test_images_among_words_that_come_as_patches_of_unlike_numbers(folder):
+    name = "Lfm2VlForConditionalGeneration"
+    model, traced = crossed(name, {**LFM2_VL, "image_token_id": IMAGE_TOKEN}, folder)
+    graphs = {role: folder / f"onnx/{role}.onnx" for role in traced.graphs}
+    vision = InferenceSession(graphs["vision_encoder"], providers=["CPUExecutionProvider"])
+    assert names_of(vision) == (["pixel_values", "pixel_attention_mask", "spatial_shapes"], ["image_features"])
+    for scale, images in ((1, 2), (1.5, 1)):
         prompt = prompt_with(model, image_inputs(model, rows=images, seed=3, scale=scale))
         expected = model.generate(**prompt, max_new_tokens=32, do_sample=False, eos_token_id=None)
         length = prompt["input_ids"].shape[1]
