@@ -186,6 +186,35 @@ TINY: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         "Mask2Former",
         LIMITED,
     ),
+    "oneformer": (
+        "OneFormerForUniversalSegmentation",
+        {
+            **MANY,
+            "backbone_config": transformers.ResNetConfig(
+                embedding_size=8,
+                hidden_sizes=[8, 8, 16, 16],
+                depths=[1, 1, 1, 1],
+                layer_type="basic",
+                out_features=["stage1", "stage2", "stage3", "stage4"],
+            ),
+            "conv_dim": 32,
+            "mask_dim": 32,
+            "hidden_dim": 32,
+            "encoder_feedforward_dim": 16,
+            "encoder_layers": 1,
+            "decoder_layers": 2,
+            "query_dec_layers": 1,
+            "num_attention_heads": 2,
+            "dim_feedforward": 16,
+            "num_queries": 6,
+            "task_seq_len": 24,
+            "text_encoder_vocab_size": 60,
+            "text_encoder_width": 32,
+            "text_encoder_num_layers": 1,
+        },
+        "OneFormer",
+        LIMITED,
+    ),
     "dpt": (
         "DPTForDepthEstimation",
         {
@@ -335,7 +364,7 @@ TINY["sam2"] = (
     "Sam2",
     {"size": {"height": 64, "width": 64}},
 )
-READS = ("clip", "siglip", "owlvit", "trocr", "blip", "pix2struct", "vilt")
+READS = ("clip", "siglip", "owlvit", "trocr", "blip", "pix2struct", "vilt", "oneformer")
 
 
 def make(name: str, folder: Path) -> Path:
@@ -357,6 +386,10 @@ def make(name: str, folder: Path) -> Path:
         settings = {"image_processor_type": "Sam2ImageProcessorFast", **processing}
         (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     else:
+        if name == "oneformer":  # whose processor reads which classes are things
+            things = {number: {"isthing": 1, "name": label} for number, label in MANY["id2label"].items()}
+            (folder / "classes.json").write_text(json.dumps(things))
+            processing = {**processing, "repo_path": str(folder), "class_info_file": "classes.json"}
         getattr(transformers, f"{kind}ImageProcessorPil")(**processing).save_pretrained(folder)
     if name in READS:
         save_tokenizer(folder)

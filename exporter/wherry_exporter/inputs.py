@@ -44,6 +44,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "bbox": (BATCH, SEQUENCE, "box"),
     "pixel_values": IMAGE_AXES,
     "pixel_values_videos": FILM_AXES,
+    "task_inputs": (BATCH, "task_seq_len"),
     "pixel_mask": (BATCH, *IMAGE_AXES[2:]),
     "pixel_attention_mask": (BATCH, "num_patches"),
     "spatial_shapes": (BATCH, "height_width"),
@@ -64,7 +65,7 @@ BINS = ("num_mel_bins", "feature_size", "input_feat_per_channel", "feature_proje
 """What configurations call the size of a frame's features."""
 
 FIXED = (
-    *("num_channels", "feature_size", "box", "patch_size", "height_width", "longer", "point"),
+    *("num_channels", "feature_size", "box", "patch_size", "height_width", "longer", "point", "task_seq_len"),
     *(EMBEDDED_IMAGE[1:] + SERIES[1:]),
 )
 """Axes that are part of the architecture."""
@@ -255,6 +256,9 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             values[name] = torch.ones(batch, *values["pixel_values"].shape[2:], dtype=torch.int64)
             height, width = image_size(config)
             values[name][1:, -height // 4 :] = values[name][1:, :, -width // 2 :] = 0
+        elif name == "task_inputs":
+            size = (batch, int(setting(config, "task_seq_len")))
+            values[name] = torch.randint(int(setting(config, "text_encoder_vocab_size")), size, generator=random)
         elif name == "past_values":
             values[name] = torch.randn(batch, *(int(setting(config, size)) for size in SERIES[1:]), generator=random)
         elif name in ("input_points", "input_labels"):

@@ -8,12 +8,14 @@ import inspect
 import json
 from functools import cache
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from PIL import Image
+from transformers.models.oneformer import image_processing_pil_oneformer
 from transformers.models.sam import image_processing_pil_sam
 
 from tiny_images import TINY, make
@@ -24,6 +26,7 @@ from wherry.errors import InputError
 from wherry.files import read_json
 from wherry.pipelines import TASKS
 from wherry.pipelines.image_segmentation import QUERIES
+from wherry.pipelines.images import pixels
 from wherry.session import Port
 from wherry.vision.segments import apart
 from wherry_exporter import export
@@ -40,6 +43,7 @@ TORCH = {
     "detr-panoptic": "image-segmentation",
     "maskformer": "image-segmentation",
     "mask2former": "image-segmentation",
+    "oneformer": "image-segmentation",
     "dinov2": "image-feature-extraction",
 }
 
@@ -107,6 +111,9 @@ class ByTorch:
         self.model, self.takes = model, inspect.signature(model.forward).parameters
         self.inputs = {"pixel_values": Port("pixel_values", np.dtype(np.float32), ("batch", 3, "height", "width"))}
         texts = {"input_ids": np.array([[1, 2]])}
+        if "task_inputs" in self.takes:
+            texts["task_inputs"] = np.zeros((1, model.config.task_seq_len), np.int64)
+            self.inputs["task_inputs"] = Port("task_inputs", np.dtype(np.int64), ("batch", texts["task_inputs"].size))
         found = self.run({**texts, "pixel_values": np.zeros((1, 3, *self.model_size()), np.float32)})
         self.outputs = {name: found[name] for name in EXPORTED[task].outputs if name in found}
 
@@ -179,8 +186,9 @@ def test_semantic_segmentation(exported, theirs, images):
     assert max(map(len, found)) > 1
 
 
+@pytest.mark.usefixtures("resized_masks")
 @pytest.mark.parametrize("subtask", ["panoptic", "instance", "semantic"])
-@pytest.mark.parametrize("name", ["detr-panoptic", "maskformer", "mask2former"])
+@pytest.mark.parametrize("name", ["detr-panoptic", "maskformer", "mask2former", "oneformer"])
 def test_segmentation_by_queries(by_torch, theirs, images, name, subtask):
     options = {"subtask": subtask, "threshold": 0.3, "mask_threshold": 0.3, "overlap_mask_area_threshold": 0.4}
     reference = theirs(name, "image-segmentation")
@@ -188,6 +196,33 @@ def test_segmentation_by_queries(by_torch, theirs, images, name, subtask):
         found, expected = by_torch(name)(images, **options), reference(images, **options)
     same([in_order_of_area(each) for each in found], [in_order_of_area(each) for each in expected])
     assert min(map(len, found)) > 1
+
+
+@pytest.mark.usefixtures("resized_masks")
+def test_segmentation_as_it_is_told(by_torch, theirs, images):
+    """OneFormer is told the subtask in words: what it sees differs from one to another, as it does in transformers."""
+    options = {"threshold": 0.0, "overlap_mask_area_threshold": 0.0}
+    their = theirs("oneformer", "image-segmentation")
+    ours = by_torch("oneformer")
+    for subtask in ("semantic", "panoptic", None):
+        given = options if subtask is None else {**options, "subtask": subtask}
+        same(ours(images[0], **given), their(images[0], **given))
+    image = pixels([ours.processor(images[0], name="image")])
+    first, second, _ = (
+        ours.session.run({**image, "task_inputs": told})["class_queries_logits"] for told in ours.told.values()
+    )
+    assert np.abs(first - second).max() > 1e-3
+
+
+@pytest.fixture
+def resized_masks(monkeypatch):
+    """What transformers' processor without torchvision takes from torchvision all the same."""
+
+    def resize(masks, size, interpolation):
+        return torch.nn.functional.interpolate(masks, size, mode=interpolation)
+
+    torchvision = SimpleNamespace(resize=resize, InterpolationMode=SimpleNamespace(BILINEAR="bilinear"))
+    monkeypatch.setattr(image_processing_pil_oneformer, "tvF", torchvision, raising=False)
 
 
 def unlike(_model, _inputs, found):

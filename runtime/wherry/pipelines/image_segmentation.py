@@ -12,12 +12,13 @@ from wherry.pipelines.object_detection import share
 from wherry.vision.maps import bilinear, classes
 from wherry.vision.processor import Prepared
 from wherry.vision.read import pillow
-from wherry.vision.segments import Segment, instances, panoptic
+from wherry.vision.segments import Segment, instances, likeliest, panoptic
 from wherry.vision.sizes import Size
+from wherry_tokenization import Tokenizer
 
 SUBTASKS = ("panoptic", "instance", "semantic")
 QUERIES = (("class_queries_logits", "masks_queries_logits"), ("logits", "pred_masks"))
-"""Outputs of models that give a class and a mask for each of some queries: Mask2Former and MaskFormer, and DETR."""
+"""Outputs of models that give a class and a mask for each of some queries: MaskFormer and its kin, and DETR."""
 
 
 class ImageSegmentationPipeline(ImagePipeline):
@@ -31,6 +32,13 @@ class ImageSegmentationPipeline(ImagePipeline):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.queries = next((names for names in QUERIES if set(names) <= set(self.session.outputs)), None)
+        self.told: Mapping[str, Array] = {}  # of a subtask: its words, of which OneFormer is told
+        if "task_inputs" in self.session.inputs:
+            tokenizer, length = Tokenizer.load(self.bundle.folder), int(self.bundle.config["task_seq_len"])
+            self.told = {
+                subtask: tokenizer.encode([f"the task is {subtask}"], max_length=length, padding="max_length").input_ids
+                for subtask in SUBTASKS
+            }
 
     def __call__(
         self,
@@ -66,7 +74,10 @@ class ImageSegmentationPipeline(ImagePipeline):
             share(name, value)
 
         def run(images: Sequence[Prepared]) -> Iterator[list[dict[str, Any]]]:
-            found = self.session.run(pixels(images), self.queries or ["logits"])
+            given = pixels(images)
+            if self.told:
+                given["task_inputs"] = np.repeat(self.told[subtask or SUBTASKS[0]], len(images), 0)
+            found = self.session.run(given, self.queries or ["logits"])
             for row, image in enumerate(images):
                 outputs = {name: array[row] for name, array in found.items()}
                 if self.queries is None or subtask == "semantic":
@@ -76,15 +87,11 @@ class ImageSegmentationPipeline(ImagePipeline):
                     yield self._named(instances(kinds, masks, image.size, threshold))
                 else:
                     kinds, masks = self._asked(outputs)
-                    found_here = panoptic(
-                        softmax(kinds),
-                        sigmoid(masks),
-                        image.size,
-                        threshold,
-                        mask_threshold,
-                        overlap_mask_area_threshold,
-                    )
-                    yield self._named(found_here)
+                    limits = (image.size, threshold, mask_threshold, overlap_mask_area_threshold)
+                    if subtask == "instance" and self.told:
+                        yield self._named(likeliest(softmax(kinds), masks, *limits))
+                    else:
+                        yield self._named(panoptic(softmax(kinds), sigmoid(masks), *limits))
 
         return self.mapped(inputs, batch_size, run)
 

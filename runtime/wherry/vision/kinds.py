@@ -149,6 +149,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "Mask2Former": Kind({**DETECTION, "size_divisor": 32}, _segments),
     "MaskFormer": Kind({**DETECTION, "size_divisor": 32}, _segments),
+    "OneFormer": Kind(DETECTION),
     "MobileNetV1": Kind({"resample": 2, **BY_SHORTEST, "size": {"shortest_edge": 256}, "do_center_crop": True}),
     "MobileNetV2": Kind({"resample": 2, **BY_SHORTEST, "size": {"shortest_edge": 256}, "do_center_crop": True}),
     "MobileViT": Kind(

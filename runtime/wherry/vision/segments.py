@@ -39,14 +39,42 @@ def panoptic(
     """
     labels, scores = kinds.argmax(-1), kinds.max(-1)
     kept = np.flatnonzero((labels != kinds.shape[1] - 1) & (scores > threshold))
-    best, owner = np.full(size, -1, np.float32), np.full(size, -1)
+    return _shared(labels[kept], scores[kept], masks[kept], size, mask_threshold, overlap)
+
+
+def likeliest(
+    kinds: Array, masks: Array, size: Size, threshold: float, mask_threshold: float, overlap: float
+) -> Iterator[Segment]:
+    """OneFormer's things: as many of the likeliest pairs of query and class as there are queries; none share a pixel.
+
+    Args:
+        kinds: probabilities (queries, classes), the last class for nothing.
+        masks: logits (queries, height, width).
+        size: of the image.
+        threshold: least score.
+        mask_threshold: the logit, times the score, at which a pixel counts for a thing's own area.
+        overlap: the share of its own area that a thing must keep.
+    """
+    pairs = kinds[:, :-1]
+    ranked = np.argsort(-pairs, axis=None, kind="stable")[: len(kinds)]
+    queries, labels = np.divmod(ranked, pairs.shape[1])
+    scores = pairs[queries, labels]
+    kept = scores > threshold
+    return _shared(labels[kept], scores[kept], masks[queries[kept]], size, mask_threshold, overlap)
+
+
+def _shared(
+    labels: Array, scores: Array, masks: Array, size: Size, mask_threshold: float, overlap: float
+) -> Iterator[Segment]:
+    """Things (count,) with their masks (count, height, width), each pixel to the surest."""
+    best, owner = np.full(size, -np.inf, np.float32), np.full(size, -1)
     areas = {}
-    for query in kept:
+    for query in range(len(labels)):
         sure = bilinear(masks[query], size) * scores[query]
         areas[query] = int((sure >= mask_threshold).sum())
         better = sure > best
         best[better], owner[better] = sure[better], query
-    for query in kept:
+    for query in range(len(labels)):
         mask = owner == query
         if areas[query] and mask.any() and mask.sum() / areas[query] > overlap:
             yield Segment(int(labels[query]), float(scores[query]), mask)
