@@ -21,6 +21,7 @@ from wherry_exporter.errors import ExportError
 from wherry_exporter.pieces import fast_form
 from wherry_exporter.quiet import quiet
 from wherry_exporter.tasks import TASKS, find_task, task_of
+from wherry_tokenization import Tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -146,10 +147,14 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
         raise ExportError(f"transformers cannot read {folder / 'config.json'}: {_first_line(error)}") from error
     chosen = find_task(task, config, folder)
     model = _giving_features(chosen, _read_weights(_model_class(chosen, config, raw), folder, config=config))
+    files = carried(folder, chosen, config)
+    text: Any = model.config.get_text_config() if chosen == "text-classification" else None
+    if text is not None and getattr(text, "pad_token_id", None) is None:  # decoders look for where it begins
+        text.pad_token_id = _padding(files)
     size = _size_of_images(folder)
     if size is not None and not setting(model.config, "image_size"):
         model.config.image_size = size
-    return Checkpoint(model, chosen, carried(folder, chosen, config), source, revision, _licence(folder))
+    return Checkpoint(model, chosen, files, source, revision, _licence(folder))
 
 
 def _from_gguf(path: Path, task: str | None) -> Checkpoint:
@@ -235,6 +240,16 @@ def _model_class(task: str, config: Any, raw: Mapping[str, Any]) -> Any:
         if able is not None and able in TASKS and TASKS[able].auto == auto:
             return own
     return TasksManager.get_model_class_for_task(auto, model_type=config.model_type)
+
+
+def _padding(files: Mapping[str, bytes]) -> int | None:
+    """The token that a tokenizer fills rows up with: where it names none, that of the end, as the runtime does."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            if name in files:
+                (Path(folder) / name).write_bytes(files[name])
+        tokenizer = Tokenizer.load(folder)
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
 def _giving_features(task: str, model: "PreTrainedModel") -> "PreTrainedModel":

@@ -93,6 +93,18 @@ def test_features_of_a_model_whose_decoder_gives_none_unasked_are_its_encoders(k
         assert torch.equal(weights, found.state_dict()[name])
 
 
+def test_a_classifier_that_names_no_padding_has_the_tokenizers(tmp_path, letters):
+    sizes = {"vocab_size": 120, "n_embd": 16, "n_layer": 1, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
+    transformers.GPT2ForSequenceClassification(transformers.GPT2Config(**sizes)).save_pretrained(tmp_path)
+    for path in letters.iterdir():
+        shutil.copy(path, tmp_path)
+    assert load(tmp_path).model.config.pad_token_id is None
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "a"}')
+    assert load(tmp_path).model.config.pad_token_id == 6
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "a", "pad_token": "b"}')
+    assert load(tmp_path).model.config.pad_token_id == 7
+
+
 def test_a_gguf_file():
     path = sample("smollm2-gguf")
     checkpoint = load(path)
