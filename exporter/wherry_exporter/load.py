@@ -192,7 +192,7 @@ def _from_python(model: "PreTrainedModel", task: str | None, tokenizer: Any) -> 
     else:
         raise ExportError("a model that was not loaded from a folder needs its tokenizer: pass tokenizer=...")
     source = config.name_or_path or type(model).__name__
-    return Checkpoint(model.float().eval().cpu(), chosen, files, source, None, None)
+    return Checkpoint(_giving_features(chosen, model.float().eval().cpu()), chosen, files, source, None, None)
 
 
 def _check_weights(folder: Path) -> None:

@@ -85,7 +85,7 @@ class Probe(Protocol):
         """Mean negative log-likelihood of a page of English: the original's and the graph's; for language models."""
 
     def racers(self, opened: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        """The same work for the original, which has run before, and for the graph, to be timed."""
+        """The same work for the original and for the graph, to be timed; both have run before if `pairs` was asked."""
 
 
 class ModelProbe:

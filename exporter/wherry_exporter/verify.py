@@ -148,7 +148,8 @@ class Verifier:
         opened = self.probe.open(graphs)
         parity = self._compare(opened)
         judge("fp32", parity)
-        return parity, self._race(opened) if timed else None
+        with torch.no_grad():
+            return parity, ratio(*self.probe.racers(opened)) if timed else None
 
     def measure(self, graphs: Graphs) -> Parity:
         """Figures of the graphs, by role."""
@@ -156,10 +157,10 @@ class Verifier:
 
     def speed(self, graphs: Graphs) -> float:
         """How many times as fast as torch the graphs run."""
-        opened = self.probe.open(graphs)
         with torch.no_grad():
-            self.probe.racers(opened)[1]()
-        return self._race(opened)
+            slow, fast = self.probe.racers(self.probe.open(graphs))
+            fast()
+            return ratio(slow, fast)
 
     def _compare(self, opened: Any) -> Parity:
         tally = Tally(writes=self.writes)
@@ -168,10 +169,6 @@ class Verifier:
             del pair  # before the next outputs are computed
         losses = self.probe.losses(opened)
         return tally.parity(*(map(math.exp, losses) if losses else (None, None)))
-
-    def _race(self, opened: Any) -> float:
-        with torch.no_grad():
-            return ratio(*self.probe.racers(opened))
 
 
 def probe_for(checkpoint: Checkpoint, folder: Path, padding_side: str) -> Probe:
