@@ -8,7 +8,7 @@ from wherry_exporter.calibration import role_feeds, start_token
 from wherry_exporter.convert import Traced
 from wherry_exporter.data import Row
 from wherry_exporter.errors import UsageError
-from wherry_exporter.examine import Examiner, configuration
+from wherry_exporter.examine import Examiner, configuration, refuse_rows
 from wherry_exporter.front import Front, batches
 from wherry_exporter.images import graph_images, image_inputs, image_parameters, joined
 from wherry_exporter.inputs import TEXT, as_choices, chooses, input_names, parameters_of, random_inputs
@@ -56,6 +56,8 @@ class Entries:
         self.checkpoint, self.plan = checkpoint, plan
         self.precisions: Sequence[str] = TASKS[checkpoint.task].precisions
         self.shape = shape_of(checkpoint.task, checkpoint.model)
+        if plan.verify_data is not None or (plan.calibration is not None and checkpoint.task == "video-classification"):
+            refuse_rows(checkpoint.task, self.shape)
         model: Any = checkpoint.model if self.shape != "music" else encoder_decoder_of(checkpoint.model)
         self.model = model
         if plan.fast_prefill and (self.shape not in PROMPTED or has_encoder(model)):

@@ -85,6 +85,16 @@ def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
+def refuse_rows(task: str, shape: str) -> None:
+    """Raise where a model takes what rows of text, images and sounds do not hold.
+
+    Raises:
+        UsageError: it does.
+    """
+    if shape in ("speech", "music") or task in ("mask-generation", "multiple-choice", "video-classification"):
+        raise UsageError(f"{task} cannot be examined on rows yet: leave --calibration and --verify-data out")
+
+
 class Examiner:
     """Asks the original and variants about the same rows."""
 
@@ -112,11 +122,10 @@ class Examiner:
             shape,
             config,
         )
+        refuse_rows(task, shape)
         self.metric = METRICS.get(self._metric_name())
         self.pooling = Pooling.load(front.folder) if task == "sentence-embeddings" else None
         self.labels = [self._label(row) for row in rows]
-        if shape in ("speech", "music") or task in ("mask-generation", "multiple-choice", "video-classification"):
-            raise UsageError(f"{task} cannot be examined on rows yet: leave --calibration and --verify-data out")
 
     def _metric_name(self) -> str:
         labelled = all(row.label is not None for row in self.rows)

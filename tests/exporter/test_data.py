@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import transformers
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, ViTImageProcessor, WhisperFeatureExtractor
 
+from wherry_exporter import export
 from wherry_exporter.data import Row, read_rows
 from wherry_exporter.errors import UsageError
 from wherry_exporter.front import Front
@@ -180,3 +182,14 @@ def test_sounds_that_lack_or_cannot_be_read(hearing, tmp_path):
     broken = written(tmp_path / "broken.wav", b"RIFF no sound")
     with pytest.raises(UsageError, match=r"^line 2: .*broken.wav is no sound that can be read: [^\n]*$"):
         hearing.feed([Row("line 2", audio=broken)])
+
+
+def test_rows_hold_no_films(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.VideoMAEConfig(**sizes, image_size=16, patch_size=8, num_frames=2)
+    transformers.VideoMAEForVideoClassification(config).save_pretrained(tmp_path / "model")
+    (tmp_path / "rows.txt").write_text("a row\n")
+    for asked in ("verify_data", "calibration"):
+        with pytest.raises(UsageError, match="video-classification cannot be examined on rows yet: leave"):
+            export(tmp_path / "model", tmp_path / "bundle", **{asked: tmp_path / "rows.txt"})
+    assert not (tmp_path / "bundle").exists()
