@@ -190,29 +190,6 @@ FILMS = {
     "num_frames": 4,
     "num_labels": 5,
 }
-ONEFORMER = {
-    "backbone_config": transformers.ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[8, 8, 16, 16],
-        depths=[1, 1, 1, 1],
-        layer_type="basic",
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    ),
-    "conv_dim": 32,
-    "mask_dim": 32,
-    "hidden_dim": 32,
-    "encoder_feedforward_dim": 16,
-    "encoder_layers": 1,
-    "decoder_layers": 2,
-    "query_dec_layers": 1,
-    "num_attention_heads": 2,
-    "dim_feedforward": 16,
-    "num_queries": 6,
-    "task_seq_len": 9,
-    "text_encoder_vocab_size": 60,
-    "text_encoder_width": 32,
-    "text_encoder_num_layers": 1,
-}
 VJEPA2 = {
     **FILMS,
     "crop_size": 32,
@@ -252,7 +229,7 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     "MPNetModel": TEXT,
     "VitsModel": VITS,
     "SpeechT5HifiGan": {**HIFIGAN, "model_in_dim": 8},
-    "OneFormerForUniversalSegmentation": ONEFORMER,
+    "OneFormerForUniversalSegmentation": TINY["oneformer"][1],
     "VideoMAEForVideoClassification": FILMS,
     "TimesformerForVideoClassification": FILMS,
     "VivitForVideoClassification": {**FILMS, "tubelet_size": [2, 8, 8]},
