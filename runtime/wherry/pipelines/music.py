@@ -40,7 +40,8 @@ class MusicPipeline(TextPipeline):
         generation = read_json(path) if path.exists() else {}
         try:
             decoder, codec = bundle.config["decoder"], bundle.config["audio_encoder"]
-            self.books, self.channels = int(decoder["num_codebooks"]), int(decoder.get("audio_channels", 1))
+            self.channels = int(decoder.get("audio_channels", 1))
+            self.delays = np.arange(int(decoder["num_codebooks"])) // self.channels  # of each codebook, in tokens
             self.rate, self.shortest = int(codec["sampling_rate"]), int(codec["kernel_size"])
             self.start = int(generation.get("decoder_start_token_id", decoder["pad_token_id"]))
             self.guidance_scale = float(generation.get("guidance_scale") or 1)
@@ -52,8 +53,8 @@ class MusicPipeline(TextPipeline):
         """Make music of one text, or of each of several.
 
         Args:
-            guidance_scale: how many times as far as with the text the logits go from those without it; 1 for no such
-                guidance (https://arxiv.org/abs/2207.12598).
+            guidance_scale: how many times what the text changes in the logits counts; 1 to take them as they are
+                (https://arxiv.org/abs/2207.12598).
             options: fields of `GenerationConfig`; `max_new_tokens` is the length, about 50 of them a second.
 
         Raises:
@@ -81,9 +82,8 @@ class MusicPipeline(TextPipeline):
         if scale > 1:  # a row more, without the text
             states, mask = (np.concatenate([each, np.zeros_like(each)]) for each in (states, mask))
         tokens = self._tokens(states, mask, scale, config)
-        delays = np.arange(self.books) // self.channels
-        frames = tokens.shape[1] - 1 - int(delays[-1])
-        codes = np.stack([row[delay + 1 : delay + 1 + frames] for row, delay in zip(tokens, delays, strict=True)])
+        frames = tokens.shape[1] - 1 - int(self.delays[-1])
+        codes = np.stack([row[delay + 1 : delay + 1 + frames] for row, delay in zip(tokens, self.delays, strict=True)])
         audio = self.sessions["encodec_decode"].run({"audio_codes": codes[None, None]}, ["audio_values"])
         waves = audio["audio_values"][0]
         return {"audio": waves[0] if self.channels == 1 else waves, "sampling_rate": self.rate}
@@ -91,14 +91,13 @@ class MusicPipeline(TextPipeline):
     def _tokens(self, states: Array, mask: Array, scale: float, config: GenerationConfig) -> Array:
         """The start and all tokens after it, (codebooks, tokens); those before a codebook begins do not count."""
         length = 1 + config.max_new_tokens if config.max_length is None else config.max_length
-        books, delay = self.books, (self.books - 1) // self.channels
-        least = self.shortest + delay + 1
+        delays, longest = self.delays, int(self.delays[-1])
+        least = self.shortest + longest + 1
         if length < least:
             raise InputError(f"music has at least {least - 1} new tokens, about 50 a second, not {length - 1}")
         deadline = math.inf if config.max_time is None else time.monotonic() + config.max_time
         step = _Steps(self.sessions["decoder_model_merged"], states, mask)
-        tokens = np.full((books, length), self.start, np.int64)
-        delays = np.arange(books) // self.channels
+        tokens = np.full((len(delays), length), self.start, np.int64)
         choosers: list[Chooser] = []
         for at in range(1, length):
             if at >= least and time.monotonic() > deadline:
@@ -108,9 +107,9 @@ class MusicPipeline(TextPipeline):
                 wanted, free = np.split(logits, 2)
                 logits = free + (wanted - free) * np.float32(scale)
             if not choosers:
-                choosers = [Chooser(config, [self.start], logits.shape[1], index) for index in range(books)]
+                choosers = [Chooser(config, [self.start], logits.shape[1], index) for index in range(len(delays))]
             chosen = np.array([chooser.choose(row) for chooser, row in zip(choosers, logits, strict=True)])
-            playing = (delays < at) & (at < length - delay + delays)
+            playing = (delays < at) & (at < length - longest + delays)
             tokens[:, at] = np.where(playing, chosen, self.start)
         return tokens
 
