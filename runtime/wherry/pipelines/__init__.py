@@ -172,7 +172,7 @@ TASKS: Mapping[str, Task] = {
         takes="sound",
         call='pipe("harbour.wav", candidate_labels=["gulls", "rain"])',
     ),
-    "text-to-audio": Task("text_to_audio", ("text-to-audio",), "speech for a text", ("text-to-speech",)),
+    "text-to-audio": Task("text_to_audio", ("text-to-audio",), "speech or music for a text", ("text-to-speech",)),
     "voice-activity-detection": Task(
         "voice_activity_detection",
         ("voice-activity-detection",),
