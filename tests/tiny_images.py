@@ -55,6 +55,12 @@ QUERIES = {
 SMALL = {"size": {"height": 32, "width": 32}}
 LIMITED = {"size": {"shortest_edge": 64, "longest_edge": 100}}
 FIVE = {"id2label": dict(enumerate(["boat", "cat", "dog", "house", "tree"]))}
+RESNET: dict[str, Any] = {
+    "embedding_size": 8,
+    "hidden_sizes": [8, 8, 16, 16],
+    "depths": [1, 1, 1, 1],
+    "layer_type": "basic",
+}
 MANY = {"id2label": {number: f"thing {number}" for number in range(70)}}
 """So many that torch's `topk` ranks them, as it does for real models; of a few it gives the best in any order."""
 
@@ -95,10 +101,7 @@ TINY: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         {
             **FIVE,
             "backbone_config": transformers.RTDetrResNetConfig(
-                embedding_size=8,
-                hidden_sizes=[8, 8, 16, 16],
-                depths=[1, 1, 1, 1],
-                layer_type="basic",
+                **RESNET,
                 out_features=["stage2", "stage3", "stage4"],
             ),
             "encoder_hidden_dim": 32,
@@ -191,11 +194,7 @@ TINY: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         {
             **MANY,
             "backbone_config": transformers.ResNetConfig(
-                embedding_size=8,
-                hidden_sizes=[8, 8, 16, 16],
-                depths=[1, 1, 1, 1],
-                layer_type="basic",
-                out_features=["stage1", "stage2", "stage3", "stage4"],
+                **RESNET, out_features=["stage1", "stage2", "stage3", "stage4"]
             ),
             "conv_dim": 32,
             "mask_dim": 32,

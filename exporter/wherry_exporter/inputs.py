@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import (
 
 BATCH, SEQUENCE, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length"
 IMAGE_AXES = (BATCH, "num_channels", "height", "width")
-FILM_AXES = (BATCH, "num_frames", *IMAGE_AXES[1:])
+VIDEO_AXES = (BATCH, "num_frames", *IMAGE_AXES[1:])
 FRAMES = (BATCH, "num_frames", "feature_size")
 """The axes of sounds' features where frames come first."""
 SPECTROGRAMS = (BATCH, "num_channels", "num_frames", "feature_size")
@@ -43,7 +43,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "token_type_ids": (BATCH, SEQUENCE),
     "bbox": (BATCH, SEQUENCE, "box"),
     "pixel_values": IMAGE_AXES,
-    "pixel_values_videos": FILM_AXES,
+    "pixel_values_videos": VIDEO_AXES,
     "task_inputs": (BATCH, "task_seq_len"),
     "pixel_mask": (BATCH, *IMAGE_AXES[2:]),
     "pixel_attention_mask": (BATCH, "num_patches"),
@@ -137,8 +137,8 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
         return PATCHES[:2]
     if name == "pixel_values" and "spatial_shapes" in parameters_of(model):
         return PATCHES
-    if name == "pixel_values" and sees_films(model):
-        return FILM_AXES
+    if name == "pixel_values" and sees_videos(model):
+        return VIDEO_AXES
     if name == "input_features" and "is_longer" in parameters_of(model):
         return SPECTROGRAMS
     if name in _embeddings(model):
@@ -154,7 +154,7 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
     return _SOUNDS[model][0]
 
 
-def sees_films(model: Any) -> bool:
+def sees_videos(model: Any) -> bool:
     """Whether what is looked at are several frames at once."""
     return model.config.model_type in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
 
@@ -248,7 +248,7 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             height, width = image_size(config)
             wider = scale if scale == 1 else 1.5 * scale
             shape: tuple[int, ...] = (batch, _channels(config), _stretched(height, scale), _stretched(width, wider))
-            if sees_films(model):
+            if sees_videos(model):
                 frames = int(setting(config, "num_frames") or setting(config, "frames_per_clip"))
                 shape = (batch, round(frames * scale), *shape[1:])
             values[name] = torch.rand(shape, generator=random) * 2 - 1
@@ -345,8 +345,8 @@ def fixed_sizes(graphs: Iterable[ir.Model]) -> dict[str, dict[str, int]]:
         if name in AXES and name not in TEXT:
             frames_first = len(shape) == 3 and (name == "input_values" or str(shape[1]) == FRAMES[1])
             seen = name == "input_features" and len(shape) == len(SPECTROGRAMS)
-            films = name == "pixel_values" and len(shape) == len(FILM_AXES)
-            axes = SPECTROGRAMS if seen else FILM_AXES if films else FRAMES if frames_first else AXES[name]
+            video = name == "pixel_values" and len(shape) == len(VIDEO_AXES)
+            axes = SPECTROGRAMS if seen else VIDEO_AXES if video else FRAMES if frames_first else AXES[name]
             if len(shape) < len(axes):  # patches, as many as each image has
                 continue
             sizes = zip(axes[1:], shape[1 - len(axes) :], strict=True)

@@ -233,7 +233,7 @@ def _model_class(task: str, config: Any, raw: Mapping[str, Any]) -> Any:
 
     auto = TASKS[task].auto
     if auto == "mask-generation" and config.model_type in MODEL_FOR_MASK_GENERATION_MAPPING_NAMES:
-        return getattr(transformers, MODEL_FOR_MASK_GENERATION_MAPPING_NAMES[config.model_type])  # not of films
+        return getattr(transformers, MODEL_FOR_MASK_GENERATION_MAPPING_NAMES[config.model_type])  # not of videos
     for name in raw.get("architectures") or config.architectures or []:
         own = getattr(transformers, name, None)
         able = task_of(own) if own is not None else None

@@ -184,7 +184,7 @@ def test_sounds_that_lack_or_cannot_be_read(hearing, tmp_path):
         hearing.feed([Row("line 2", audio=broken)])
 
 
-def test_rows_hold_no_films(tmp_path):
+def test_rows_hold_no_videos(tmp_path):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = transformers.VideoMAEConfig(**sizes, image_size=16, patch_size=8, num_frames=2)
     transformers.VideoMAEForVideoClassification(config).save_pretrained(tmp_path / "model")

@@ -180,18 +180,9 @@ SPEECHT5 = {
     "speech_decoder_postnet_layers": 2,
     "speech_decoder_postnet_units": 16,
 }
-FILMS = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "image_size": 32,
-    "patch_size": 8,
-    "num_frames": 4,
-    "num_labels": 5,
-}
+VIDEO = {**VISION, "num_frames": 4, "num_labels": 5}
 VJEPA2 = {
-    **FILMS,
+    **VIDEO,
     "crop_size": 32,
     "frames_per_clip": 4,
     "mlp_ratio": 1.5,
@@ -230,9 +221,9 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     "VitsModel": VITS,
     "SpeechT5HifiGan": {**HIFIGAN, "model_in_dim": 8},
     "OneFormerForUniversalSegmentation": TINY["oneformer"][1],
-    "VideoMAEForVideoClassification": FILMS,
-    "TimesformerForVideoClassification": FILMS,
-    "VivitForVideoClassification": {**FILMS, "tubelet_size": [2, 8, 8]},
+    "VideoMAEForVideoClassification": VIDEO,
+    "TimesformerForVideoClassification": VIDEO,
+    "VivitForVideoClassification": {**VIDEO, "tubelet_size": [2, 8, 8]},
     "VJEPA2ForVideoClassification": VJEPA2,
     "RobertaForSequenceClassification": ROBERTA,
     "XLMRobertaModel": ROBERTA,

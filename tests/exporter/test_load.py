@@ -255,7 +255,7 @@ def test_a_repository_without_a_network(monkeypatch):
         load("not a repository")
 
 
-def test_a_model_that_follows_things_through_films_looks_at_an_image(tmp_path):
+def test_a_model_that_follows_things_through_videos_looks_at_an_image(tmp_path):
     """SAM 2's checkpoints are of that class; the one for images is a part of it."""
     config = json.loads((make("sam2", tmp_path) / "config.json").read_text())
     config |= {"model_type": "sam2_video", "architectures": ["Sam2VideoModel"]}

@@ -34,7 +34,7 @@ class ImageSegmentationPipeline(ImagePipeline):
         self.queries = next((names for names in QUERIES if set(names) <= set(self.session.outputs)), None)
         self.told: Mapping[str, Array] = {}  # of a subtask: its words, of which OneFormer is told
         if "task_inputs" in self.session.inputs:
-            tokenizer, length = Tokenizer.load(self.bundle.folder), int(self.bundle.config["task_seq_len"])
+            tokenizer, length = Tokenizer.load(self.bundle.folder), int(self.session.inputs["task_inputs"].shape[1])
             self.told = {
                 subtask: tokenizer.encode([f"the task is {subtask}"], max_length=length, padding="max_length").input_ids
                 for subtask in SUBTASKS
