@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, RuntimeException
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as OrtNotImplemented
 from torch import Tensor, nn
@@ -115,6 +116,7 @@ def convert(
     assert converted is not None
     apply_onnx_ir_fixes(converted)
     model: ir.Model = converted.model
+    ClearMetadataAndDocStringPass()(model)  # how torch traced it, which is more than the graph
     return model
 
 

@@ -1,11 +1,11 @@
 """Spares torch.onnx what changes nothing and takes longer than what it does: the graphs are the same.
 
-Before it translates a program, it traces it once more to take apart what it has no translation for, runs it for the
-types of what it changes, compiles it, and reads the sources of its translations; behind it every rule of rewriting is
-tried on every node. Knows nothing of what a program computes.
+A trace keeps of every node where in the sources it comes from, and how it lies in memory. Before a program is
+translated, it is traced once more to take apart what has no translation, run for the types of what is changed, and
+compiled; all translations are read, and their sources with them; behind that every rule of rewriting is tried on every
+node. Knows nothing of what a program computes.
 """
 
-import linecache
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import torch
 from onnxscript.rewriter import RewriteRule
+from onnxscript.values import TracedOnnxFunction
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 from torch.onnx._internal._lazy_import import onnxscript_apis  # type: ignore[attr-defined]
@@ -40,6 +41,8 @@ UNTRANSLATED = ("__and__.Scalar", "conv1d.padding", "conv2d.padding", "split.siz
 def spared() -> Iterator[None]:
     """Let torch.onnx do without all that but the second trace, which depends on the program."""
     with (
+        patch("torch.fx.config.do_not_emit_stack_traces", True),
+        patch("torch.fx.experimental.proxy_tensor._extract_tensor_metadata", lambda _: None),
         patch.object(onnxscript_apis, "get_torchlib_ops", _translations),
         patch.object(type_promotion._TypePromotionInterpreter, "run_node", _promote),
         patch.object(_fx_passes, "remove_assertion_nodes", _remove_assertions),
@@ -53,8 +56,8 @@ _get_translations = onnxscript_apis.get_torchlib_ops
 
 @cache
 def _translations() -> Any:
-    """Read once, not for every graph, and without asking for each whether its file has changed meanwhile."""
-    with patch.object(linecache, "checkcache"):
+    """Read once, not for every graph, and none from its source, of which but the domain is asked, and not used."""
+    with patch.object(TracedOnnxFunction, "function_ir"):
         return _get_translations()
 
 
@@ -80,9 +83,8 @@ _rewrite = RewriteRule.try_rewrite
 
 
 def _try_rewrite(rule: Any, model: Any, graph: Any, node: Any, **options: Any) -> Any:
-    """Leave nodes alone whose operator is not the one that a rule is about."""
-    pattern = rule._target_pattern
-    if pattern.has_single_output_node and not pattern.output_node.op.matches(node.op_type):
+    """Leave nodes alone whose operator is not the first one that a rule is about."""
+    if not rule._target_pattern.output_nodes[0].op.matches(node.op_type):
         return None
     return _rewrite(rule, model, graph, node, **options)
 

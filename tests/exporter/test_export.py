@@ -42,6 +42,13 @@ def test_what_a_bundle_holds(exported, classifier):
     assert on_disk == {*exported.files, *exported.variants["fp32"].files, "wherry.json"}
 
 
+def test_a_graph_tells_nothing_of_the_machine_it_was_made_on(exported):
+    graph = (exported.folder / "onnx/model.onnx").read_bytes()
+    assert b"model.bert.encoder" in graph
+    assert b"site-packages" not in graph
+    assert not any(word in graph for word in (b".py", b"torch.ops", b"class_hierarchy"))
+
+
 def test_the_card_tells_the_figures(exported):
     card = (exported.folder / "README.md").read_text(encoding="utf-8")
     row = next(line for line in card.splitlines() if line.startswith("| fp32 |"))
