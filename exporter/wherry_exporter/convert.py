@@ -27,7 +27,7 @@ from transformers.exporters.utils import apply_fx_node_fixes, apply_patches, imp
 
 from wherry_exporter.errors import ExportError
 from wherry_exporter.garbage import garbage_waits
-from wherry_exporter.spared import spare_second_trace, spared
+from wherry_exporter.spared import spared
 from wherry_exporter.translations import TRANSLATIONS
 
 OPSET = 20
@@ -102,7 +102,6 @@ def convert(
         _unsqueeze_real(program.graph_module)
         apply_fx_node_fixes("onnx", program.graph_module)
         program.graph_module.graph.eliminate_dead_code()
-        spare_second_trace(program)
         converted = torch.onnx.export(
             program,
             (),

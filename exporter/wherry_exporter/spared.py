@@ -39,12 +39,13 @@ UNTRANSLATED = ("__and__.Scalar", "conv1d.padding", "conv2d.padding", "split.siz
 
 @contextmanager
 def spared() -> Iterator[None]:
-    """Let torch.onnx do without all that but the second trace, which depends on the program."""
+    """Let torch.export and torch.onnx do without all that, as far as a program allows."""
     with (
         patch("torch.fx.config.do_not_emit_stack_traces", True),
         patch("torch.fx.experimental.proxy_tensor._extract_tensor_metadata", lambda _: None),
         patch.object(onnxscript_apis, "get_torchlib_ops", _translations),
         patch.object(type_promotion._TypePromotionInterpreter, "run_node", _promote),
+        patch.object(_fx_passes, "decompose_with_registry", _decompose),
         patch.object(_fx_passes, "remove_assertion_nodes", _remove_assertions),
         patch.object(RewriteRule, "try_rewrite", _try_rewrite),
     ):
@@ -71,6 +72,20 @@ def _promote(interpreter: Any, node: Node) -> Any:
     return node.meta["val"] if known else Interpreter.run_node(interpreter, node)
 
 
+_take_apart = _fx_passes.decompose_with_registry
+
+
+def _decompose(program: ExportedProgram, registry: Any) -> ExportedProgram:
+    """Take a program for decomposed if it consists of translated operators alone."""
+    module = program.graph_module
+    branches = sum(isinstance(inner, GraphModule) for inner in module.modules()) > 1
+    if branches or not all(map(_is_translated, module.graph.nodes)):
+        return _take_apart(program, registry)
+    for node in module.graph.nodes:
+        _simplify(node)
+    return program
+
+
 _remove = _fx_passes.remove_assertion_nodes
 
 
@@ -87,17 +102,6 @@ def _try_rewrite(rule: Any, model: Any, graph: Any, node: Any, **options: Any) -
     if not rule._target_pattern.output_nodes[0].op.matches(node.op_type):
         return None
     return _rewrite(rule, model, graph, node, **options)
-
-
-def spare_second_trace(program: ExportedProgram) -> None:
-    """Let a program be taken for decomposed if it consists of such operators alone."""
-    module = program.graph_module
-    if sum(isinstance(inner, GraphModule) for inner in module.modules()) > 1:  # branches and loops
-        return
-    if all(map(_is_translated, module.graph.nodes)):
-        for node in module.graph.nodes:
-            _simplify(node)
-        vars(program)["run_decompositions"] = lambda *_: program
 
 
 def _is_translated(node: Node) -> bool:
