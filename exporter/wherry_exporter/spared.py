@@ -1,9 +1,9 @@
 """Spares torch.onnx what changes nothing and takes longer than what it does: the graphs are the same.
 
-A trace keeps of every node where in the sources it comes from, and how it lies in memory. Before a program is
-translated, it is traced once more to take apart what has no translation, run for the types of what is changed, and
-compiled; all translations are read, and their sources with them; behind that every rule of rewriting is tried on every
-node. Knows nothing of what a program computes.
+A trace keeps of every node where in the sources it comes from, and how it lies in memory, and runs the parts of
+attention for the shape of what that gives. Before a program is translated, it is traced once more to take apart what
+has no translation, run for the types of what is changed, and compiled; all translations are read, and their sources
+with them; behind that every rule of rewriting is tried on every node. Knows nothing of what a program computes.
 """
 
 from collections.abc import Iterator
@@ -16,8 +16,11 @@ from unittest.mock import patch
 import torch
 from onnxscript.rewriter import RewriteRule
 from onnxscript.values import TracedOnnxFunction
+from torch import Tensor
+from torch._C import DispatchKey
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.onnx._internal._lazy_import import onnxscript_apis  # type: ignore[attr-defined]
 from torch.onnx._internal.exporter import _fx_passes
 from torch.onnx._internal.fx.passes import type_promotion
@@ -43,6 +46,7 @@ def spared() -> Iterator[None]:
     with (
         patch("torch.fx.config.do_not_emit_stack_traces", True),
         patch("torch.fx.experimental.proxy_tensor._extract_tensor_metadata", lambda _: None),
+        _attention_whole(),
         patch.object(onnxscript_apis, "get_torchlib_ops", _translations),
         patch.object(type_promotion._TypePromotionInterpreter, "run_node", _promote),
         patch.object(_fx_passes, "decompose_with_registry", _decompose),
@@ -50,6 +54,23 @@ def spared() -> Iterator[None]:
         patch.object(RewriteRule, "try_rewrite", _try_rewrite),
     ):
         yield
+
+
+@contextmanager
+def _attention_whole() -> Iterator[None]:
+    attention: Any = aten.scaled_dot_product_attention.default
+    with patch.dict(attention.py_kernels, {DispatchKey.CompositeImplicitAutograd: _attend}):
+        attention._dispatch_cache.clear()
+        yield
+    attention._dispatch_cache.clear()
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, *given: Any, **named: Any) -> Tensor:
+    """Tell the shape of what attention gives, for which its parts would be run."""
+    if statically_known_true(query.shape[0] == value.shape[0]):
+        return query.new_empty(*query.shape[:-1], value.shape[-1])
+    attended: Tensor = aten._scaled_dot_product_attention_math.default(query, key, value, *given, **named)[0]
+    return attended
 
 
 _get_translations = onnxscript_apis.get_torchlib_ops
