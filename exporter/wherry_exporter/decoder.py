@@ -41,6 +41,18 @@ def plain_decoder(model: Any, tokens: Tokens = "input_ids") -> ir.Model:
     return _trace(_PlainDecoder(model, tokens, states), model, tokens, states, new=3)
 
 
+def embeddings_of(model: Any) -> ir.Model:
+    """What makes the embeddings of tokens, with room for what is added to the states after the first layers."""
+    graph = convert(
+        _Embeddings(model),
+        {"input_ids": torch.ones(2, 3, dtype=torch.int64)},
+        {"input_ids": {0: Dim(BATCH), 1: Dim.DYNAMIC}},
+        ["input_ids"],
+        ["inputs_embeds"],
+    )
+    return name_axes(graph, {"input_ids": (BATCH, SEQUENCE)})
+
+
 def stepwise_decoder(model: Any) -> ir.Model:
     """As transformers has it for one token at a time; the graph repeats that over its tokens.
 
@@ -82,6 +94,16 @@ def added_layers(model: Any) -> int:
 def _in_three_dimensions(model: Any) -> bool:
     """Whether a token's position is one in time, one in height and one in width."""
     return "mrope_section" in (getattr(model.config.get_text_config(), "rope_parameters", None) or {})
+
+
+class _Embeddings(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.embeddings, self.layers = model.get_input_embeddings(), added_layers(model)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        embeddings: Tensor = self.embeddings(input_ids)
+        return nn.functional.pad(embeddings, (0, self.layers * embeddings.shape[-1])) if self.layers else embeddings
 
 
 class _Decoder(nn.Module):

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from wherry_exporter.calibration import role_feeds, start_token
 from wherry_exporter.convert import Traced
 from wherry_exporter.data import Row
@@ -20,14 +22,17 @@ from wherry_exporter.probes import position_limit
 from wherry_exporter.prompts import PromptFront
 from wherry_exporter.runners import Feed, TorchRunner
 from wherry_exporter.seq2seq import encoder_decoder_of
+from wherry_exporter.sounds import features_heard, sound_inputs
 from wherry_exporter.speech import with_speech
 from wherry_exporter.tasks import TASKS, has_encoder, shape_of
 from wherry_exporter.towers import with_points
 
 RANDOM = 8
 """Random inputs to calibrate with."""
-PROMPTED = ("decoder", "vision-language")
+PROMPTED = ("decoder", "vision-language", "audio-language")
 """Shapes of models that read prompts."""
+UNREAD = ("video-classification", "audio-text-to-text")
+"""Tasks whose inputs cannot be made of rows yet, be it to calibrate."""
 FEW = 2
 """Inputs to calibrate with that take long to make."""
 
@@ -56,7 +61,7 @@ class Entries:
         self.checkpoint, self.plan = checkpoint, plan
         self.precisions: Sequence[str] = TASKS[checkpoint.task].precisions
         self.shape = shape_of(checkpoint.task, checkpoint.model)
-        if plan.verify_data is not None or (plan.calibration is not None and checkpoint.task == "video-classification"):
+        if plan.verify_data is not None or (plan.calibration is not None and checkpoint.task in UNREAD):
             refuse_rows(checkpoint.task, self.shape)
         model: Any = checkpoint.model if self.shape != "music" else encoder_decoder_of(checkpoint.model)
         self.model = model
@@ -113,6 +118,8 @@ class Entries:
             entries = [self.front.feed(batch) for batch in batches(rows, size)]
         elif self.shape == "vision-language":
             entries = [self._with_images(seed) for seed in range(100, 102)]
+        elif self.shape == "audio-language":
+            entries = [self._with_sound(seed) for seed in range(100, 102)]
         else:
             entries = [
                 {
@@ -133,6 +140,17 @@ class Entries:
         tensors |= random_inputs(model, ["input_ids", "attention_mask"], batch=2, scale=2, seed=seed)
         assert isinstance(self.front, PromptFront)
         return self.front.known({name: value.numpy() for name, value in tensors.items()})
+
+    def _with_sound(self, seed: int) -> Feed:
+        """A sound, and words behind it."""
+        sound = joined(sound_inputs(self.model, rows=1, seed=seed, scale=2))
+        words = random_inputs(self.model, ["input_ids"], batch=1, scale=2, seed=seed)
+        with torch.no_grad():
+            heard = features_heard(self.model, sound)[None]
+            embeddings = torch.cat([heard, self.model.get_input_embeddings()(words["input_ids"])], 1)
+        mask = torch.ones(embeddings.shape[:2], dtype=torch.int64)
+        tensors = sound | words | {"inputs_embeds": embeddings, "attention_mask": mask}
+        return {name: value.numpy() for name, value in tensors.items()}
 
 
 def _names(model: Any, shape: str) -> list[str]:

@@ -143,7 +143,7 @@ def features_read(model: Any, images: Mapping[str, Tensor]) -> "np.ndarray[Any, 
 
 
 def joined(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The images of several rows as a model takes them at once."""
+    """The images, or the sounds, of several rows as a model takes them at once."""
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 

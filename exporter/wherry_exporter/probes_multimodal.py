@@ -42,6 +42,7 @@ from wherry_exporter.probes import (
     writing,
 )
 from wherry_exporter.seq2seq import encoder_decoder_of
+from wherry_exporter.sounds import features_heard, sound_inputs
 from wherry_exporter.spliced import Embedded, Spliced, encode_seen, text_positions, token_positions
 from wherry_tokenization import Tokenizer
 
@@ -73,28 +74,27 @@ class PartsProbe:
         return slow, fast
 
 
-class VisionLanguageProbe(DecoderProbe):
-    """A decoder over past_key_values, whose prompts have images among their words.
+class AmongWordsProbe(DecoderProbe):
+    """A decoder over past_key_values, whose prompts have images or sounds among their words.
 
-    The last prompt's image has another size than the others' where the model allows it.
+    The last prompt's has another size than the others' where the model allows it.
     """
+
+    output: str
+    """Of the graph that gives their features."""
 
     def __init__(self, checkpoint: Checkpoint, folder: Path, padding_side: str) -> None:
         self.model: Any = checkpoint.model
         self.padding_side = padding_side
-        self.image_token = int(self.model.config.image_token_id)
+        self.token = self._token()
         tokenizer = Tokenizer.load(folder)
         texts = SENTENCES[1:5]
-        other = 2 if takes_other_sizes(self.model) else 1
-        self.images = [
-            *image_inputs(self.model, rows=len(texts) - 1, seed=1),
-            *image_inputs(self.model, rows=1, seed=2, scale=other),
-        ]
-        self.features = [features_of(self.model, images).numpy() for images in self.images]
+        self.given = self._given(len(texts) - 1)
+        self.features = [self._features(given).numpy() for given in self.given]
         self.rows = []
         for text, features in zip(texts, self.features, strict=True):
             words = token_row(tokenizer, text, 24)
-            self.rows.append(np.concatenate([words[:1], np.full(len(features), self.image_token), words[1:]]))
+            self.rows.append(np.concatenate([words[:1], np.full(len(features), self.token), words[1:]]))
         self.expected = [self._logits(index) for index in range(len(self.rows))]
         self.prose = token_row(tokenizer, PROSE, min(256, position_limit(self.model)))
         self.prose_loss = self._prose_loss()
@@ -105,27 +105,84 @@ class VisionLanguageProbe(DecoderProbe):
     def pairs(self, opened: dict[str, Session]) -> Iterator[tuple[str, Pair]]:
         for rows in (slice(0, 3), slice(3, 4)):
             session = self._spliced(opened, rows)
-            yield "image_features", (np.concatenate(self.features[rows]), session.features())
+            yield self.output, (np.concatenate(self.features[rows]), session.features())
             logits = self._forced(session, self.rows[rows], STEPS)
             for pair in zip(self.expected[rows], logits, strict=True):
                 yield "logits", pair
 
     def losses(self, opened: dict[str, Session]) -> tuple[float, float]:
-        return super().losses(Spliced(opened, {}, self.image_token, [text_positions(len(self.prose))]))
+        return super().losses(Spliced(opened, {}, self.token, [text_positions(len(self.prose))]))
 
     def racers(self, opened: dict[str, Session]) -> tuple[Callable[[], Any], Callable[[], Any]]:
         return super().racers(self._spliced({role: writing(each) for role, each in opened.items()}, slice(0, 1)))
 
+    def _prompt(self, index: int) -> dict[str, torch.Tensor]:
+        return super()._prompt(index) | self.given[index]
+
+    def _token(self) -> int:
+        """What stands for a feature."""
+        raise NotImplementedError
+
+    def _given(self, rows: int) -> list[dict[str, torch.Tensor]]:
+        """What that many rows have among their words, and one more of another size."""
+        raise NotImplementedError
+
+    def _features(self, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What the model makes of it."""
+        raise NotImplementedError
+
     def _spliced(self, opened: dict[str, Session], rows: slice) -> Spliced:
-        seen = joined(self.images[rows])
+        """What runs these rows."""
+        raise NotImplementedError
+
+
+class AudioLanguageProbe(AmongWordsProbe):
+    """A decoder whose prompts have sounds among their words."""
+
+    output = "audio_features"
+
+    def _token(self) -> int:
+        return int(self.model.config.audio_token_id)
+
+    def _given(self, rows: int) -> list[dict[str, torch.Tensor]]:
+        return [
+            *sound_inputs(self.model, rows=rows, seed=1, scale=2),
+            *sound_inputs(self.model, rows=1, seed=2, scale=3),
+        ]
+
+    def _features(self, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return features_heard(self.model, given)
+
+    def _spliced(self, opened: dict[str, Session], rows: slice) -> Spliced:
+        sounds = {name: value.numpy() for name, value in joined(self.given[rows]).items()}
+        return Spliced(opened, sounds, self.token, [text_positions(len(row)) for row in self.rows[rows]])
+
+
+class VisionLanguageProbe(AmongWordsProbe):
+    """A decoder whose prompts have images among their words."""
+
+    output = "image_features"
+
+    def _token(self) -> int:
+        return int(self.model.config.image_token_id)
+
+    def _given(self, rows: int) -> list[dict[str, torch.Tensor]]:
+        other = 2 if takes_other_sizes(self.model) else 1
+        return [*image_inputs(self.model, rows=rows, seed=1), *image_inputs(self.model, rows=1, seed=2, scale=other)]
+
+    def _features(self, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return features_of(self.model, given)
+
+    def _spliced(self, opened: dict[str, Session], rows: slice) -> Spliced:
+        seen = joined(self.given[rows])
         images = {name: value.numpy() for name, value in graph_images(seen).items()}
         positions = [token_positions(self.model, self._prompt(index)) for index in range(len(self.rows))[rows]]
-        return Spliced(opened, images, self.image_token, positions, features_read(self.model, seen))
+        return Spliced(opened, images, self.token, positions, features_read(self.model, seen))
 
     def _prompt(self, index: int) -> dict[str, torch.Tensor]:
-        prompt = super()._prompt(index) | self.images[index]
+        prompt = super()._prompt(index)
         takes = parameters_of(self.model)
-        kinds = (prompt["input_ids"] == self.image_token).to(torch.int64)  # processors tell image tokens from text
+        kinds = (prompt["input_ids"] == self.token).to(torch.int64)  # processors tell image tokens from text
         if looks_ahead(self.model) == "prompts":
             kinds = torch.zeros_like(kinds)
             kinds[:, -STEPS:] = 1

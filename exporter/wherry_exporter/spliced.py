@@ -1,4 +1,4 @@
-"""Graphs of a model that sees images among its words, run as one decoder of tokens, features in the images' places.
+"""Graphs of a model that sees or hears among its words, run as one decoder of tokens, features in their places.
 
 Knows nothing of how a graph was made.
 """
@@ -10,6 +10,9 @@ import numpy as np
 import torch
 
 from wherry_exporter.probes import Array, Feed, Session
+
+TOWERS = ("vision_encoder", "audio_encoder")
+"""What gives features that stand among those of tokens."""
 
 
 def encode_seen(sessions: Mapping[str, Session], feed: Feed, image_token: int) -> Array:
@@ -57,13 +60,13 @@ def token_positions(model: Any, prompt: Mapping[str, torch.Tensor]) -> Array:
 
 
 class Spliced:
-    """Three graphs that run as one decoder of tokens, whose image tokens stand for these images."""
+    """Three graphs that run as one decoder of tokens, some of which stand for features of these images or sounds."""
 
     def __init__(
         self,
         sessions: Mapping[str, Session],
-        images: Feed,
-        image_token: int,
+        given: Feed,
+        token: int,
         positions: Sequence[Array],
         read: Array | None = None,
     ) -> None:
@@ -71,23 +74,22 @@ class Spliced:
 
         Args:
             sessions: by role.
-            images: of all rows.
-            image_token: what stands for a feature of theirs.
+            given: images or sounds, of all rows.
+            token: what stands for a feature of theirs.
             positions: of each row's tokens, (3, tokens); a longer row goes on from its last.
             read: which of the features, in order; None for all of them.
         """
-        self.vision, self.embeddings, self.decoder = (
-            sessions[role] for role in ("vision_encoder", "embed_tokens", "decoder_model_merged")
-        )
-        self.images, self.image_token, self.positions, self.read = images, image_token, positions, read
+        self.tower = next(sessions[role] for role in TOWERS if role in sessions)
+        self.embeddings, self.decoder = (sessions[role] for role in ("embed_tokens", "decoder_model_merged"))
+        self.given, self.token, self.positions, self.read = given, token, positions, read
 
     def features(self) -> Array:
-        """One vector for each image token, in order."""
-        names = {port.name for port in self.vision.get_inputs()}
-        given = {name if name in names else "grid_thw": value for name, value in self.images.items()}
-        one_by_one = self.vision.get_inputs()[0].shape[0] == 1
-        batches = [{"pixel_values": image[None]} for image in given["pixel_values"]] if one_by_one else [given]
-        found = [self.vision.run(None, batch)[0] for batch in batches]
+        """One vector for each such token, in order."""
+        first, *_ = ports = self.tower.get_inputs()
+        names = {port.name for port in ports}
+        given = {name if name in names else "grid_thw": value for name, value in self.given.items()}
+        batches = [{first.name: each[None]} for each in given[first.name]] if first.shape[0] == 1 else [given]
+        found = [self.tower.run(None, batch)[0] for batch in batches]
         features = np.concatenate([each.reshape(-1, each.shape[-1]) for each in found])
         return features if self.read is None else features[self.read]
 
@@ -101,11 +103,11 @@ class Spliced:
         feed = dict(input_feed)
         ids = feed.pop("input_ids")
         embeddings = self.embeddings.run(None, {"input_ids": ids})[0]
-        if (ids == self.image_token).any():
-            embeddings[ids == self.image_token] = self.features()
+        if (ids == self.token).any():
+            embeddings[ids == self.token] = self.features()
         more = {
             "inputs_embeds": embeddings,
-            "token_type_ids": (ids == self.image_token).astype(np.int64),
+            "token_type_ids": (ids == self.token).astype(np.int64),
             "position_ids": self._positions(feed["attention_mask"], ids.shape[1]),
         }
         names = [port.name for port in self.decoder.get_inputs()]

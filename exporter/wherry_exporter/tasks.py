@@ -75,6 +75,7 @@ TASKS: Mapping[str, ExportTask] = {
     "automatic-speech-recognition": ExportTask("automatic-speech-recognition", ("logits",), generates=True),
     "image-to-text": ExportTask("image-text-to-text", ("logits",), generates=True),
     "image-text-to-text": ExportTask("image-text-to-text", ("logits",), generates=True),
+    "audio-text-to-text": ExportTask("audio-text-to-text", ("logits",), generates=True),
     "audio-feature-extraction": ExportTask("feature-extraction", ("last_hidden_state", "audio_embeds")),
     "audio-classification": ExportTask("audio-classification", ("logits",)),
     "audio-frame-classification": ExportTask("audio-frame-classification", ("logits",)),
@@ -151,17 +152,17 @@ def _tasks_of(architectures: list[str]) -> str | None:
     return None
 
 
-Shape = Literal["model", "decoder", "encoder-decoder", "vision-language", "speech", "music"]
+Shape = Literal["model", "decoder", "encoder-decoder", "vision-language", "audio-language", "speech", "music"]
 
 
 def shape_of(task: str, model: Any) -> Shape:
     """How a checkpoint runs for a task: in one go, as a decoder over a cache, or such a decoder behind an encoder.
 
-    A decoder behind an encoder attends to what that gives; in a vision-language model it takes it among its tokens, in
-    one for speech it gives frames of a spectrogram, and in one for music the codes of a codec.
+    A decoder behind an encoder attends to what that gives; in a vision-language and in an audio-language model it takes
+    it among its tokens, in one for speech it gives frames of a spectrogram, and in one for music the codes of a codec.
 
     Raises:
-        TaskError: images are not to be told from what is written about them, or sounds stand among words.
+        TaskError: images or sounds are not to be told from what is written about them.
     """
     if hasattr(model, "speech_decoder_postnet"):
         return "speech"
@@ -174,8 +175,10 @@ def shape_of(task: str, model: Any) -> Shape:
             reason = "it tells no features of images from its decoder"
             raise TaskError(f"{type(model).__name__} cannot be exported for {task}: {reason}")
         return "vision-language"
-    if TASKS[task].auto == "text2text-generation" and not model.config.is_encoder_decoder:
-        reason = "it takes sounds among its words, and a graph of words alone would not hear them"
+    if task == "audio-text-to-text" and hears(model):
+        return "audio-language"
+    if TASKS[task].auto in ("text2text-generation", "audio-text-to-text") and not model.config.is_encoder_decoder:
+        reason = "it takes sounds among its words, and tells no features of them"
         raise TaskError(f"{type(model).__name__} cannot be exported for {task}: {reason}")
     if is_captioner(model) or (model.config.is_encoder_decoder and not hasattr(model, "get_image_features")):
         return "encoder-decoder"
@@ -193,6 +196,11 @@ def fed_first(model: Any) -> bool:
 def has_encoder(model: Any) -> bool:
     """Whether what writes attends to what an encoder gives; InstructBLIP says so of its text model alone."""
     return bool(model.config.is_encoder_decoder or model.config.get_text_config().is_encoder_decoder)
+
+
+def hears(model: Any) -> bool:
+    """Whether a model makes features of sounds that stand in the places of tokens."""
+    return hasattr(model, "get_audio_features") and hasattr(model.config, "audio_token_id")
 
 
 def composes(model: Any) -> bool:
@@ -222,7 +230,9 @@ def task_of(model_class: Any) -> str | None:
     except (ValueError, KeyError):
         task = _task_by_name(model_class.__name__)
     if model_class.__name__ in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values():
-        return "text2text-generation"  # BART's is good for filling masks too
+        task = "text2text-generation"  # BART's is good for filling masks too
+    if task == "text2text-generation":
+        return "audio-text-to-text" if hasattr(model_class, "get_audio_features") else task
     if task == "image-to-text" and model_class.main_input_name == "input_ids":
         return "image-text-to-text"
     if model_class.main_input_name == "spectrogram":

@@ -12,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 from torch import Tensor, nn
 
+from wherry_exporter.audio_language import AUDIO_LANGUAGE
 from wherry_exporter.convert import Traced, convert, name_axes
 from wherry_exporter.crops import crops_for_all
 from wherry_exporter.decoder import fused_decoder, plain_decoder, rereading_decoder, stepwise_decoder
@@ -50,6 +51,8 @@ def ways(checkpoint: Checkpoint) -> Mapping[str, Callable[[Checkpoint], Traced]]
         }
     if shape == "vision-language":
         return VISION_LANGUAGE
+    if shape == "audio-language":
+        return AUDIO_LANGUAGE
     if shape == "speech":
         return {"plain": text_to_frames}
     if shape == "music":

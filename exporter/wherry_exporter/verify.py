@@ -19,7 +19,7 @@ from wherry.session import thread_count
 from wherry_exporter.errors import ParityError
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.probes import DecoderProbe, EncoderDecoderProbe, Graphs, ModelProbe, Probe
-from wherry_exporter.probes_multimodal import PartsProbe, SeeingPairProbe, VisionLanguageProbe
+from wherry_exporter.probes_multimodal import AudioLanguageProbe, PartsProbe, SeeingPairProbe, VisionLanguageProbe
 from wherry_exporter.probes_speech import MusicProbe, SpeechProbe
 from wherry_exporter.tasks import has_encoder, shape_of
 from wherry_exporter.towers import parts_of
@@ -183,6 +183,8 @@ def probe_for(checkpoint: Checkpoint, folder: Path, padding_side: str) -> Probe:
         return SeeingPairProbe(checkpoint, folder)
     if shape == "vision-language":
         return VisionLanguageProbe(checkpoint, folder, padding_side)
+    if shape == "audio-language":
+        return AudioLanguageProbe(checkpoint, folder, padding_side)
     if shape == "speech":
         return SpeechProbe(checkpoint)
     if shape == "music":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from wherry_exporter.convert import Traced, convert, name_axes
-from wherry_exporter.decoder import added_layers, fused_decoder, plain_decoder
+from wherry_exporter.decoder import embeddings_of, fused_decoder, plain_decoder
 from wherry_exporter.grids import packed_images
 from wherry_exporter.images import (
     features_of,
@@ -26,7 +26,7 @@ from wherry_exporter.images import (
     takes_tiles,
     tiles_as_they_are,
 )
-from wherry_exporter.inputs import BATCH, FIXED, SEQUENCE
+from wherry_exporter.inputs import BATCH, FIXED
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.pair import fused_encoder_and_decoder, plain_encoder_and_decoder
@@ -140,16 +140,6 @@ def _last_layer(model: Any, inputs: Mapping[str, Tensor]) -> nn.Module | None:
     return None
 
 
-class _Embeddings(nn.Module):
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.embeddings, self.layers = model.get_input_embeddings(), added_layers(model)
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        embeddings: Tensor = self.embeddings(input_ids)
-        return nn.functional.pad(embeddings, (0, self.layers * embeddings.shape[-1])) if self.layers else embeddings
-
-
 def _trace(checkpoint: Checkpoint, *, fused_vision: bool, fused_text: bool) -> Traced:
     model: Any = checkpoint.model
     images = _images(model)
@@ -160,16 +150,9 @@ def _trace(checkpoint: Checkpoint, *, fused_vision: bool, fused_text: bool) -> T
         graphs = dict((fused_encoder_and_decoder if fused_text else plain_encoder_and_decoder)(checkpoint).graphs)
     else:
         graphs = {"decoder_model_merged": (fused_decoder if fused_text else plain_decoder)(model, "inputs_embeds")}
-    embeddings = convert(
-        _Embeddings(model),
-        {"input_ids": torch.ones(2, 3, dtype=torch.int64)},
-        {"input_ids": {0: Dim(BATCH), 1: Dim.DYNAMIC}},
-        ["input_ids"],
-        ["inputs_embeds"],
-    )
     graphs = {
         "vision_encoder": (_fused_vision if fused_vision else _plain_vision)(model, images),
-        "embed_tokens": name_axes(embeddings, {"input_ids": (BATCH, SEQUENCE)}),
+        "embed_tokens": embeddings_of(model),
         **graphs,
     }
     return Traced(graphs, padding_side="right" if fused_text or encoder_decoder else "left")
