@@ -16,6 +16,7 @@ from wherry_exporter.decoder import embeddings_of, fused_decoder, plain_decoder
 from wherry_exporter.images import joined
 from wherry_exporter.inputs import BATCH
 from wherry_exporter.load import Checkpoint
+from wherry_exporter.packed import packed_sounds
 from wherry_exporter.sounds import FRAMES, features_heard, sound_axes, sound_inputs, takes_other_lengths
 
 
@@ -48,7 +49,8 @@ def _trace_audio(model: Any) -> ir.Model:
         name: {at: free[axis] for at, axis in enumerate(axes[name]) if isinstance(axis, str) and axis in free}
         for name in inputs
     }
-    graph = convert(_AudioEncoder(model), {"inputs": inputs}, {"inputs": shapes}, list(inputs), ["audio_features"])
+    with packed_sounds(model):
+        graph = convert(_AudioEncoder(model), {"inputs": inputs}, {"inputs": shapes}, list(inputs), ["audio_features"])
     size = list(graph.graph.outputs[0].shape or ())[-1]
     return name_axes(graph, {**axes, "audio_features": ("num_features", str(size))})
 
