@@ -30,9 +30,10 @@ def sound_axes(model: Any) -> dict[str, tuple[int | str, ...]]:
 
 def _bins(config: Any) -> tuple[int, bool]:
     """The size of a frame of the spectrogram, and whether the frames stand behind it."""
-    if hasattr(config, "audio_config"):
-        return int(config.audio_config.num_mel_bins), True
-    return int(config.encoder_config.input_dim), False
+    if not hasattr(config, "audio_config"):
+        return int(config.encoder_config.input_dim), False
+    stacked = getattr(config.audio_config, "num_stacked_frames", None)
+    return int(config.audio_config.num_mel_bins) * (stacked or 1), stacked is None
 
 
 def sound_inputs(model: Any, *, rows: int, seed: int, scale: int = 1) -> list[dict[str, Tensor]]:

@@ -175,10 +175,12 @@ def shape_of(task: str, model: Any) -> Shape:
             reason = "it tells no features of images from its decoder"
             raise TaskError(f"{type(model).__name__} cannot be exported for {task}: {reason}")
         return "vision-language"
-    if task == "audio-text-to-text" and hears(model):
+    if task == "audio-text-to-text" and hears(model) and not getattr(model.config, "has_lora_adapter", False):
         return "audio-language"
     if TASKS[task].auto in ("text2text-generation", "audio-text-to-text") and not model.config.is_encoder_decoder:
         reason = "it takes sounds among its words, and tells no features of them"
+        if hears(model):
+            reason = "an adapter changes its weights where it hears: merge that first"
         raise TaskError(f"{type(model).__name__} cannot be exported for {task}: {reason}")
     if is_captioner(model) or (model.config.is_encoder_decoder and not hasattr(model, "get_image_features")):
         return "encoder-decoder"
@@ -229,10 +231,11 @@ def task_of(model_class: Any) -> str | None:
         task = str(TasksManager.infer_task_from_model(model_class))
     except (ValueError, KeyError):
         task = _task_by_name(model_class.__name__)
+    features = {kind for kind in ("audio", "image", "text") if hasattr(model_class, f"get_{kind}_features")}
+    if features == {"audio"} and model_class.main_input_name == "input_ids" and hasattr(model_class, "generate"):
+        return "audio-text-to-text"
     if model_class.__name__ in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values():
-        task = "text2text-generation"  # BART's is good for filling masks too
-    if task == "text2text-generation":
-        return "audio-text-to-text" if hasattr(model_class, "get_audio_features") else task
+        return "text2text-generation"  # BART's is good for filling masks too
     if task == "image-to-text" and model_class.main_input_name == "input_ids":
         return "image-text-to-text"
     if model_class.main_input_name == "spectrogram":
