@@ -15,6 +15,7 @@ ROLES = (
     "vision_model",
     "audio_model",
     "vision_encoder",
+    "audio_encoder",
     "embed_tokens",
     "encoder_model",
     "decoder_model_merged",
@@ -128,6 +129,8 @@ def task_in(folder: Path, config: Mapping[str, Any], roles: Collection[str]) -> 
     names = [str(name) for name in architectures] if isinstance(architectures, list) else []
     if "vision_encoder" in roles:
         return "image-text-to-text"
+    if "audio_encoder" in roles:
+        return "audio-text-to-text"
     if "decoder_postnet" in roles:
         return "text-to-audio"
     if "encoder_model" in roles:

@@ -176,6 +176,7 @@ READERS: Mapping[str, Callable[[str, Any], str]] = {
     "visual-question-answering": _answers,
     "image-to-text": _captions,
     "image-text-to-text": _captions,
+    "audio-text-to-text": _captions,
     "automatic-speech-recognition": _transcript,
     "audio-classification": _scores,
     "zero-shot-audio-classification": _scores,

@@ -38,7 +38,8 @@ OPTIONS = {
 """A pipeline's argument to the option for it, and an example of one."""
 
 SPEECH = "text-to-audio"
-SEEN = "image-text-to-text"
+ASKED = ("image-text-to-text", "audio-text-to-text")
+"""Tasks whose inputs are asked about."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +76,7 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--labels", metavar="A,B", help="what to look for, in images and sounds too, for zero-shot tasks"
     )
-    group.add_argument("--question", metavar="TEXT", help="what a text or an image shall answer")
+    group.add_argument("--question", metavar="TEXT", help="what a text, an image or a sound shall answer")
     group.add_argument("--query", metavar="TEXT", help="what texts are ordered for, for text-ranking")
     group = parser.add_argument_group("images")
     group.add_argument("--threshold", type=float, metavar="S", help="tell what scores more than S")
@@ -143,7 +144,7 @@ def fitting(pipe: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.stream and not hasattr(pipe, "stream"):
         raise InputError(f"--stream is for text-generation and other tasks that write, not for {pipe.task}")
     taken = dict(inspect.signature(pipe.stream if arguments.stream else pipe.__call__).parameters)
-    if pipe.task == SEEN:
+    if pipe.task in ASKED:
         taken |= inspect.signature(pipe.asking).parameters
     generates = "options" in taken
     options = generation_options(arguments)
@@ -160,7 +161,7 @@ def fitting(pipe: Any, arguments: argparse.Namespace) -> dict[str, Any]:
             option = name.removesuffix("_strings").replace("_", "-")
             raise InputError(f"--{option} is for text-generation and other tasks that write, not for {pipe.task}")
     if arguments.no_truncation:
-        if pipe.task in ("text-generation", SEEN) or "truncation" not in taken:
+        if pipe.task in ("text-generation", *ASKED) or "truncation" not in taken:
             raise InputError(f"--no-truncation is for tasks that cut what is too long: {pipe.task} never does")
         options["truncation"] = False
     return options
@@ -185,10 +186,10 @@ def results(pipe: Any, inputs: list[str], options: Mapping[str, Any]) -> Iterabl
     if pipe.task == "text-ranking":
         return [(inputs[found["corpus_id"]], found) for found in pipe(documents=inputs, **options)]
     given: Any = tuple(inputs) if TASKS[pipe.task].takes == "text" else iter(inputs)
-    if pipe.task in (SEEN, "question-answering"):
+    if pipe.task in (*ASKED, "question-answering"):
         options = dict(options)
         question = options.pop("question")
-        if pipe.task == SEEN:
+        if pipe.task in ASKED:
             return ((each, pipe(pipe.asking(each, question), return_full_text=False, **options)) for each in inputs)
         given = tuple({"question": question, "context": text} for text in inputs)
     return zip(inputs, pipe(given, **options), strict=True)
@@ -197,7 +198,7 @@ def results(pipe: Any, inputs: list[str], options: Mapping[str, Any]) -> Iterabl
 def _stream(pipe: Any, given: Any, options: Mapping[str, Any]) -> None:
     if pipe.task == "text-generation":
         sys.stdout.write(given)
-    if pipe.task == SEEN:
+    if pipe.task in ASKED:
         options = dict(options)
         given = pipe.asking(given, options.pop("question"))
     for piece in pipe.stream(given, **options):

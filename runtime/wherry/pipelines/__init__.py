@@ -159,6 +159,13 @@ TASKS: Mapping[str, Task] = {
         takes="image",
         call='pipe("boat.jpg", "<image> What is this?")',
     ),
+    "audio-text-to-text": Task(
+        "audio_text_to_text",
+        ("audio-text-to-text",),
+        "text about sounds, and chat with them",
+        takes="sound",
+        call='pipe("harbour.wav", "<|audio|> What is said?")',
+    ),
     "automatic-speech-recognition": Task(
         "automatic_speech_recognition", ("automatic-speech-recognition",), "the text of speech", takes="sound"
     ),

@@ -1,0 +1,314 @@
+"""Decoders that hear sounds among their words: their graphs beside torch, and the pipeline beside their processors."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import transformers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+from wherry import pipeline
+from wherry.cli import main
+from wherry.errors import BundleError, InputError, TaskError
+from wherry.generation import Decoder, Engine, GenerationConfig
+from wherry.session import Session
+from wherry_exporter import UsageError, export
+from wherry_exporter.build import trace_verified
+from wherry_exporter.load import Checkpoint
+from wherry_exporter.sounds import features_heard, sound_inputs
+from wherry_exporter.tasks import shape_of, task_of
+
+AUDIO = 100
+TEXT = {
+    **dict.fromkeys(("pad_token_id", "bos_token_id"), 0),
+    "eos_token_id": 1,
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
+HEARING = {
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_mel_bins": 16,
+    "max_source_positions": 40,
+}
+GLM = {**HEARING, "num_key_value_heads": 4, "head_dim": 8, "intermediate_size": 128}
+QWEN = {
+    "num_mel_bins": 16,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "d_model": 32,
+    "output_dim": 32,
+    "downsample_hidden_size": 8,
+    "n_window": 50,
+    "n_window_infer": 100,
+}
+GRANITE = {
+    "input_dim": 16,
+    "num_layers": 2,
+    "hidden_dim": 32,
+    "feedforward_mult": 2,
+    "num_heads": 4,
+    "dim_head": 8,
+    "output_dim": 10,
+    "context_size": 10,
+    "max_pos_emb": 16,
+    "conv_kernel_size": 3,
+}
+ASKING = {
+    "model_type": "blip_2_qformer",
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "encoder_hidden_size": 32,
+}
+FUN = {
+    **HEARING,
+    "num_mel_bins": 8,
+    "num_stacked_frames": 2,
+    "num_hidden_layers": 3,
+    "num_timestamp_prediction_layers": 1,
+    "fsmn_kernel_size": 3,
+}
+FITTED = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 8, "projector_hidden_size": 24}
+FAMILIES: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "Voxtral": (["input_features"], {"audio_config": {**GLM, "intermediate_size": 128}, "text": "llama"}),
+    "GlmAsr": (["input_features", "input_features_mask"], {"audio_config": GLM, "text": "llama"}),
+    "AudioFlamingo3": (["input_features", "input_features_mask"], {"audio_config": HEARING, "text": "qwen2"}),
+    "Qwen3ASR": (["input_features", "input_features_mask"], {"audio_config": QWEN, "text": "qwen3"}),
+    "GraniteSpeech": (
+        ["input_features"],
+        {
+            "encoder_config": GRANITE,
+            "projector_config": ASKING,
+            "has_lora_adapter": False,
+            "window_size": 6,
+            "downsample_rate": 2,
+            "text": "granite",
+        },
+    ),
+    "FunAsrNano": (
+        ["input_features", "input_features_mask"],
+        {"audio_config": FUN, "adaptor_config": FITTED, "text": "qwen3"},
+    ),
+}
+"""What the graph for sounds takes, and the configuration."""
+
+
+def hearing(family: str, **more: Any) -> Any:
+    """A model with random weights, biases and norms among them."""
+    torch.manual_seed(0)
+    settings = {**FAMILIES[family][1], "audio_token_id": AUDIO, **more}
+    text = {**TEXT, "model_type": settings.pop("text")}
+    model_class = getattr(transformers, f"{family}ForConditionalGeneration")
+    model = model_class(model_class.config_class(text_config=text, **settings)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.15)
+    return model
+
+
+SWEPT = [pytest.param(name, marks=pytest.mark.sweep) if name == "FunAsrNano" else name for name in FAMILIES]
+
+
+@pytest.mark.parametrize("family", SWEPT)
+def test_tokens_are_torchs(family, letters, tmp_path):
+    for path in letters.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "onnx").mkdir()
+    model = hearing(family)
+    task = task_of(type(model))
+    assert task == "audio-text-to-text"
+    proven = trace_verified(Checkpoint(model, task, {}, family, None, None), tmp_path)
+    assert proven.parity.max_abs_diff < 1e-3
+    sessions = {role: Session(tmp_path / f"onnx/{role}.onnx", device="cpu") for role in proven.traced.graphs}
+    assert list(sessions) == ["audio_encoder", "embed_tokens", "decoder_model_merged"]
+    assert list(sessions["audio_encoder"].inputs) == FAMILIES[family][0]
+    kinds = [node.op_type for node in proven.traced.graphs["decoder_model_merged"].graph]
+    assert kinds.count("GroupQueryAttention") == 2
+
+    (sound,) = sound_inputs(model, rows=1, seed=5, scale=3)
+    heard = sessions["audio_encoder"].run({name: value.numpy() for name, value in sound.items()})["audio_features"]
+    features = features_heard(model, sound).detach().numpy()
+    heard = heard.reshape(features.shape)
+    np.testing.assert_allclose(heard, features, atol=1e-4)
+    ids = np.array([[7, *[AUDIO] * len(features), 9, 10]])
+    tokens = torch.from_numpy(ids)
+    expected = model.generate(
+        input_ids=tokens,
+        attention_mask=torch.ones_like(tokens),
+        **sound,
+        max_new_tokens=32,
+        do_sample=False,
+        eos_token_id=None,
+    )
+    embeddings = sessions["embed_tokens"].run({"input_ids": ids})["inputs_embeds"]
+    embeddings[ids == AUDIO] = heard
+    decoder = Decoder(sessions["decoder_model_merged"], proven.traced.padding_side, embed=sessions["embed_tokens"])
+    engine = Engine(decoder)
+    request = engine.submit(ids[0].tolist(), GenerationConfig(max_new_tokens=32), {"inputs_embeds": embeddings})
+    list(engine.run())
+    assert request.choosers[0].ids[ids.shape[1] :].tolist() == expected[0, ids.shape[1] :].tolist()
+
+
+def test_weights_that_change_with_what_is_heard_are_refused():
+    model = SimpleNamespace(
+        main_input_name="input_ids",
+        get_audio_features=None,
+        config=SimpleNamespace(is_encoder_decoder=False, audio_token_id=AUDIO, has_lora_adapter=True),
+    )
+    with pytest.raises(TaskError, match="an adapter changes its weights where it hears: merge that first"):
+        shape_of("audio-text-to-text", model)
+
+
+TEMPLATE = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'audio' %}<audio>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endfor %}"
+)
+RATE = 16000
+
+
+def tokenizer() -> Any:
+    """Letters are tokens, and so is `<audio>`."""
+    letters = {letter: number + 2 for number, letter in enumerate("abcdefghijklmnopqrstuvwxyz .,?!:")}
+    vocabulary = letters | {"<pad>": 0, "<end>": 1, "<unk>": 40, "<audio>": AUDIO}
+    vocabulary |= {f"[{number}]": number for number in range(128) if number not in vocabulary.values()}
+    rust = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    rust.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=rust,
+        pad_token="<pad>",
+        eos_token="<end>",
+        unk_token="<unk>",
+        additional_special_tokens=["<audio>"],
+        chat_template=TEMPLATE,
+    )
+
+
+@pytest.fixture(
+    scope="module", params=["GlmAsr", "Voxtral", pytest.param("AudioFlamingo3", marks=pytest.mark.sweep)]
+)
+def heard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A checkpoint, its bundle, and sounds."""
+    folder = tmp_path_factory.mktemp(request.param)
+    audio = {**FAMILIES[request.param][1]["audio_config"], "max_source_positions": 1500}
+    model = hearing(request.param, audio_config=audio)
+    model.save_pretrained(folder / "model")
+    extractor = transformers.WhisperFeatureExtractor(feature_size=16)
+    words = tokenizer()
+    for part in (extractor, words):
+        part.save_pretrained(folder / "model")
+    bundle = export(folder / "model", folder / "bundle", precision=["fp32", "int8"])
+    random = np.random.default_rng(0)
+    loud = np.linspace(0.9, 0.1, 40 * RATE)
+    sounds = [
+        (random.standard_normal(count) * loud[:count]).astype(np.float32) for count in (8 * RATE // 10, 33 * RATE)
+    ]
+    return SimpleNamespace(
+        family=request.param, model=model, extractor=extractor, words=words, folder=folder, bundle=bundle, sounds=sounds
+    )
+
+
+def theirs(heard: SimpleNamespace, text: str, sounds: list[Any], **options: Any) -> str:
+    """What transformers writes."""
+    if heard.family == "Voxtral":  # whose own processor takes mistral_common for its words; this is what it does
+        padded = [np.pad(sound, (0, -len(sound) % (30 * RATE))) for sound in sounds]
+        found = [
+            heard.extractor(sound, sampling_rate=RATE, truncation=False, return_tensors="pt").input_features
+            for sound in padded
+        ]
+        windows = [each.reshape(16, -1, 3000).transpose(0, 1) for each in found]
+        for each in windows:
+            text = text.replace("<audio>", "<heard>" * 375 * len(each), 1)
+        given = {**heard.words(text.replace("<heard>", "<audio>"), return_tensors="pt")}
+        given.pop("token_type_ids", None)
+        given["input_features"] = torch.cat(windows)
+    else:
+        processor = getattr(transformers, f"{heard.family}Processor")(
+            heard.extractor, heard.words, audio_token="<audio>"
+        )
+        given = processor(text=[text], audio=[sounds[0]], return_tensors="pt")
+    tokens = heard.model.generate(**given, do_sample=False, **options)
+    return str(heard.words.decode(tokens[0, given["input_ids"].shape[1] :], skip_special_tokens=True)).replace(" ", "")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_pipeline_is_the_processor_and_generate(heard, number):
+    pipe = pipeline(model=heard.bundle.folder, device="cpu")
+    sound = heard.sounds[number]
+    options = {"max_new_tokens": 12, "min_new_tokens": 12}
+    expected = theirs(heard, "<audio>what is said?", [sound], **options)
+    (found,) = pipe(sound, "<audio>what is said?", return_full_text=False, **options)
+    assert found["generated_text"].replace(" ", "") == expected
+    assert found["input_text"] == "<audio>what is said?"
+    chat = [{"role": "user", "content": [{"type": "audio", "audio": sound}, {"type": "text", "text": "what is said?"}]}]
+    (chatted,) = pipe(chat, return_full_text=False, **options)
+    assert chatted["generated_text"] == found["generated_text"]
+    assert "".join(pipe.stream(chat, **options)) == found["generated_text"]
+
+
+def test_several_sounds_and_texts(heard):
+    pipe = pipeline(model=heard.bundle.folder, device="cpu", precision="int8")
+    short = heard.sounds[0]
+    options = {"max_new_tokens": 6, "min_new_tokens": 6, "return_full_text": False}
+    both = pipe([[short, short[::2]], []], ["<audio>a<audio>b", "words"], **options)
+    alone = [pipe([short, short[::2]], "<audio>a<audio>b", **options), pipe("words", **options)]
+    assert both == alone
+
+
+def test_what_does_not_fit_is_refused(heard, tmp_path, capsys):
+    pipe = pipeline(model=heard.bundle.folder, device="cpu")
+    for given, told in (
+        ((heard.sounds[0], "no place"), "0 places for 1 sounds: write <audio>"),
+        (("none.wav", "<audio>"), "no such sound file: 'none.wav'"),
+        (([[heard.sounds[0]]], ["a", "b"]), "2 texts and sounds for 1"),
+        (([{"role": "user", "content": [{"type": "audio"}]}],), "a part of type audio needs one of audio, path, url"),
+        ((np.zeros(6 * 30 * RATE, np.float32), "<audio>"), "all there is room for"),
+    ):
+        with pytest.raises(InputError, match=told):
+            pipe(*given)
+    soundfile.write(tmp_path / "short.wav", heard.sounds[0], RATE)
+    command = ["run", str(heard.bundle.folder), str(tmp_path / "short.wav")]
+    assert main(command) == 2
+    assert capsys.readouterr().err.startswith("wherry: audio-text-to-text needs --question")
+    assert main([*command, "--question", "what?", "--max-new-tokens", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["input_text"][0]["role"] == "user"
+
+
+def test_rows_are_refused(heard, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text(json.dumps({"text": "what?"}) + "\n")
+    for option in ("verify_data", "calibration"):
+        with pytest.raises(UsageError, match="audio-text-to-text cannot be examined on rows yet"):
+            export(heard.folder / "model", tmp_path / "out", **{option: data})
+
+
+def test_folders_of_others_are_run_if_their_prompts_are_known(heard, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for path in heard.bundle.folder.iterdir():
+        if path.name not in ("wherry.json", "config.json"):
+            (folder / path.name).symlink_to(path)
+    config = json.loads((heard.bundle.folder / "config.json").read_text())
+    for kind in ("granite_speech", config["model_type"]):
+        (folder / "config.json").write_text(json.dumps(config | {"model_type": kind}))
+        if kind == "granite_speech":
+            with pytest.raises(BundleError, match="how granite_speech takes sounds among words is not known"):
+                pipeline(model=folder, device="cpu")
+        else:
+            pipe = pipeline(model=folder, device="cpu", precision="fp32")
+            assert pipe.task == "audio-text-to-text"
