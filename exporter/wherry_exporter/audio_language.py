@@ -17,7 +17,7 @@ from wherry_exporter.images import joined
 from wherry_exporter.inputs import BATCH
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.packed import packed_sounds
-from wherry_exporter.sounds import FRAMES, features_heard, sound_axes, sound_inputs, takes_other_lengths
+from wherry_exporter.sounds import FRAMES, features_heard, graph_name, sound_axes, sound_inputs, takes_other_lengths
 
 
 class _AudioEncoder(nn.Module):
@@ -52,7 +52,10 @@ def _trace_audio(model: Any) -> ir.Model:
     with packed_sounds(model):
         graph = convert(_AudioEncoder(model), {"inputs": inputs}, {"inputs": shapes}, list(inputs), ["audio_features"])
     size = list(graph.graph.outputs[0].shape or ())[-1]
-    return name_axes(graph, {**axes, "audio_features": ("num_features", str(size))})
+    name_axes(graph, {**axes, "audio_features": ("num_features", str(size))})
+    for value in graph.graph.inputs:
+        value.name = graph_name(model, str(value.name))
+    return graph
 
 
 AUDIO_LANGUAGE: Mapping[str, Callable[[Checkpoint], Traced]] = {

@@ -22,7 +22,7 @@ from wherry_exporter.probes import position_limit
 from wherry_exporter.prompts import PromptFront
 from wherry_exporter.runners import Feed, TorchRunner
 from wherry_exporter.seq2seq import encoder_decoder_of
-from wherry_exporter.sounds import features_heard, sound_inputs
+from wherry_exporter.sounds import features_heard, graph_name, sound_inputs
 from wherry_exporter.speech import with_speech
 from wherry_exporter.tasks import TASKS, has_encoder, shape_of
 from wherry_exporter.towers import with_points
@@ -150,7 +150,7 @@ class Entries:
             embeddings = torch.cat([heard, self.model.get_input_embeddings()(words["input_ids"])], 1)
         mask = torch.ones(embeddings.shape[:2], dtype=torch.int64)
         tensors = sound | words | {"inputs_embeds": embeddings, "attention_mask": mask}
-        return {name: value.numpy() for name, value in tensors.items()}
+        return {graph_name(self.model, name): value.numpy() for name, value in tensors.items()}
 
 
 def _names(model: Any, shape: str) -> list[str]:

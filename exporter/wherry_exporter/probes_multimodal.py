@@ -42,7 +42,7 @@ from wherry_exporter.probes import (
     writing,
 )
 from wherry_exporter.seq2seq import encoder_decoder_of
-from wherry_exporter.sounds import features_heard, sound_inputs
+from wherry_exporter.sounds import features_heard, graph_name, sound_inputs
 from wherry_exporter.spliced import Embedded, Spliced, encode_seen, text_positions, token_positions
 from wherry_tokenization import Tokenizer
 
@@ -154,7 +154,7 @@ class AudioLanguageProbe(AmongWordsProbe):
         return features_heard(self.model, given)
 
     def _spliced(self, opened: dict[str, Session], rows: slice) -> Spliced:
-        sounds = {name: value.numpy() for name, value in joined(self.given[rows]).items()}
+        sounds = {graph_name(self.model, name): value.numpy() for name, value in joined(self.given[rows]).items()}
         return Spliced(opened, sounds, self.token, [text_positions(len(row)) for row in self.rows[rows]])
 
 

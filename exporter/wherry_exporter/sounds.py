@@ -15,6 +15,8 @@ from wherry_exporter.inputs import BATCH
 
 FEATURES, MASK = "input_features", "input_features_mask"
 FRAMES = "num_frames"
+VALUES = {"voxtral": "audio_values"}
+"""What transformers.js calls `input_features` otherwise."""
 BLOCK = 32
 """Frames that every stride divides, where the configuration names no window."""
 
@@ -63,6 +65,11 @@ def _sound(model: Any, row: int, frames: int, seed: int) -> dict[str, Tensor]:
     if MASK in axes:
         values[MASK] = (torch.arange(frames)[None] < frames - row % 2 * frames // 4).to(torch.int64)
     return values
+
+
+def graph_name(model: Any, name: str) -> str:
+    """What a graph calls what the model takes under a name."""
+    return VALUES.get(model.config.model_type, name) if name == FEATURES else name
 
 
 def takes_other_lengths(model: Any) -> bool:

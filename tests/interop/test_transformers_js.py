@@ -16,11 +16,13 @@ from transformers import (
 
 from interop.models import PREFIX, generated, tiny
 from interop.process import call
+from tiny_hearing import AUDIO, hearing
 from tiny_images import make
 from tiny_sounds import make as make_sound
 from wherry import pipeline
 from wherry_exporter import export, storage
 from wherry_exporter.samples import sample
+from wherry_exporter.sounds import features_heard, sound_inputs
 
 pytestmark = pytest.mark.interop
 HERE = Path(__file__).parent
@@ -35,7 +37,7 @@ SPEECH = {"language": "en", "task": "transcribe"}
 def folder(tmp_path_factory):
     """Where transformers.js is installed, beside our scripts."""
     folder = tmp_path_factory.mktemp("transformers-js")
-    for name in ("package.json", "run.mjs", "towers.mjs", "music.mjs"):
+    for name in ("package.json", "run.mjs", "towers.mjs", "music.mjs", "hearing.mjs"):
         shutil.copy(HERE / name, folder)
     (folder / "models").mkdir()
     call("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", cwd=folder)  # scripts would fetch CUDA
@@ -168,3 +170,19 @@ def test_music(folder, tmp_path, guidance):
     assert theirs["dims"] == [1, 1, ours.size]
     ended = 16 * 8
     np.testing.assert_allclose(theirs["data"][:-ended], ours[:-ended], atol=1e-5)
+
+
+def test_sounds_among_words(folder):
+    model = hearing("Voxtral", vocab_size=49152)
+    tokenizer = AutoTokenizer.from_pretrained(sample("smollm2"))
+    export(model, folder / "models" / "voxtral", tokenizer=tokenizer, precision=["fp32"])
+    (sound,) = sound_inputs(model, rows=1, seed=5)
+    ids = [7, *[AUDIO] * len(features_heard(model, sound)), 9, 10]
+    tokens = torch.tensor([ids])
+    options = {"max_new_tokens": 16, "min_new_tokens": 16, "do_sample": False}
+    expected = model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), **sound, **options)
+    features = sound["input_features"]
+    inputs = {"ids": ids, "features": features.flatten().tolist(), "dims": list(features.shape), "tokens": 16}
+    (folder / "inputs.json").write_text(json.dumps(inputs))
+    call("node", "hearing.mjs", f"{folder}/models/", "voxtral", "inputs.json", "tokens.json", cwd=folder)
+    assert json.loads((folder / "tokens.json").read_text()) == expected[0].tolist()

@@ -106,8 +106,8 @@ class AudioTextToTextPipeline(AmongWordsPipeline):
         samples = open_sound(sound, self.extractor.rate, name).samples(LONGEST)
         graph = self.sessions[self.tower]
         features, mask = self._windows(samples)
-        given = {"input_features": features, "input_features_mask": mask}
-        return graph.run({name: given[name] for name in graph.inputs})["audio_features"]
+        given = {name: mask if name.endswith("mask") else features for name in graph.inputs}
+        return graph.run(given)["audio_features"]
 
     def _windows(self, samples: Array) -> tuple[Array, Array]:
         """A sound's spectrograms (windows, mels, frames) in float32, and which of their frames are of the sound."""
