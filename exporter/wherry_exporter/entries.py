@@ -1,6 +1,6 @@
 """What a checkpoint as a whole takes: for calibration, the user's rows or built-in text or random values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from wherry_exporter.music import some_codes
 from wherry_exporter.plan import Plan
 from wherry_exporter.probe import CALIBRATION
 from wherry_exporter.probes import position_limit
-from wherry_exporter.prompts import PromptFront
+from wherry_exporter.prompts import PromptFront, SoundPromptFront
 from wherry_exporter.runners import Feed, TorchRunner
 from wherry_exporter.seq2seq import encoder_decoder_of
 from wherry_exporter.sounds import features_heard, graph_name, sound_inputs
@@ -29,10 +29,8 @@ from wherry_exporter.towers import with_points
 
 RANDOM = 8
 """Random inputs to calibrate with."""
-PROMPTED = ("decoder", "vision-language", "audio-language")
-"""Shapes of models that read prompts."""
-UNREAD = ("video-classification", "audio-text-to-text")
-"""Tasks whose inputs cannot be made of rows yet, be it to calibrate."""
+MIXED: Mapping[str, type[PromptFront]] = {"vision-language": PromptFront, "audio-language": SoundPromptFront}
+"""Shapes of models whose prompts are not of words alone, and what makes them of rows."""
 FEW = 2
 """Inputs to calibrate with that take long to make."""
 
@@ -61,11 +59,11 @@ class Entries:
         self.checkpoint, self.plan = checkpoint, plan
         self.precisions: Sequence[str] = TASKS[checkpoint.task].precisions
         self.shape = shape_of(checkpoint.task, checkpoint.model)
-        if plan.verify_data is not None or (plan.calibration is not None and checkpoint.task in UNREAD):
+        if plan.verify_data is not None or (plan.calibration is not None and checkpoint.task == "video-classification"):
             refuse_rows(checkpoint.task, self.shape)
         model: Any = checkpoint.model if self.shape != "music" else encoder_decoder_of(checkpoint.model)
         self.model = model
-        if plan.fast_prefill and (self.shape not in PROMPTED or has_encoder(model)):
+        if plan.fast_prefill and (self.shape not in ("decoder", *MIXED) or has_encoder(model)):
             raise UsageError(f"a fast prefill is for decoders that stand alone, not for {checkpoint.task}")
         self.names = _names(model, self.shape)
         self.limit = position_limit(model)
@@ -75,8 +73,8 @@ class Entries:
         self.start = start_token(config, generation)
         self.config = configuration(config, self.start, generation.get("eos_token_id", config.get("eos_token_id")))
         self.front = (
-            PromptFront(folder, model, self.start)
-            if self.shape == "vision-language"
+            MIXED[self.shape](folder, model, self.start)
+            if self.shape in MIXED
             else Front(folder, self.names, self.limit)
         )
         self.examiner = None if plan.verify_data is None else self._examiner(plan.verify_data)
@@ -114,7 +112,7 @@ class Entries:
             rows = [Row("built-in text", text=text) for text in CALIBRATION]
         entries: list[Feed]
         if rows is not None:
-            size = 1 if self.shape == "vision-language" else 4  # prompts with images are as long as these make them
+            size = 1 if self.shape in MIXED else 4  # prompts with images are as long as these make them
             entries = [self.front.feed(batch) for batch in batches(rows, size)]
         elif self.shape == "vision-language":
             entries = [self._with_images(seed) for seed in range(100, 102)]

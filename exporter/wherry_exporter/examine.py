@@ -91,7 +91,7 @@ def refuse_rows(task: str, shape: str) -> None:
     Raises:
         UsageError: it does.
     """
-    if shape in ("audio-language", "speech", "music") or task in (
+    if shape in ("speech", "music") or task in (
         "mask-generation",
         "multiple-choice",
         "video-classification",
@@ -141,7 +141,7 @@ class Examiner:
             return "wer"
         if self.task == "token-classification":
             return "f1"
-        if self.shape in ("encoder-decoder", "vision-language"):
+        if self.shape in ("encoder-decoder", "vision-language", "audio-language"):
             return "perplexity"
         return "accuracy" if self.task.endswith("classification") and not self.task.startswith(UNLABELLED) else ""
 
@@ -237,7 +237,7 @@ class Examiner:
     def _asked(self, runner: Runner) -> Iterator[tuple[list[Any], list[Any]]]:
         """For each batch, each row's outputs and counts: the original's and the variant's."""
         place = 0
-        for batch in batches(self.rows, 1 if self.shape in ("decoder", "vision-language") else BATCH):
+        for batch in batches(self.rows, 1 if self.shape in ("decoder", "vision-language", "audio-language") else BATCH):
             numbers = range(place, place + len(batch))
             place += len(batch)
             if self.shape == "decoder":

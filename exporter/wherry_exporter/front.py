@@ -75,20 +75,9 @@ class Front:
         }
 
     def _sounds(self, rows: Sequence[Row]) -> dict[str, Array]:
-        try:
-            import soundfile
-            import soxr
-        except ImportError as error:
-            raise UsageError("reading sounds needs soundfile and soxr: pip install 'wherry[audio]'") from error
         processor = self._processor("AutoFeatureExtractor")
-        rate, sounds = processor.sampling_rate, []
-        for row in rows:
-            path = _given(row, "audio")
-            try:
-                samples, own = soundfile.read(path, dtype="float32", always_2d=True)
-            except (OSError, soundfile.LibsndfileError) as error:
-                raise UsageError(f"{row.place}: {path} is no sound that can be read: {error}") from error
-            sounds.append(soxr.resample(samples.mean(1), own, rate))
+        rate = processor.sampling_rate
+        sounds = [open_samples(row, rate) for row in rows]
         padding = signature(processor).parameters.get("padding")
         pads = padding is not None and padding.default is False  # others have a length of their own, such as Whisper's
         values = processor(sounds, sampling_rate=rate, return_tensors="np", **({"padding": True} if pads else {}))
@@ -105,6 +94,26 @@ class Front:
             raise UsageError(
                 f"the checkpoint's preprocessor cannot be loaded: {' '.join(str(error).split())}"
             ) from error
+
+
+def open_samples(row: Row, rate: int) -> Array:
+    """A row's sound as float32 (samples,) of one channel at a rate.
+
+    Raises:
+        UsageError: there is none, or it cannot be read.
+    """
+    try:
+        import soundfile
+        import soxr
+    except ImportError as error:
+        raise UsageError("reading sounds needs soundfile and soxr: pip install 'wherry[audio]'") from error
+    path = _given(row, "audio")
+    try:
+        samples, own = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise UsageError(f"{row.place}: {path} is no sound that can be read: {error}") from error
+    resampled: Array = soxr.resample(samples.mean(1), own, rate)
+    return resampled
 
 
 def open_image(row: Row) -> Any:

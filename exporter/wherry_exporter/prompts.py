@@ -1,4 +1,4 @@
-"""Rows as prompts of a model that sees images among its words, made by the checkpoint's own processor.
+"""Rows as prompts of a model that sees images or hears sounds among its words, made by the checkpoint's own processor.
 
 Knows nothing of graphs.
 """
@@ -19,11 +19,12 @@ from transformers.models.smolvlm import processing_smolvlm
 from wherry_exporter.data import Row
 from wherry_exporter.decoder import added_layers
 from wherry_exporter.errors import UsageError
-from wherry_exporter.front import LONGEST, Front, open_image
+from wherry_exporter.front import LONGEST, Front, open_image, open_samples
 from wherry_exporter.images import features_of, features_read, graph_images, image_axes, image_parameters, takes_tiles
 from wherry_exporter.inputs import parameters_of
 from wherry_exporter.probes import Array, Feed, position_limit
-from wherry_exporter.spliced import token_positions
+from wherry_exporter.sounds import features_heard, graph_name, sound_axes
+from wherry_exporter.spliced import text_positions, token_positions
 from wherry_exporter.tasks import has_encoder
 
 
@@ -33,17 +34,17 @@ class Prompt:
 
     Attributes:
         inputs: what the original takes, `input_ids` among it.
-        images: what the graph for images takes; none for a row without.
-        image_token: what stands in `input_ids` for each of their features.
+        seen: what the graph for images or sounds takes; none for a row without.
+        token: what stands in `input_ids` for each of their features.
         positions: of the tokens, (3, tokens).
-        read: which features of the images, in order; None for all of them.
+        read: which of the features, in order; None for all of them.
         start: the tokens that an answer follows, (1, tokens): all of them, or what a decoder behind an encoder
             begins with.
     """
 
     inputs: Feed
-    images: Feed
-    image_token: int
+    seen: Feed
+    token: int
     positions: Array
     read: Array | None
     start: Array
@@ -65,7 +66,7 @@ class PromptFront(Front):
         """
         prompt, place = self.prompt(rows[0]), rows[0].place
         features = None
-        if prompt.images:
+        if prompt.seen:
             takes = set(image_parameters(self.model))
             images = {name: torch.from_numpy(value) for name, value in prompt.inputs.items() if name in takes}
             try:
@@ -73,10 +74,10 @@ class PromptFront(Front):
                     features = features_of(self.model, images)
             except (ValueError, TypeError, RuntimeError, IndexError) as error:
                 raise UsageError(f"{place}: the model cannot see what its processor gives: {_line(error)}") from error
-            tokens = int((prompt.inputs["input_ids"] == prompt.image_token).sum())
+            tokens = int((prompt.inputs["input_ids"] == prompt.token).sum())
             if tokens != len(features):
                 raise UsageError(f"{place}: {tokens} image tokens for {len(features)} features: see the processor")
-        return self.known(prompt.inputs | prompt.images, features) | {"position_ids": prompt.positions[:, None]}
+        return self.known(prompt.inputs | prompt.seen, features) | {"position_ids": prompt.positions[:, None]}
 
     def known(self, given: Feed, features: torch.Tensor | None = None) -> Feed:
         """All that the graphs may take of tokens and images, with features in the places of image tokens."""
@@ -121,8 +122,8 @@ class PromptFront(Front):
         start = np.array([[self.start]]) if has_encoder(self.model) else ids.numpy()
         return Prompt(
             inputs={name: value.numpy() for name, value in tensors.items()},
-            images={name: value.numpy() for name, value in images.items()},
-            image_token=token,
+            seen={name: value.numpy() for name, value in images.items()},
+            token=token,
             positions=token_positions(self.model, tensors),
             read=None if row.image is None else features_read(self.model, tensors),
             start=start,
@@ -149,29 +150,82 @@ class PromptFront(Front):
     def _takes(self) -> set[str]:
         return {*parameters_of(self.model), *image_parameters(self.model)}
 
+    def _part(self, row: Row) -> tuple[str, str, dict[str, Any]] | None:
+        """What a row has beside its text: the kind, what stands for it, and what the processor takes of it."""
+        if row.image is None:
+            return None
+        return "image", self.processor.image_token, {"images": [[open_image(row)]]}
+
     def _processed(self, row: Row, text: str) -> dict[str, torch.Tensor]:
         """What the processor makes of a row, in a chat where the model is made for one."""
-        image = None if row.image is None else open_image(row)
-        if self.tokenizer.chat_template_names and (image is None or self.processor.image_token not in text):
-            content: list[dict[str, str]] = [] if image is None else [{"type": "image"}]
+        kind, place, given = self._part(row) or ("", "", {})
+        if self.tokenizer.chat_template_names and (not kind or place not in text):
+            content: list[dict[str, str]] = [{"type": kind}] if kind else []
             message = {"role": "user", "content": [*content, {"type": "text", "text": text}]}
             text = self.tokenizer.apply_chat_template([message])
         begin = self.tokenizer.special_tokens.get("bos_token")
         more: dict[str, Any] = {"add_special_tokens": False} if begin and text.startswith(begin) else {}
-        if image is not None:
-            more["images"] = [[image]]
         try:
-            values = self.processor(text=[text], return_tensors="pt", **more)
+            values = self.processor(text=[text], return_tensors="pt", **more | given)
         except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
-            lacking = image is not None and self.processor.image_token not in text
-            hint = f"; is there no {self.processor.image_token} in the text?" if lacking else ""
+            hint = f"; is there no {place} in the text?" if place not in text else ""
             raise UsageError(f"{row.place}: the checkpoint's processor fails on it: {_line(error)}{hint}") from error
-        kinds = {"pixel_values": torch.float32, "pixel_attention_mask": torch.bool}
+        kinds = {
+            "pixel_values": torch.float32,
+            "pixel_attention_mask": torch.bool,
+            "input_features": torch.float32,
+        }
         return {
             name: value.to(kinds.get(name, torch.int64))
             for name, value in values.items()
             if name in self._takes and isinstance(value, torch.Tensor)
         }
+
+
+class SoundPromptFront(PromptFront):
+    """Prompts of a model that hears."""
+
+    def feed(self, rows: Sequence[Row]) -> Feed:
+        """All that the graphs may take of one row.
+
+        Raises:
+            UsageError: as `prompt`, or the processor does not fit the model.
+        """
+        prompt, model = self.prompt(rows[0]), self.model
+        ids = torch.from_numpy(prompt.inputs["input_ids"])
+        with torch.no_grad():
+            embeddings = model.get_input_embeddings()(ids)
+            if prompt.seen:
+                takes = {name: torch.from_numpy(prompt.inputs[name]) for name in sound_axes(model)}
+                features = features_heard(model, takes)
+                tokens = int((ids == prompt.token).sum())
+                if tokens != len(features):
+                    place = rows[0].place
+                    raise UsageError(f"{place}: {tokens} audio tokens for {len(features)} features: see the processor")
+                embeddings[ids == prompt.token] = features
+        return prompt.inputs | prompt.seen | {"inputs_embeds": np.asarray(embeddings.numpy())}
+
+    def prompt(self, row: Row) -> Prompt:
+        if row.text is None:
+            raise UsageError(f"{row.place}: no text, which this model takes")
+        tensors = self._processed(row, row.text)
+        inputs = {name: np.asarray(value.numpy()) for name, value in tensors.items()}
+        length = inputs["input_ids"].shape[1]
+        if length > self.limit:
+            raise UsageError(f"{row.place}: {length} tokens, of which this model takes {self.limit}")
+        seen = {graph_name(self.model, name): inputs[name] for name in sound_axes(self.model) if name in inputs}
+        token = int(self.model.config.audio_token_id)
+        return Prompt(inputs, seen, token, text_positions(length), None, inputs["input_ids"])
+
+    def _part(self, row: Row) -> tuple[str, str, dict[str, Any]] | None:
+        if row.audio is None:
+            return None
+        rate = self.processor.feature_extractor.sampling_rate
+        return "audio", self.processor.audio_token, {"audio": [open_samples(row, rate)]}
+
+    @cached_property
+    def _takes(self) -> set[str]:
+        return {*parameters_of(self.model), *sound_axes(self.model)}
 
 
 @contextmanager

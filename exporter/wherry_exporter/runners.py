@@ -46,7 +46,7 @@ class Runner(Protocol):
         """A decoder over an encoder's states."""
 
     def reading(self, prompt: Prompt) -> Step:
-        """A decoder that sees the images of a prompt; it is given `prompt.start` at first."""
+        """A decoder that sees or hears what is in a prompt; it is given `prompt.start` at first."""
 
 
 class TorchRunner:
@@ -154,14 +154,14 @@ class GraphRunner:
         return step
 
     def reading(self, prompt: Prompt) -> Step:
-        for port in self.sessions["vision_encoder"].get_inputs() if "pixel_values" in prompt.images else ():
-            shape = prompt.images[port.name if port.name in prompt.images else "image_grid_thw"].shape
+        for port in self.sessions["vision_encoder"].get_inputs() if "pixel_values" in prompt.seen else ():
+            shape = prompt.seen[port.name if port.name in prompt.seen else "image_grid_thw"].shape
             if any(isinstance(dim, int) and dim != size for dim, size in zip(port.shape, shape, strict=True)):
                 raise UsageError(f"the processor gives {port.name} of {shape}, of which the graph takes {port.shape}")
         if "encoder_model" in self.sessions:
-            states = encode_seen(self.sessions, prompt.inputs, prompt.image_token)
+            states = encode_seen(self.sessions, prompt.inputs, prompt.token)
             return self.decoding(states, prompt.inputs["attention_mask"])
-        session = Spliced(self.sessions, prompt.images, prompt.image_token, [prompt.positions], prompt.read)
+        session = Spliced(self.sessions, prompt.seen, prompt.token, [prompt.positions], prompt.read)
         past, length = no_past(session, 1), 0
 
         def step(ids: Array) -> Array:

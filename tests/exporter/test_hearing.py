@@ -17,7 +17,7 @@ from wherry.cli import main
 from wherry.errors import BundleError, InputError, TaskError
 from wherry.generation import Decoder, Engine, GenerationConfig
 from wherry.session import Session
-from wherry_exporter import UsageError, export
+from wherry_exporter import export
 from wherry_exporter.build import trace_verified
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.sounds import features_heard, sound_inputs
@@ -109,10 +109,15 @@ def heard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     audio = {**FAMILIES[request.param][1]["audio_config"], "max_source_positions": 1500}
     model = hearing(request.param, audio_config=audio)
     model.save_pretrained(folder / "model")
-    extractor = transformers.WhisperFeatureExtractor(feature_size=16)
-    words = tokenizer()
-    for part in (extractor, words):
-        part.save_pretrained(folder / "model")
+    extractor, words = transformers.WhisperFeatureExtractor(feature_size=16), tokenizer()
+    processor = None
+    if request.param == "Voxtral":  # whose own processor takes mistral_common for its words
+        extractor.save_pretrained(folder / "model")
+        words.save_pretrained(folder / "model")
+    else:
+        kind = getattr(transformers, f"{request.param}Processor")
+        processor = kind(extractor, words, chat_template=TEMPLATE, audio_token="<audio>")
+        processor.save_pretrained(folder / "model")
     bundle = export(folder / "model", folder / "bundle", precision=["fp32", "int8"])
     random = np.random.default_rng(0)
     loud = np.linspace(0.9, 0.1, 40 * RATE)
@@ -120,31 +125,25 @@ def heard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         (random.standard_normal(count) * loud[:count]).astype(np.float32) for count in (8 * RATE // 10, 33 * RATE)
     ]
     return SimpleNamespace(
-        family=request.param, model=model, extractor=extractor, words=words, folder=folder, bundle=bundle, sounds=sounds
+        model=model,
+        extractor=extractor,
+        words=words,
+        processor=processor,
+        folder=folder,
+        bundle=bundle,
+        sounds=sounds,
     )
 
 
-def theirs(heard: SimpleNamespace, text: str, sounds: list[Any], **options: Any) -> str:
-    """What transformers writes."""
-    if heard.family == "Voxtral":  # whose own processor takes mistral_common for its words; this is what it does
-        padded = [np.pad(sound, (0, -len(sound) % (30 * RATE))) for sound in sounds]
-        found = [
-            heard.extractor(sound, sampling_rate=RATE, truncation=False, return_tensors="pt").input_features
-            for sound in padded
-        ]
-        windows = [each.reshape(16, -1, 3000).transpose(0, 1) for each in found]
-        for each in windows:
-            text = text.replace("<audio>", "<heard>" * 375 * len(each), 1)
-        given = {**heard.words(text.replace("<heard>", "<audio>"), return_tensors="pt")}
-        given.pop("token_type_ids", None)
-        given["input_features"] = torch.cat(windows)
-    else:
-        processor = getattr(transformers, f"{heard.family}Processor")(
-            heard.extractor, heard.words, audio_token="<audio>"
-        )
-        given = processor(text=[text], audio=[sounds[0]], return_tensors="pt")
-    tokens = heard.model.generate(**given, do_sample=False, **options)
-    return str(heard.words.decode(tokens[0, given["input_ids"].shape[1] :], skip_special_tokens=True)).replace(" ", "")
+def processed(heard: SimpleNamespace, text: str, sound: Any) -> dict[str, Any]:
+    """What transformers' processor makes of a prompt."""
+    if heard.processor is not None:
+        return dict(heard.processor(text=[text], audio=[sound], return_tensors="pt"))
+    padded = np.pad(sound, (0, -len(sound) % (30 * RATE)))  # as Voxtral's does
+    found = heard.extractor(padded, sampling_rate=RATE, truncation=False, return_tensors="pt").input_features
+    windows = found.reshape(16, -1, 3000).transpose(0, 1)
+    ids = heard.words(text.replace("<audio>", "<audio>" * 375 * len(windows)), return_tensors="pt")
+    return {"input_ids": ids.input_ids, "attention_mask": ids.attention_mask, "input_features": windows}
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -152,9 +151,11 @@ def test_the_pipeline_is_the_processor_and_generate(heard, number):
     pipe = pipeline(model=heard.bundle.folder, device="cpu")
     sound = heard.sounds[number]
     options = {"max_new_tokens": 12, "min_new_tokens": 12}
-    expected = theirs(heard, "<audio>what is said?", [sound], **options)
+    given = processed(heard, "<audio>what is said?", sound)
+    tokens = heard.model.generate(**given, do_sample=False, **options)[0, given["input_ids"].shape[1] :]
+    expected = heard.words.decode(tokens, skip_special_tokens=True)
     (found,) = pipe(sound, "<audio>what is said?", return_full_text=False, **options)
-    assert found["generated_text"].replace(" ", "") == expected
+    assert found["generated_text"] == expected
     assert found["input_text"] == "<audio>what is said?"
     chat = [{"role": "user", "content": [{"type": "audio", "audio": sound}, {"type": "text", "text": "what is said?"}]}]
     (chatted,) = pipe(chat, return_full_text=False, **options)
@@ -190,12 +191,47 @@ def test_what_does_not_fit_is_refused(heard, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)[0]["input_text"][0]["role"] == "user"
 
 
-def test_rows_are_refused(heard, tmp_path):
+def test_perplexity_of_labels_by_group(heard, tmp_path, capsys):
+    rows = [
+        ("what is said?", 0, "a boat", "short"),
+        ("who is it?", 1, "nobody", "long"),
+        ("words", None, "are", "none"),
+    ]
+    told = []
+    for number, sound in enumerate(heard.sounds):
+        soundfile.write(tmp_path / f"{number}.wav", sound, RATE, "FLOAT")
+    for text, number, label, group in rows:
+        sound = {} if number is None else {"audio": f"{number}.wav"}
+        told.append({"text": text, "label": label, "group": group} | sound)
     data = tmp_path / "rows.jsonl"
-    data.write_text(json.dumps({"text": "what?"}) + "\n")
-    for option in ("verify_data", "calibration"):
-        with pytest.raises(UsageError, match="audio-text-to-text cannot be examined on rows yet"):
-            export(heard.folder / "model", tmp_path / "out", **{option: data})
+    data.write_text("".join(json.dumps(row) + "\n" for row in told))
+    options = ["--precision", "fp32,int4", "--verify-data", str(data), "--calibration", str(data), "--json"]
+    code = main(["export", str(heard.folder / "model"), "-o", str(tmp_path / "out"), *options])
+    printed = capsys.readouterr()
+    if heard.processor is None:
+        assert code == 2
+        assert printed.err.startswith("wherry: the checkpoint's preprocessor cannot be loaded: ")
+        assert not (tmp_path / "out").exists()
+        return
+    assert code == 0, printed.err
+    for variant, near in (("fp32", 1e-4), ("int4", 0.3)):
+        groups = json.loads(printed.out)["variants"][variant]["data"]["groups"]
+        for text, number, label, group in rows:
+            sound = None if number is None else heard.sounds[number]
+            given = (
+                processed(heard, f"<audio>{text}", sound)
+                if number is not None
+                else dict(heard.words(text, return_tensors="pt"))
+            )
+            given.pop("token_type_ids", None)
+            answer = heard.words(label, return_tensors="pt").input_ids
+            given["input_ids"] = torch.cat([given["input_ids"], answer], 1)
+            given["attention_mask"] = torch.ones_like(given["input_ids"])
+            with torch.no_grad():
+                logits = heard.model(**given).logits[0, -answer.shape[1] - 1 : -1]
+            expected = float(torch.nn.functional.cross_entropy(logits, answer[0]).exp())
+            assert groups[group]["perplexity_torch"] == pytest.approx(expected, rel=1e-4)
+            assert groups[group]["perplexity"] == pytest.approx(expected, rel=near)
 
 
 def test_folders_of_others_are_run_if_their_prompts_are_known(heard, tmp_path):
