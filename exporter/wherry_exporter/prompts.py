@@ -150,15 +150,15 @@ class PromptFront(Front):
     def _takes(self) -> set[str]:
         return {*parameters_of(self.model), *image_parameters(self.model)}
 
-    def _part(self, row: Row) -> tuple[str, str, dict[str, Any]] | None:
+    def _part(self, row: Row) -> tuple[str, str, dict[str, Any]]:
         """What a row has beside its text: the kind, what stands for it, and what the processor takes of it."""
         if row.image is None:
-            return None
+            return "", "", {}
         return "image", self.processor.image_token, {"images": [[open_image(row)]]}
 
     def _processed(self, row: Row, text: str) -> dict[str, torch.Tensor]:
         """What the processor makes of a row, in a chat where the model is made for one."""
-        kind, place, given = self._part(row) or ("", "", {})
+        kind, place, given = self._part(row)
         if self.tokenizer.chat_template_names and (not kind or place not in text):
             content: list[dict[str, str]] = [{"type": kind}] if kind else []
             message = {"role": "user", "content": [*content, {"type": "text", "text": text}]}
@@ -217,9 +217,9 @@ class SoundPromptFront(PromptFront):
         token = int(self.model.config.audio_token_id)
         return Prompt(inputs, seen, token, text_positions(length), None, inputs["input_ids"])
 
-    def _part(self, row: Row) -> tuple[str, str, dict[str, Any]] | None:
+    def _part(self, row: Row) -> tuple[str, str, dict[str, Any]]:
         if row.audio is None:
-            return None
+            return "", "", {"audio": None}
         rate = self.processor.feature_extractor.sampling_rate
         return "audio", self.processor.audio_token, {"audio": [open_samples(row, rate)]}
 

@@ -97,26 +97,35 @@ def tokenizer() -> Any:
         pad_token="<pad>",
         eos_token="<end>",
         unk_token="<unk>",
-        additional_special_tokens=["<audio>"],
+        extra_special_tokens={
+            "audio_token": "<audio>",
+            "audio_bos_token": "[101]",
+            "audio_eos_token": "[102]",
+        },
         chat_template=TEMPLATE,
     )
 
 
-@pytest.fixture(scope="module", params=["GlmAsr", "Voxtral", pytest.param("AudioFlamingo3", marks=pytest.mark.sweep)])
+@pytest.fixture(
+    scope="module", params=["GlmAsr", "Voxtral", "Qwen3ASR", pytest.param("AudioFlamingo3", marks=pytest.mark.sweep)]
+)
 def heard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A checkpoint, its bundle, and sounds."""
     folder = tmp_path_factory.mktemp(request.param)
-    audio = {**FAMILIES[request.param][1]["audio_config"], "max_source_positions": 1500}
-    model = hearing(request.param, audio_config=audio)
+    audio = FAMILIES[request.param][1]["audio_config"]
+    whole = request.param == "Qwen3ASR"
+    model = hearing(request.param, audio_config=audio if whole else {**audio, "max_source_positions": 1500})
     model.save_pretrained(folder / "model")
-    extractor, words = transformers.WhisperFeatureExtractor(feature_size=16), tokenizer()
+    extractor = getattr(transformers, f"{'Qwen3ASR' if whole else 'Whisper'}FeatureExtractor")(feature_size=16)
+    words = tokenizer()
     processor = None
     if request.param == "Voxtral":  # whose own processor takes mistral_common for its words
         extractor.save_pretrained(folder / "model")
         words.save_pretrained(folder / "model")
     else:
         kind = getattr(transformers, f"{request.param}Processor")
-        processor = kind(extractor, words, chat_template=TEMPLATE, audio_token="<audio>")
+        more = {} if whole else {"audio_token": "<audio>"}
+        processor = kind(extractor, words, chat_template=TEMPLATE, **more)
         processor.save_pretrained(folder / "model")
     bundle = export(folder / "model", folder / "bundle", precision=["fp32", "int8"])
     random = np.random.default_rng(0)

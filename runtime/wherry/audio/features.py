@@ -59,6 +59,30 @@ class WhisperFeatures:
         return Windows(self.log_mel.stream(blocks), self.frames, loudest)
 
 
+class WholeFeatures:
+    """Log-mel spectrograms (mels, frames) of whole sounds on Whisper's scale, filled up to windows: Qwen3-ASR's."""
+
+    length = None
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.rate, self.hop = _whole(settings, "sampling_rate", 16000), _whole(settings, "hop_length", 160)
+        size, mels = _whole(settings, "n_fft", 400), _whole(settings, "feature_size", 128)
+        self.shortest, self.window = _whole(settings, "min_length", 8000), 2 * _whole(settings, "n_window", 50)
+        self.log_mel = LogMel(size, self.hop, slaney_filters(1 + size // 2, mels, self.rate, 0.0, 8000.0))
+
+    def __call__(self, sounds: Sequence[Array]) -> dict[str, Array]:
+        found = [self._one(samples) for samples in sounds]
+        counts = np.array([each.shape[1] for each in found])
+        width = -(-counts.max() // self.window) * self.window
+        mask = (np.arange(width) < counts[:, None]).astype(np.int64)
+        features = np.stack([np.pad(each, ((0, 0), (0, width - each.shape[1]))) for each in found])
+        return {"input_features": features, "input_features_mask": mask}
+
+    def _one(self, samples: Array) -> Array:
+        found = self.log_mel(np.pad(samples, (0, max(0, self.shortest - len(samples)))))
+        return scaled(found, found.max())
+
+
 def scaled(frames: Array, loudest: np.float32) -> Array:
     """(mels, frames) of Whisper's scale, from (frames, mels) of log-mel."""
     return np.ascontiguousarray((np.maximum(frames, loudest - np.float32(8)) + np.float32(4)) / np.float32(4)).T
@@ -172,15 +196,17 @@ def _shrunken(frames: Array, count: int) -> Array:
     return np.asarray((1 - share) * frames[before] + share * frames[np.minimum(before + 1, len(frames) - 1)])
 
 
-EXTRACTORS: Mapping[str, type[WhisperFeatures | WaveFeatures | SpectrogramFeatures | ClapFeatures]] = {
+Known = WhisperFeatures | WholeFeatures | WaveFeatures | SpectrogramFeatures | ClapFeatures
+EXTRACTORS: Mapping[str, type[Known]] = {
     "WhisperFeatureExtractor": WhisperFeatures,
+    "Qwen3ASRFeatureExtractor": WholeFeatures,
     "Wav2Vec2FeatureExtractor": WaveFeatures,
     "ASTFeatureExtractor": SpectrogramFeatures,
     "ClapFeatureExtractor": ClapFeatures,
 }
 
 
-def load(folder: Path) -> WhisperFeatures | WaveFeatures | SpectrogramFeatures | ClapFeatures:
+def load(folder: Path) -> Known:
     """The feature extractor of a model folder.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from wherry.audio import load, open_sound
-from wherry.audio.features import WhisperFeatures, scaled
+from wherry.audio.features import WhisperFeatures, WholeFeatures, scaled
 from wherry.errors import BundleError, InputError
 from wherry.generation import GenerationConfig
 from wherry.generation.batch import Given
@@ -14,8 +14,15 @@ from wherry.pipelines.among_words import AmongWordsPipeline, Mixed
 from wherry.pipelines.base import Array
 from wherry.pipelines.text_generation import is_chat
 
-TOGETHER = {"audioflamingo3": False, "glmasr": False, "voxtral": True}
-"""Models whose sounds are cut into windows, and whether the loudest frame of all of them scales each."""
+TAKES = {
+    "audioflamingo3": WhisperFeatures,
+    "glmasr": WhisperFeatures,
+    "qwen3_asr": WholeFeatures,
+    "voxtral": WhisperFeatures,
+}
+"""Models and what they take of sounds; Whisper's features are those of windows."""
+TOGETHER = ("voxtral",)
+"""Models where the loudest frame of all windows scales each."""
 
 LONGEST = 3600.0
 """Seconds of a sound, which would fill most models' contexts many times."""
@@ -39,10 +46,12 @@ class AudioTextToTextPipeline(AmongWordsPipeline):
         super().__init__(*arguments, **options)
         config = self.bundle.config
         model = str(config.get("model_type"))
+        if model not in TAKES:
+            raise BundleError(f"how {model} takes sounds among words is not known: known are {', '.join(TAKES)}")
         extractor = load(self.bundle.folder)
-        if model not in TOGETHER or not isinstance(extractor, WhisperFeatures):
-            raise BundleError(f"how {model} takes sounds among words is not known: known are {', '.join(TOGETHER)}")
-        self.extractor, self.together = extractor, TOGETHER[model]
+        if not isinstance(extractor, TAKES[model]):
+            raise BundleError(f"{self.bundle.folder}: the feature extractor of its files is not one for {model}")
+        self.extractor, self.together = extractor, model in TOGETHER
         self.token = int(config.get("audio_token_id") or -1)
         place = self.tokenizer.id_to_token(self.token) if self.token >= 0 else None
         if place is None:
@@ -105,13 +114,16 @@ class AudioTextToTextPipeline(AmongWordsPipeline):
         """A vector for each token of a sound, in order: float (tokens, size)."""
         samples = open_sound(sound, self.extractor.rate, name).samples(LONGEST)
         graph = self.sessions[self.tower]
-        features, mask = self._windows(samples)
+        if isinstance(self.extractor, WhisperFeatures):
+            features, mask = self._windows(self.extractor, samples)
+        else:
+            features, mask = self.extractor([samples]).values()
         given = {name: mask if name.endswith("mask") else features for name in graph.inputs}
         return graph.run(given)["audio_features"]
 
-    def _windows(self, samples: Array) -> tuple[Array, Array]:
+    def _windows(self, extractor: WhisperFeatures, samples: Array) -> tuple[Array, Array]:
         """A sound's spectrograms (windows, mels, frames) in float32, and which of their frames are of the sound."""
-        extractor, length = self.extractor, self.extractor.length
+        length = extractor.length
         count = max(1, -(-len(samples) // length))
         ends = np.clip(len(samples) - length * np.arange(count), 0, length)
         mask = np.arange(extractor.frames) < -(-ends[:, None] // extractor.hop)
