@@ -92,13 +92,17 @@ FAMILIES: dict[str, tuple[list[str], dict[str, Any]]] = {
 """What the graph for sounds takes, and the configuration."""
 
 
-def hearing(family: str, vocab_size: int = 128, **more: Any) -> Any:
-    """A model with random weights, biases and norms among them."""
+def hearing(family: str, vocab_size: int = 128, spread: float = 0.3, **more: Any) -> Any:
+    """A model with random weights, biases and norms among them; the wider spread, the more it says."""
     torch.manual_seed(0)
     settings = {**FAMILIES[family][1], "audio_token_id": AUDIO, **more}
     text = {**TEXT, "vocab_size": vocab_size, "model_type": settings.pop("text")}
     model_class = getattr(transformers, f"{family}ForConditionalGeneration")
     model = model_class(model_class.config_class(text_config=text, **settings)).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.15)
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, float(name.endswith("weight")), 0.1)
+        else:
+            torch.nn.init.normal_(parameter, 0.0, 1.0 if "embed_tokens" in name else spread)
     return model
