@@ -14,6 +14,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from tiny_hearing import AUDIO, FAMILIES, hearing
 from wherry import pipeline
+from wherry.audio.features import WholeFeatures
 from wherry.cli import main
 from wherry.errors import BundleError, InputError, TaskError
 from wherry.generation import Decoder, Engine, GenerationConfig
@@ -198,6 +199,9 @@ def test_what_does_not_fit_is_refused(heard, tmp_path, capsys):
     ):
         with pytest.raises(InputError, match=told):
             pipe(*given)
+    if isinstance(pipe.extractor, WholeFeatures):
+        with pytest.raises(InputError, match="sound 0 is longer than the 300 seconds that are taken at once"):
+            pipe(np.zeros(301 * RATE, np.float32), "<audio>")
     soundfile.write(tmp_path / "short.wav", heard.sounds[0], RATE)
     command = ["run", str(heard.bundle.folder), str(tmp_path / "short.wav")]
     assert main(command) == 2

@@ -12,6 +12,7 @@ from wherry.generation import GenerationConfig
 from wherry.generation.batch import Given
 from wherry.pipelines.among_words import AmongWordsPipeline, Mixed
 from wherry.pipelines.base import Array
+from wherry.pipelines.ctc import LONGEST
 from wherry.pipelines.text_generation import is_chat
 
 TAKES = {
@@ -24,8 +25,10 @@ TAKES = {
 TOGETHER = ("voxtral",)
 """Models where the loudest frame of all windows scales each."""
 
-LONGEST = 3600.0
-"""Seconds of a sound, which would fill most models' contexts many times."""
+IN_WINDOWS = 3600
+"""Seconds of a sound that is cut, which would fill most models' contexts many times."""
+AT_ONCE = 4
+"""Windows that run together."""
 
 
 class AudioTextToTextPipeline(AmongWordsPipeline):
@@ -112,14 +115,17 @@ class AudioTextToTextPipeline(AmongWordsPipeline):
 
     def _features(self, sound: Any, name: str) -> Array:
         """A vector for each token of a sound, in order: float (tokens, size)."""
-        samples = open_sound(sound, self.extractor.rate, name).samples(LONGEST)
-        graph = self.sessions[self.tower]
+        opened = open_sound(sound, self.extractor.rate, name)
         if isinstance(self.extractor, WhisperFeatures):
-            features, mask = self._windows(self.extractor, samples)
+            features, mask = self._windows(self.extractor, opened.samples(IN_WINDOWS))
         else:
-            features, mask = self.extractor([samples]).values()
-        given = {name: mask if name.endswith("mask") else features for name in graph.inputs}
-        return graph.run(given)["audio_features"]
+            features, mask = self.extractor([opened.samples(LONGEST)]).values()
+        graph, found = self.sessions[self.tower], []
+        for first in range(0, len(features), AT_ONCE):
+            rows = slice(first, first + AT_ONCE)
+            given = {name: (mask if name.endswith("mask") else features)[rows] for name in graph.inputs}
+            found.append(graph.run(given)["audio_features"])
+        return np.concatenate(found)
 
     def _windows(self, extractor: WhisperFeatures, samples: Array) -> tuple[Array, Array]:
         """A sound's spectrograms (windows, mels, frames) in float32, and which of their frames are of the sound."""
