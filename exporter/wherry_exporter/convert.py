@@ -91,6 +91,7 @@ def convert(
         reset_model_state(module),
         _experts_together(module),
         _sizes_stay_symbols(module),
+        _masks_decided(module),
         patch("transformers.exporters.utils.is_contiguous_or_false", _is_contiguous),
         spared(),
         patch("torch.export._trace.print", lambda *_, **__: None, create=True),  # the graph so far, of a failed trace
@@ -169,6 +170,17 @@ def _to(module: nn.Module, to: Callable[..., nn.Module], *given: Any, **named: A
     """Leave a module alone that is to get the type that it has."""
     same = len(given) == 1 and not named and all(parameter.dtype == given[0] for parameter in module.parameters())
     return module if same else to(module, *given, **named)
+
+
+@contextmanager
+def _masks_decided(module: nn.Module) -> Iterator[None]:
+    """Let it be known how likely EoMT's layers mask their queries, which decides what they run."""
+    with ExitStack() as stack:
+        for inner in module.modules():
+            if "attn_mask_probs" in inner._buffers:
+                known = {"attn_mask_probs": inner.attn_mask_probs.tolist()}
+                stack.enter_context(patch.dict(vars(inner), known))
+        yield
 
 
 @contextmanager

@@ -254,6 +254,17 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
         "scale_factor": 4,
     },
     "ResNetForImageClassification": {**RESNET.to_dict()},
+    "EomtForUniversalSegmentation": {  # a buffer decides what its layers run
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": 32,
+        "patch_size": 8,
+        "num_blocks": 2,
+        "num_queries": 6,
+        "num_labels": 5,
+        "num_upscale_blocks": 1,
+    },
     "SegformerForSemanticSegmentation": {
         "hidden_sizes": [8, 8, 16, 16],
         "depths": [1, 1, 1, 1],
@@ -356,6 +367,7 @@ IN_ONE_GO |= {
 }
 
 ONE_SIZE = {
+    "EomtForUniversalSegmentation": {"pixel_values": {"height": 32, "width": 32}},
     "OwlViTForObjectDetection": {"pixel_values": {"height": 32, "width": 32}},
     "ViTForImageClassification": {"pixel_values": {"height": 32, "width": 32}},
     "ViTForMaskedImageModeling": {"pixel_values": {"height": 32, "width": 32}},
