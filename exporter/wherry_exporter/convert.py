@@ -177,9 +177,8 @@ def _masks_decided(module: nn.Module) -> Iterator[None]:
     """Let it be known how likely EoMT's layers mask their queries, which decides what they run."""
     with ExitStack() as stack:
         for inner in module.modules():
-            if "attn_mask_probs" in inner._buffers:
-                known = {"attn_mask_probs": inner.attn_mask_probs.tolist()}
-                stack.enter_context(patch.dict(vars(inner), known))
+            if (likely := inner._buffers.get("attn_mask_probs")) is not None:
+                stack.enter_context(patch.dict(vars(inner), {"attn_mask_probs": likely.tolist()}))
         yield
 
 
