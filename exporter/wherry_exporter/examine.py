@@ -91,11 +91,7 @@ def refuse_rows(task: str, shape: str) -> None:
     Raises:
         UsageError: it does.
     """
-    if shape in ("speech", "music") or task in (
-        "mask-generation",
-        "multiple-choice",
-        "video-classification",
-    ):
+    if shape in ("speech", "music") or task in ("mask-generation", "multiple-choice", "video-classification"):
         raise UsageError(f"{task} cannot be examined on rows yet: leave --calibration and --verify-data out")
 
 
