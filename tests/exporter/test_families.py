@@ -1092,17 +1092,17 @@ def test_a_model_that_takes_images_into_its_decoder_is_refused_in_one_line(folde
     assert "\n" not in str(told.value)
 
 
-def test_a_model_that_hears_sounds_among_words_is_refused_in_one_line(folder):
+def test_a_model_that_tells_no_features_of_sounds_is_refused_in_one_line(folder):
     sounds = {
-        "model_type": "voxtral_encoder",
-        **ONE_LAYER,
-        "hidden_size": 32,
-        "num_attention_heads": 4,
+        "d_model": 32,
+        "encoder_layers": 1,
+        "encoder_attention_heads": 4,
+        "encoder_ffn_dim": 48,
         "num_mel_bins": 8,
     }
-    settings = {"audio_config": sounds, "text_config": LONG, "audio_token_id": 119}
-    with pytest.raises(TaskError, match="it takes sounds among its words") as told:
-        trace_verified(checkpoint("VoxtralForConditionalGeneration", settings), folder)
+    settings = {"audio_config": sounds, "text_config": {**LONG, "model_type": "qwen2"}, "audio_token_index": 119}
+    with pytest.raises(TaskError, match="it takes sounds among its words, and tells no features of them") as told:
+        trace_verified(checkpoint("Qwen2AudioForConditionalGeneration", settings), folder)
     assert "\n" not in str(told.value)
 
 
