@@ -198,7 +198,9 @@ def test_a_batch_is_the_same_as_one_by_one(generate):
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_quantized_batches_are_the_same_as_one_by_one(bundle, precision):
+def test_quantized_batches_are_the_same_as_one_by_one(bundle, precision, rows_alike):
+    if precision == "int4" and not rows_alike:
+        pytest.skip("onnxruntime rounds a row of 4-bit products otherwise in a batch on this processor")
     pipe = pipeline("text-generation", bundle("smollm2-gguf").folder, precision=precision)
     assert tokens_of(pipe, PROMPTS[:4], 24) == [tokens_of(pipe, [prompt], 24)[0] for prompt in PROMPTS[:4]]
 
