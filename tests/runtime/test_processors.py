@@ -114,9 +114,10 @@ def test_a_warper_is_transformers(mine, theirs, kind):
             found, expected = mine(None, scores.copy()), theirs(None, torch.tensor(scores)[None])[0]
             if kind.get("ties"):  # which of equal ones torch.sort and torch.topk put first is not defined
                 found, expected = np.sort(found), np.sort(expected.numpy())
-            else:  # sums of probabilities round otherwise on other processors
+            elif isinstance(mine, ours.Typical):  # its sum reaches the share one token later on other processors
                 expected = expected.numpy()
                 unsure = np.isneginf(found) != np.isneginf(expected)
+                assert unsure.sum() <= 1
                 assert np.exp(ours.log_softmax(scores))[unsure].sum() < 1e-5
                 found[unsure] = expected[unsure]
             assert_same(found, expected)
