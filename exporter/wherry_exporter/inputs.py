@@ -5,6 +5,7 @@ Read off the model's own signature and configuration, so no architecture has a l
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -37,6 +38,8 @@ SERIES = (BATCH, "context_length", "num_input_channels")
 """The axes of what was measured over time."""
 
 TEXT = ("input_ids", "attention_mask", "token_type_ids")
+TRAJECTORY = ("states", "actions", "timesteps", "returns_to_go")
+"""What was seen and done in an environment, step by step, with `attention_mask` as texts have it."""
 AXES: Mapping[str, tuple[str, ...]] = {
     "input_ids": (BATCH, SEQUENCE),
     "attention_mask": (BATCH, SEQUENCE),
@@ -46,6 +49,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "pixel_values_videos": VIDEO_AXES,
     "task_inputs": (BATCH, "task_seq_len"),
     "pixel_mask": (BATCH, *IMAGE_AXES[2:]),
+    "noise": (BATCH, "num_patches"),
     "pixel_attention_mask": (BATCH, "num_patches"),
     "spatial_shapes": (BATCH, "height_width"),
     "flattened_patches": PATCHES,
@@ -54,6 +58,10 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "is_longer": (BATCH, "longer"),
     "spectrogram": FRAMES,
     "past_values": SERIES,
+    "states": (BATCH, SEQUENCE, "state_dim"),
+    "actions": (BATCH, SEQUENCE, "act_dim"),
+    "timesteps": (BATCH, SEQUENCE),
+    "returns_to_go": (BATCH, SEQUENCE, "return"),
     "input_points": (*POINTS, "point"),
     "input_labels": POINTS,
     "image_embeddings": EMBEDDED_IMAGE,
@@ -66,6 +74,7 @@ BINS = ("num_mel_bins", "feature_size", "input_feat_per_channel", "feature_proje
 
 FIXED = (
     *("num_channels", "feature_size", "box", "patch_size", "height_width", "longer", "point", "task_seq_len"),
+    *("state_dim", "act_dim", "return"),
     *(EMBEDDED_IMAGE[1:] + SERIES[1:]),
 )
 """Axes that are part of the architecture."""
@@ -101,7 +110,7 @@ def input_names(model: Any) -> list[str]:
     parameters = parameters_of(model)
     names = [name for name in AXES if name in parameters and name not in TEXT[1:]] + list(_embeddings(model))
     main = model.main_input_name
-    if main in names and main not in ("input_ids", "pixel_values", *ASKED):  # audio models take several kinds
+    if main in ("input_values", "input_features"):  # some take several kinds
         names = [name for name in (main, "is_longer") if name in names]
     if "input_ids" in names:
         types = getattr(config, "type_vocab_size", 0) or 0
@@ -111,7 +120,7 @@ def input_names(model: Any) -> list[str]:
             names.insert(2, "token_type_ids")
     if "input_ids" not in names and "pixel_mask" in names:  # images alone are of one size, texts are padded anyway
         names.remove("pixel_mask")
-    if "flattened_patches" in names:
+    if "flattened_patches" in names or "states" in names:
         names.append("attention_mask")
     if "pixel_values" in names:  # what else may be asked about an image comes after it, to a graph of its own
         names = [name for name in names if name not in ASKED]
@@ -256,9 +265,17 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             values[name] = torch.ones(batch, *values["pixel_values"].shape[2:], dtype=torch.int64)
             height, width = image_size(config)
             values[name][1:, -height // 4 :] = values[name][1:, :, -width // 2 :] = 0
+        elif name == "noise":
+            patches = prod(side // int(setting(config, "patch_size")) for side in values["pixel_values"].shape[2:])
+            values[name] = torch.rand((batch, patches), generator=random)
+        elif name == "timesteps":
+            values[name] = torch.arange(length).expand(batch, length).contiguous()
+        elif name in TRAJECTORY:
+            size = int(getattr(config, AXES[name][2], 1))
+            values[name] = torch.randn((batch, length, size), generator=random)
         elif name == "task_inputs":
-            size = (batch, int(setting(config, "task_seq_len")))
-            values[name] = torch.randint(int(setting(config, "text_encoder_vocab_size")), size, generator=random)
+            tokens = (batch, int(setting(config, "task_seq_len")))
+            values[name] = torch.randint(int(setting(config, "text_encoder_vocab_size")), tokens, generator=random)
         elif name == "past_values":
             values[name] = torch.randn(batch, *(int(setting(config, size)) for size in SERIES[1:]), generator=random)
         elif name in ("input_points", "input_labels"):
@@ -323,7 +340,8 @@ def free_axes(
     they are fixed in any case.
     """
     batch = Dim(BATCH)
-    sized = [name for name in names if (name not in TEXT and name != "bbox") or "flattened_patches" in names]
+    long = ("bbox", *TEXT, *TRAJECTORY)
+    sized = [name for name in names if name not in long or "flattened_patches" in names]
     own = random_inputs(model, names, batch=2, scale=1, seed=0)
     other = own | {
         name: value for name, value in random_inputs(model, names, batch=2, scale=2, seed=0).items() if name in sized

@@ -18,26 +18,24 @@ from onnxscript.rewriter import RewriteRule
 from onnxscript.values import TracedOnnxFunction
 from torch import Tensor
 from torch._C import DispatchKey
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.onnx._internal._lazy_import import onnxscript_apis  # type: ignore[attr-defined]
 from torch.onnx._internal.exporter import _fx_passes
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 from torch.onnx._internal.fx.passes import type_promotion
 
 aten = torch.ops.aten
 
-TRANSLATED = """
-__and__ _to_copy abs add addmm arange baddbmm bitwise_and bitwise_not bmm cat clamp clone contiguous conv1d conv2d cos
-cumsum detach div embedding expand flatten full full_like ge gelu group_norm gt index layer_norm le lift_fresh_copy
-linear log lt matmul max_pool2d mean mul neg new_ones ones permute pow relu repeat reshape rsqrt
-scaled_dot_product_attention select sigmoid silu sin slice softmax split stack sub sum sym_size tanh to transpose
-type_as unbind unsqueeze view where zeros zeros_like
-"""
-"""Operators that a second trace leaves as they are, or turns into what is easily had without it."""
-
-UNTRANSLATED = ("__and__.Scalar", "conv1d.padding", "conv2d.padding", "split.sizes", "view.dtype")
-"""Their overloads for which that does not hold."""
+SAME = {
+    aten.__and__.Tensor: aten.bitwise_and.Tensor,
+    aten.__or__.Tensor: aten.bitwise_or.Tensor,
+    aten.min.other: aten.minimum.default,
+    aten.max.other: aten.maximum.default,
+}
+"""Operators that are others by another name."""
 
 
 @contextmanager
@@ -96,11 +94,11 @@ def _promote(interpreter: Any, node: Node) -> Any:
 _take_apart = _fx_passes.decompose_with_registry
 
 
-def _decompose(program: ExportedProgram, registry: Any) -> ExportedProgram:
+def _decompose(program: ExportedProgram, registry: ONNXRegistry) -> ExportedProgram:
     """Take a program for decomposed if it consists of translated operators alone."""
     module = program.graph_module
     branches = sum(isinstance(inner, GraphModule) for inner in module.modules()) > 1
-    if branches or not all(map(_is_translated, module.graph.nodes)):
+    if branches or not all(_is_translated(node, registry) for node in module.graph.nodes):
         return _take_apart(program, registry)
     for node in module.graph.nodes:
         _simplify(node)
@@ -125,16 +123,18 @@ def _try_rewrite(rule: Any, model: Any, graph: Any, node: Any, **options: Any) -
     return _rewrite(rule, model, graph, node, **options)
 
 
-def _is_translated(node: Node) -> bool:
+def _is_translated(node: Node, registry: ONNXRegistry) -> bool:
     target: Any = node.target
     if node.op != "call_function" or isinstance(target, BuiltinFunctionType):
         return True
     if target == aten.dropout.default:
         return not node.args[2]
-    namespace, _, name = str(getattr(target, "name", str)()).partition("::")
-    if namespace != "aten" or name in UNTRANSLATED:
-        return namespace == "onnx_symbolic"
-    return name.partition(".")[0] in TRANSLATED.split()
+    if not isinstance(node.target, OpOverload):
+        return target in registry.functions
+    if target.overloadpacket == aten.to or target in SAME:
+        return True
+    known = target.namespace == "onnx_symbolic" or target.name() in registry.functions
+    return known and not target._schema.is_mutable
 
 
 def _simplify(node: Node) -> None:
@@ -143,8 +143,8 @@ def _simplify(node: Node) -> None:
     if target == aten.detach.default:
         source: Any = node.args[0]
         node.meta = source.meta | node.meta  # transformers leaves it out where it replaces `detach_`
-    elif target == aten.__and__.Tensor:
-        node.target = aten.bitwise_and.Tensor
+    elif target in SAME:
+        node.target = SAME[target]
     elif target == aten.dropout.default:
         node.target, node.args = aten.clone.default, node.args[:1]
     elif getattr(target, "overloadpacket", None) == aten.to:

@@ -82,6 +82,7 @@ TASKS: Mapping[str, ExportTask] = {
     "audio-xvector": ExportTask("audio-xvector", ("logits", "embeddings")),
     "text-to-audio": ExportTask("text-to-audio", ("waveform",), precisions=("fp32",)),
     "time-series-forecasting": ExportTask("time-series-forecasting", ("prediction_outputs",)),
+    "reinforcement-learning": ExportTask("reinforcement-learning", ("state_preds", "action_preds", "return_preds")),
 }
 
 SYNONYMS: Mapping[str, str] = {
@@ -240,6 +241,8 @@ def task_of(model_class: Any) -> str | None:
         return "image-text-to-text"
     if model_class.main_input_name == "spectrogram":
         return "text-to-audio"  # a vocoder, the last part of what speaks
+    if model_class.main_input_name == "states":
+        return "reinforcement-learning"
     if task != "feature-extraction":
         return task
     if model_class.config_class.model_type in MODEL_FOR_MASK_GENERATION_MAPPING_NAMES:

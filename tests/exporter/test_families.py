@@ -241,6 +241,11 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     "ViTForImageClassification": VISION,
     "Dinov2Model": VISION,
     "ViTForMaskedImageModeling": {**VISION, "encoder_stride": 8},
+    "ViTMAEModel": {**VISION, "mask_ratio": 0.5},
+    "DecisionTransformerModel": {
+        **{"state_dim": 5, "act_dim": 3, "hidden_size": 32, "n_layer": 2, "n_head": 4, "n_inner": 48},
+        "n_positions": 64,
+    },
     "VitPoseForPoseEstimation": {
         "backbone_config": transformers.VitPoseBackboneConfig(
             image_size=[32, 24],
@@ -371,6 +376,7 @@ ONE_SIZE = {
     "OwlViTForObjectDetection": {"pixel_values": {"height": 32, "width": 32}},
     "ViTForImageClassification": {"pixel_values": {"height": 32, "width": 32}},
     "ViTForMaskedImageModeling": {"pixel_values": {"height": 32, "width": 32}},
+    "ViTMAEModel": {"pixel_values": {"height": 32, "width": 32}, "noise": {"num_patches": 16}},
     "VitPoseForPoseEstimation": {"pixel_values": {"height": 32, "width": 24}},
     "LevitForImageClassificationWithTeacher": {"pixel_values": {"height": 64, "width": 64}},
     "DPTForDepthEstimation": {"pixel_values": {"height": 32, "width": 32}},
