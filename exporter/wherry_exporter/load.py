@@ -160,16 +160,20 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
 def _from_gguf(path: Path, task: str | None) -> Checkpoint:
     from transformers import AutoConfig, AutoTokenizer
 
+    from wherry_exporter.gguf_once import read_once
+
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ExportError(f"{path} is not a GGUF file: it does not begin with 'GGUF'")
-    try:
-        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
-        chosen = find_task(task, config, None) if config.architectures else find_task("text-generation", config, None)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
-    except (ValueError, KeyError, IndexError, OSError, NotImplementedError, struct.error) as error:
-        raise ExportError(f"{path} cannot be read as GGUF: {_first_line(error)}") from error
-    model = _read_weights(_model_class(chosen, config, {}), path.parent, gguf_file=path.name)
+    with read_once():
+        try:
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+            asked = task or (None if config.architectures else "text-generation")
+            chosen = find_task(asked, config, None)
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+        except (ValueError, KeyError, IndexError, OSError, NotImplementedError, struct.error) as error:
+            raise ExportError(f"{path} cannot be read as GGUF: {_first_line(error)}") from error
+        model = _read_weights(_model_class(chosen, config, {}), path.parent, gguf_file=path.name)
     loaded: Any = model  # transformers refuses to save a model that it loaded from GGUF unless these go
     loaded.hf_quantizer, loaded.is_quantized = None, False
     if hasattr(loaded.config, "quantization_config"):
