@@ -24,7 +24,7 @@ class _Reader(gguf.GGUFReader):
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Let transformers, which looks for gguf's reader and names of tensors when it needs them, find ones that remember."""
+    """Let transformers, which asks gguf for its reader and for tensors' names anew, find ones that remember."""
     names = cache(gguf.get_tensor_name_map)
     with patch.object(gguf, "GGUFReader", cache(_Reader)), patch.object(gguf, "get_tensor_name_map", names):
         yield
