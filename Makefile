@@ -23,7 +23,7 @@ interop: $(READY)
 	$(BIN)/python -m pytest -m interop tests/interop
 
 sweep: $(READY)
-	$(BIN)/python -m pytest -m sweep tests/exporter
+	$(BIN)/python -m pytest -m sweep tests
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -100,7 +100,7 @@ def test_an_encoder(bundle, tmp_path):
 
 def test_a_decoder(bundle, tmp_path):
     folder = bundle("smollm2-gguf").folder
-    checkpoint = load(sample("smollm2-gguf"))
+    checkpoint = load(sample("smollm2"))  # whose weights the file has too
     verifier = Verifier(checkpoint, folder)
     good = verifier.measure({"model": folder / "onnx/model.onnx"})
     judge("fp32", good)

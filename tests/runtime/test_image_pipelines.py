@@ -239,7 +239,7 @@ def in_order_of_area(segments):
     return sorted(segments, key=lambda each: (each["label"], (np.asarray(each["mask"]) > 0).sum(), each["score"] or 0))
 
 
-@pytest.mark.parametrize("kind", ["sam", "sam_hq"])
+@pytest.mark.parametrize("kind", ["sam", pytest.param("sam_hq", marks=pytest.mark.sweep)])
 def test_masks_of_what_points_are_on(exported, folders, images, kind):
     ours, folder = exported(kind), folders(kind)
     model = transformers.AutoModel.from_pretrained(folder)

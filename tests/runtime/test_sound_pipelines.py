@@ -135,14 +135,13 @@ def test_whisper_of_more_than_a_window(whisper, their_whisper, speech):
 
 
 def test_when_words_were_said(whisper, their_whisper, speech):
-    """Real speech and weights: three sentences, and all of them in windows and in parts that overlap."""
-    found = whisper(speech[:3], return_timestamps="word")
-    same(found, of(their_whisper, speech[:3], return_timestamps="word"))
-    assert [word["text"] for word in found[0]["chunks"]][-4:] == [" the", " tide", " has", " turned."]
-    for options in ({}, {"chunk_length_s": 20}):
-        found = whisper(speech[3], return_timestamps="word", **options)
-        same(found, of(their_whisper, speech[3], return_timestamps="word", **options))
-        assert found["chunks"][-1]["timestamp"][1] > 30
+    """Real speech and weights: a sentence, and all of them in parts that overlap. Windows are read of a tiny Whisper."""
+    found = whisper(speech[0], return_timestamps="word")
+    same(found, of(their_whisper, speech[0], return_timestamps="word"))
+    assert [word["text"] for word in found["chunks"]][-4:] == [" the", " tide", " has", " turned."]
+    found = whisper(speech[3], return_timestamps="word", chunk_length_s=20)
+    same(found, of(their_whisper, speech[3], return_timestamps="word", chunk_length_s=20))
+    assert found["chunks"][-1]["timestamp"][1] > 30
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +319,7 @@ def test_vits(exported, theirs):
         exported("vits")("1234")
 
 
-@pytest.mark.parametrize("name", ["musicgen", "musicgen-stereo"])
+@pytest.mark.parametrize("name", [pytest.param("musicgen", marks=pytest.mark.sweep), "musicgen-stereo"])
 def test_music(name, exported, theirs):
     """Three codebooks wait for those before them; in stereo, left and right take turns."""
     ours, their = exported(name), theirs(name, "text-to-audio")
@@ -341,7 +340,7 @@ def test_music(name, exported, theirs):
 
 
 def test_music_refuses_what_it_cannot_do(exported):
-    ours = exported("musicgen")
+    ours = exported("musicgen-stereo")
     for given, options, message in (
         ("rain", {"max_new_tokens": 5}, "music has at least 10 new tokens, about 50 a second, not 5"),
         ("rain", {"guidance_scale": 0}, "guidance_scale must be at least 1, not 0"),
@@ -394,7 +393,7 @@ def test_phonemes():
         phonemes("text", "xx-nowhere")
 
 
-@pytest.mark.parametrize("name", ["clap", "clap-fused"])
+@pytest.mark.parametrize("name", ["clap", pytest.param("clap-fused", marks=pytest.mark.sweep)])
 def test_zero_shot_audio_classification(exported, theirs, noises, name, monkeypatch):
     """Short sounds, and one that is cut where transformers draws by chance."""
     monkeypatch.setattr(np.random, "randint", lambda low, _high: low)
