@@ -135,7 +135,7 @@ def test_whisper_of_more_than_a_window(whisper, their_whisper, speech):
 
 
 def test_when_words_were_said(whisper, their_whisper, speech):
-    """Real speech and weights: a sentence, and all of them in parts that overlap. Windows are read of a tiny Whisper."""
+    """Real speech and weights: a sentence, and all of them in parts that overlap; a tiny Whisper reads windows too."""
     found = whisper(speech[0], return_timestamps="word")
     same(found, of(their_whisper, speech[0], return_timestamps="word"))
     assert [word["text"] for word in found["chunks"]][-4:] == [" the", " tide", " has", " turned."]
