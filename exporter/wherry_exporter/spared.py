@@ -134,7 +134,8 @@ def _is_translated(node: Node, registry: ONNXRegistry) -> bool:
     if target.overloadpacket == aten.to or target in SAME:
         return True
     known = target.namespace == "onnx_symbolic" or target.name() in registry.functions
-    return known and not target._schema.is_mutable
+    traced = "val" in node.meta or target == aten.detach.default  # transformers puts nodes in the place of others
+    return known and traced and not target._schema.is_mutable
 
 
 def _simplify(node: Node) -> None:
