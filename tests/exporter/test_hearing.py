@@ -25,7 +25,8 @@ from wherry_exporter.load import Checkpoint
 from wherry_exporter.sounds import features_heard, sound_inputs
 from wherry_exporter.tasks import shape_of, task_of
 
-SWEPT = [pytest.param(name, marks=pytest.mark.sweep) if name == "FunAsrNano" else name for name in FAMILIES]
+LONG = ("FunAsrNano", "GraniteSpeech")
+SWEPT = [pytest.param(name, marks=pytest.mark.sweep) if name in LONG else name for name in FAMILIES]
 
 
 @pytest.mark.parametrize("family", SWEPT)
