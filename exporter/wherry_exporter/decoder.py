@@ -13,7 +13,7 @@ from torch.export import Dim
 from transformers.cache_utils import DynamicCache
 
 from wherry_exporter.convert import convert, name_axes
-from wherry_exporter.inputs import BATCH, SEQUENCE, TOTAL, parameters_of
+from wherry_exporter.inputs import BATCH, SEQUENCE, TOTAL, parameters_of, reserved_positions
 from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.states import Keeping, Reading, States
 from wherry_exporter.stepwise import repeat_step
@@ -110,7 +110,7 @@ class _Decoder(nn.Module):
     def __init__(self, model: Any, tokens: Tokens) -> None:
         super().__init__()
         self.model, self.tokens, self.takes = model, tokens, set(parameters_of(model))
-        self.ahead, self.first, self.layers = None, 0, 0
+        self.ahead, self.first, self.layers = None, reserved_positions(model), 0
         if tokens == "inputs_embeds":
             self.ahead, self.first, self.layers = looks_ahead(model), _first_position(model), added_layers(model)
 

@@ -394,6 +394,14 @@ def _channels(config: Any) -> int:
     return int(found) if isinstance(found, int) else 3
 
 
+def reserved_positions(model: Any) -> int:
+    """How many positions no token has: RoBERTa and its like count from behind that of the padding token."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(module.padding_idx) + 1
+    return 0
+
+
 def setting(config: Any, name: str) -> Any:
     """A setting of the configuration or of one of the configurations in it."""
     if getattr(config, name, None):

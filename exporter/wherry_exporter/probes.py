@@ -27,6 +27,7 @@ from wherry_exporter.inputs import (
     input_names,
     parameters_of,
     random_inputs,
+    reserved_positions,
     tensors_of,
 )
 from wherry_exporter.load import Checkpoint
@@ -387,7 +388,9 @@ def token_row(tokenizer: Tokenizer, text: str, length: int) -> Array:
 def position_limit(model: Any) -> int:
     """The most tokens that a model takes, 512 where its configuration does not tell."""
     limit = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 0)
-    return limit if limit > 0 else 512
+    if limit <= 0:
+        return 512
+    return limit - reserved_positions(model)
 
 
 def open_session(path: Path) -> InferenceSession:

@@ -39,6 +39,7 @@ from wherry_exporter.load import Checkpoint, without_losses
 from wherry_exporter.noise import still, stilled
 from wherry_exporter.plan import Plan, Settings
 from wherry_exporter.precision import Quantizer
+from wherry_exporter.probes import position_limit
 from wherry_exporter.seq2seq import start_token
 from wherry_exporter.speech import speak
 from wherry_exporter.spliced import token_positions
@@ -902,6 +903,23 @@ def test_decoder(name, folder):
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False, eos_token_id=None
         )
         assert tokens == expected[0, len(row) :].tolist()
+
+
+def test_positions_count_from_behind_that_of_the_padding_token(folder):
+    """As RoBERTa's forward has them, by which it is trained; `generate` hands it positions from zero on."""
+    model, traced = crossed("RobertaForCausalLM", {**ROBERTA, "is_decoder": True}, folder)
+    decoder = Decoder(Session(folder / "onnx/model.onnx", device="cpu"), traced.padding_side)
+    rows = [[7, 8, 9], [20, 5, 33, 14, 60, 71]]
+    for row, tokens in zip(rows, generate(decoder, rows, GenerationConfig(max_new_tokens=12)), strict=True):
+        ids = torch.tensor([row])
+        for _ in range(12):
+            ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
+        assert tokens == ids[0, len(row) :].tolist()
+    names = {"BertModel": 64, "RobertaModel": 64, "XLMRobertaModel": 64, "GPT2Model": 64}
+    for name, limit in names.items():
+        settings = {**(ROBERTA if "Roberta" in name else TEXT), "n_positions": 64}
+        model = getattr(transformers, name)(getattr(transformers, name).config_class(**settings))
+        assert position_limit(model) == limit, name
 
 
 @pytest.mark.parametrize("name", rows(ENCODER_DECODERS))
