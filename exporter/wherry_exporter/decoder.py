@@ -53,13 +53,15 @@ def embeddings_of(model: Any) -> ir.Model:
     return name_axes(graph, {"input_ids": (BATCH, SEQUENCE)})
 
 
-def stepwise_decoder(model: Any) -> ir.Model:
+def stepwise_decoder(model: Any, tokens: Tokens = "input_ids") -> ir.Model:
     """As transformers has it for one token at a time; the graph repeats that over its tokens.
 
     For what computes several tokens in a way that no graph of any length can express. Rows are padded on the left.
     """
     states = States(model)
-    return repeat_step(_trace(_OneStep(model, states), model, "input_ids", states, new=1))
+    if tokens == "inputs_embeds" and looks_ahead(model):
+        raise NotLowered("tokens attend to those that follow")
+    return repeat_step(_trace(_OneStep(model, tokens, states), model, tokens, states, new=1))
 
 
 def rereading_decoder(model: Any) -> ir.Model:
@@ -178,8 +180,8 @@ class _OneStep(_PlainDecoder):
     So a model that keeps states alone needs no mask, and those that expect one of the new tokens' length get none.
     """
 
-    def __init__(self, model: Any, states: States) -> None:
-        super().__init__(model, "input_ids", states)
+    def __init__(self, model: Any, tokens: Tokens, states: States) -> None:
+        super().__init__(model, tokens, states)
         if not any(kept.grows for kept in states.kept):
             self.takes.discard("attention_mask")
 
@@ -250,7 +252,7 @@ def _trace(module: nn.Module, model: Any, tokens: Tokens, states: Keeping, *, ne
             name: {
                 at: batch if axis == BATCH else Dim.DYNAMIC
                 for at, axis in enumerate(axes[name])
-                if isinstance(axis, str)
+                if isinstance(axis, str) and (axis, new) != (SEQUENCE, 1)
             }
             for name in more
         },

@@ -179,7 +179,7 @@ def runs(model: Any, inputs: Mapping[str, Tensor]) -> bool:
     try:
         with torch.no_grad():
             model(**inputs)
-    except (ValueError, RuntimeError, IndexError, AssertionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError, AssertionError):
         return False
     return True
 

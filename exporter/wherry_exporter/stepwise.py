@@ -7,22 +7,29 @@ import onnx_ir as ir
 
 from wherry_exporter.inputs import BATCH, SEQUENCE
 
+PLACES = "position_ids"
+"""Of the tokens, (3, batch, sequence), where a model is told them."""
+
 
 def repeat_step(step: ir.Model, *, encoded: bool = False) -> ir.Model:
     """The graph that runs `step` for each of its tokens; the weights are around the Loop, not in it.
 
     Args:
-        step: takes one token, the attention_mask of all tokens up to it, and what was kept; gives logits, and what is
-            to be kept, in the order in which it takes it. It is used up.
+        step: takes one token, the attention_mask of all tokens up to it, perhaps its place, and what was kept; gives
+            logits, and what is to be kept, in the order in which it takes it. It is used up.
         encoded: whether the mask is an encoder's instead, and what follows what was kept is of the encoder too: the
             same for every token.
     """
     body = step.graph
     token, mask, *others = body.inputs
     logits, *present = body.outputs
+    places = [value for value in others if value.name == PLACES]
+    others = [value for value in others if value.name != PLACES]
     past, fixed = others[: len(present)], others[len(present) :]
     inputs = [_port(value) for value in body.inputs]
+    by_name = {value.name: value for value in inputs}
     inputs[0].shape = ir.Shape([BATCH, SEQUENCE, *list(token.shape or ())[2:]])
+    given = [by_name[value.name] for value in past]
     kept = [_port(value) for value in present]
     weights = list(body.initializers.values())
     body.initializers.clear()
@@ -40,6 +47,10 @@ def repeat_step(step: ir.Model, *, encoded: bool = False) -> ir.Model:
     going = ir.val("step.going", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
     place = _op(within, "place", "Unsqueeze", turn, zero)
     token.replace_all_uses_with(_op(within, "token", "Gather", inputs[0], place, axis=1))
+    for value in places:
+        port = by_name[PLACES]
+        port.shape = ir.Shape([*list(value.shape or ())[:-1], SEQUENCE])
+        value.replace_all_uses_with(_op(within, "at", "Gather", port, place, axis=2))
     if encoded:
         for value, port in zip((mask, *fixed), (inputs[1], *inputs[2 + len(past) :]), strict=True):
             value.replace_all_uses_with(port)
@@ -60,7 +71,7 @@ def repeat_step(step: ir.Model, *, encoded: bool = False) -> ir.Model:
         [turn, going, *past], [on, *present, row], nodes=[*within.nodes, *nodes, *last.nodes], name="step"
     )
     rows = ir.Value(name="steps.rows")
-    around.op_multi_out("Loop", [trips, None, *inputs[2 : 2 + len(past)]], {"body": repeated}, outputs=[*kept, rows])
+    around.op_multi_out("Loop", [trips, None, *given], {"body": repeated}, outputs=[*kept, rows])
     found = ir.Value(name="logits", type=logits.type, shape=ir.Shape([BATCH, SEQUENCE, row.shape[-1]]))
     around.op("Transpose", [rows], {"perm": [1, 0, 2]}, output=found)
     graph = ir.Graph(

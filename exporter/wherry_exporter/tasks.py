@@ -94,6 +94,7 @@ SYNONYMS: Mapping[str, str] = {
     "text-ranking": "text-classification",
     "zero-shot-classification": "text-classification",
     "ner": "token-classification",
+    "document-question-answering": "question-answering",
     "masked-lm": "fill-mask",
     "causal-lm": "text-generation",
     "text-generation-with-past": "text-generation",
@@ -165,7 +166,7 @@ def shape_of(task: str, model: Any) -> Shape:
     Raises:
         TaskError: images or sounds are not to be told from what is written about them.
     """
-    if hasattr(model, "speech_decoder_postnet"):
+    if hasattr(model, "generate_speech"):
         return "speech"
     if composes(model):
         return "music"
@@ -233,8 +234,11 @@ def task_of(model_class: Any) -> str | None:
     except (ValueError, KeyError):
         task = _task_by_name(model_class.__name__)
     features = {kind for kind in ("audio", "image", "text") if hasattr(model_class, f"get_{kind}_features")}
-    if features == {"audio"} and model_class.main_input_name == "input_ids" and hasattr(model_class, "generate"):
+    writes = model_class.main_input_name == "input_ids" and hasattr(model_class, "generate")
+    if features == {"audio"} and writes:
         return "audio-text-to-text"
+    if features == {"image"} and writes and task == "feature-extraction":
+        return "image-text-to-text"
     if model_class.__name__ in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values():
         return "text2text-generation"  # BART's is good for filling masks too
     if task == "image-to-text" and model_class.main_input_name == "input_ids":
@@ -265,6 +269,7 @@ def task_of(model_class: Any) -> str | None:
 def _task_by_name(name: str) -> str | None:
     """The task of a class that optimum does not know: it skips model types that have several classes for one task."""
     from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_DOCUMENT_QUESTION_ANSWERING_MAPPING_NAMES,
         MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
         MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
     )
@@ -275,6 +280,8 @@ def _task_by_name(name: str) -> str | None:
         isinstance(names, tuple) and name in names for names in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.values()
     ):
         return "image-classification"
+    if name in MODEL_FOR_DOCUMENT_QUESTION_ANSWERING_MAPPING_NAMES.values():
+        return "question-answering"  # of words and where they stand
     if name.endswith("ForPrediction"):
         return "time-series-forecasting"
     if name.endswith(("ForPoseEstimation", "ForKeypointDetection")):

@@ -6,7 +6,7 @@ Whoever runs them puts the features in the places of the image tokens. Knows no 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import onnx_ir as ir
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from wherry_exporter.convert import Traced, convert, name_axes
-from wherry_exporter.decoder import embeddings_of, fused_decoder, plain_decoder
+from wherry_exporter.decoder import embeddings_of, fused_decoder, plain_decoder, stepwise_decoder
 from wherry_exporter.grids import packed_images
 from wherry_exporter.images import (
     features_of,
@@ -140,22 +140,27 @@ def _last_layer(model: Any, inputs: Mapping[str, Tensor]) -> nn.Module | None:
     return None
 
 
-def _trace(checkpoint: Checkpoint, *, fused_vision: bool, fused_text: bool) -> Traced:
+DECODERS = {"fused": fused_decoder, "plain": plain_decoder, "stepwise": stepwise_decoder}
+
+
+def _trace(checkpoint: Checkpoint, *, fused_vision: bool, text: Literal["fused", "plain", "stepwise"]) -> Traced:
     model: Any = checkpoint.model
     images = _images(model)
     if fused_vision and set(images) != {"pixel_values"}:
         raise NotLowered("attention to images takes more than their pixels")
     encoder_decoder = has_encoder(model)
+    if encoder_decoder and text == "stepwise":
+        raise NotLowered("its decoder stands behind an encoder")
     if encoder_decoder:
-        graphs = dict((fused_encoder_and_decoder if fused_text else plain_encoder_and_decoder)(checkpoint).graphs)
+        graphs = dict((fused_encoder_and_decoder if text == "fused" else plain_encoder_and_decoder)(checkpoint).graphs)
     else:
-        graphs = {"decoder_model_merged": (fused_decoder if fused_text else plain_decoder)(model, "inputs_embeds")}
+        graphs = {"decoder_model_merged": DECODERS[text](model, "inputs_embeds")}
     graphs = {
         "vision_encoder": (_fused_vision if fused_vision else _plain_vision)(model, images),
         "embed_tokens": embeddings_of(model),
         **graphs,
     }
-    return Traced(graphs, padding_side="right" if fused_text or encoder_decoder else "left")
+    return Traced(graphs, padding_side="right" if text == "fused" or encoder_decoder else "left")
 
 
 def _fused_vision(model: Any, images: dict[str, Tensor]) -> ir.Model:
@@ -206,8 +211,9 @@ def _trace_vision(model: Any, module: nn.Module, inputs: dict[str, Tensor]) -> i
 
 
 VISION_LANGUAGE: Mapping[str, Callable[[Checkpoint], Traced]] = {
-    "fused": partial(_trace, fused_vision=True, fused_text=True),
-    "fused decoder": partial(_trace, fused_vision=False, fused_text=True),
-    "fused encoder": partial(_trace, fused_vision=True, fused_text=False),
-    "plain": partial(_trace, fused_vision=False, fused_text=False),
+    "fused": partial(_trace, fused_vision=True, text="fused"),
+    "fused decoder": partial(_trace, fused_vision=False, text="fused"),
+    "fused encoder": partial(_trace, fused_vision=True, text="plain"),
+    "plain": partial(_trace, fused_vision=False, text="plain"),
+    "stepwise": partial(_trace, fused_vision=False, text="stepwise"),
 }

@@ -236,7 +236,7 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     "BertForQuestionAnswering": TEXT,
     "BertForMultipleChoice": TEXT,
     "XLNetForSequenceClassification": {"vocab_size": 120, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
-    "LayoutLMForTokenClassification": TEXT,
+    "LayoutLMForQuestionAnswering": TEXT,
     "CLIPTextModelWithProjection": TEXT,
     "LevitForImageClassificationWithTeacher": LEVIT,
     "ViTForImageClassification": VISION,
@@ -980,6 +980,38 @@ def test_vision_language(name, folder):
         assert tokens_of(model, graphs, traced.padding_side, prompt, 32) == expected[0, length:].tolist()
 
 
+def test_images_among_words_of_a_recurrence(folder):
+    """Qwen3.5's decoder is traced for a token, its place in time, height and width with it, and repeated for others."""
+    places = {"mrope_section": [2, 3, 3], "mrope_interleaved": True, "partial_rotary_factor": 0.25}
+    recurrent = {f"linear_{name}": size for name, size in (("num_key_heads", 2), ("num_value_heads", 4))}
+    settings = {
+        "text_config": {
+            **UNTIED,
+            "model_type": "qwen3_5_text",
+            "head_dim": 64,
+            "rope_parameters": IN_3D["rope_parameters"] | places,
+            "layer_types": ["linear_attention", "full_attention"],
+            **recurrent,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+        },
+        "vision_config": {**MERGED, "num_position_embeddings": 16},
+        **{"image_token_id": IMAGE_TOKEN, "video_token_id": 118, "vision_start_token_id": 117},
+        "tie_word_embeddings": False,
+    }
+    with pytest.warns(UserWarning, match="reads prompts a token at a time"):
+        model, traced = crossed("Qwen3_5ForConditionalGeneration", settings, folder)
+    graphs = {role: folder / f"onnx/{role}.onnx" for role in traced.graphs}
+    kept = ("conv.0", "recurrent.0", "key_values.1.key", "key_values.1.value")
+    inputs, _ = names_of(InferenceSession(graphs["decoder_model_merged"]))
+    assert inputs == ["inputs_embeds", "attention_mask", "position_ids", *(f"past_{name}" for name in kept)]
+    for scale, images in ((1, 2), (1.5, 1)):
+        prompt = prompt_with(model, image_inputs(model, rows=images, seed=3, scale=scale))
+        expected = model.generate(**prompt, max_new_tokens=32, do_sample=False, eos_token_id=None)
+        length = prompt["input_ids"].shape[1]
+        assert tokens_of(model, graphs, traced.padding_side, prompt, 32) == expected[0, length:].tolist()
+
+
 @pytest.mark.sweep
 def test_images_among_words_that_come_as_patches_of_unlike_numbers(folder):
     name = "Lfm2VlForConditionalGeneration"
@@ -1199,6 +1231,15 @@ def test_speech(folder):
 def test_a_model_that_sees_images_is_no_decoder_of_text_alone():
     for name in ("Gemma3ForConditionalGeneration", "GotOcr2ForConditionalGeneration", *VISION_LANGUAGE):
         assert task_of(getattr(transformers, name)) == "image-text-to-text"
+
+
+def test_what_optimum_does_not_know_is_told_by_its_kind():
+    tasks = {
+        "Llama4ForConditionalGeneration": "image-text-to-text",
+        "LayoutLMForQuestionAnswering": "question-answering",
+        "DecisionTransformerModel": "reinforcement-learning",
+    }
+    assert {name: task_of(getattr(transformers, name)) for name in tasks} == tasks
 
 
 def names_of(session: InferenceSession) -> tuple[list[str], list[str]]:
