@@ -103,7 +103,8 @@ class Spliced:
         feed = dict(input_feed)
         ids = feed.pop("input_ids")
         embeddings = self.embeddings.run(None, {"input_ids": ids})[0]
-        if (ids == self.token).any():
+        prompt = ids.shape == feed["attention_mask"].shape  # what is written later may hold the token, but no image
+        if prompt and (ids == self.token).any():
             embeddings[ids == self.token] = self.features()
         more = {
             "inputs_embeds": embeddings,

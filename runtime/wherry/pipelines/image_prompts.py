@@ -56,6 +56,7 @@ WRITERS: Mapping[str, Writer] = {
     "paligemma": _bare,
     "qwen2_5_vl": _bare,
     "qwen2_vl": _bare,
+    "qwen3_5": _bare,
     "qwen3_vl": _bare,
     "smolvlm": _idefics,
 }
