@@ -284,6 +284,8 @@ def _task_by_name(name: str) -> str | None:
         return "question-answering"  # of words and where they stand
     if name.endswith("ForPrediction"):
         return "time-series-forecasting"
+    if name.endswith("ForImageSegmentation"):
+        return "image-segmentation"
     if name.endswith(("ForPoseEstimation", "ForKeypointDetection")):
         return "keypoint-detection"
     return "feature-extraction" if name.endswith(("Model", "ModelWithProjection")) else None
