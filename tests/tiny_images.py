@@ -280,6 +280,15 @@ TINY: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         "Blip",
         SMALL,
     ),
+    "blip-vqa": (
+        "BlipForQuestionAnswering",
+        {
+            "text_config": {**TEXT, "encoder_hidden_size": 32, "bos_token_id": 1, "sep_token_id": 3},
+            "vision_config": VISION,
+        },
+        "Blip",
+        SMALL,
+    ),
     "pix2struct": (
         "Pix2StructForConditionalGeneration",
         {
@@ -363,7 +372,7 @@ TINY["sam2"] = (
     "Sam2",
     {"size": {"height": 64, "width": 64}},
 )
-READS = ("clip", "siglip", "owlvit", "trocr", "blip", "pix2struct", "vilt", "oneformer")
+READS = ("clip", "siglip", "owlvit", "trocr", "blip", "blip-vqa", "pix2struct", "vilt", "oneformer")
 
 
 def make(name: str, folder: Path) -> Path:
@@ -380,6 +389,10 @@ def make(name: str, folder: Path) -> Path:
             model.decode_head.classifier.bias -= model(torch.rand(1, 3, 64, 64)).logits.mean((0, 2, 3))
     if name in ("sam", "sam_hq", "sam2"):
         look_at_points(model)
+    if name == "blip-vqa":  # so that answers depend on what is asked and seen
+        for inner, parameter in model.named_parameters():
+            if "norm" in inner.lower() or (parameter.ndim == 1 and "cls.predictions" in inner):
+                torch.nn.init.constant_(parameter, float(inner.endswith("weight")))
     model.save_pretrained(folder)
     if name == "sam2":  # transformers has its processor on torchvision alone
         settings = {"image_processor_type": "Sam2ImageProcessorFast", **processing}

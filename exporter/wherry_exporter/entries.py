@@ -61,7 +61,8 @@ class Entries:
         self.shape = shape_of(checkpoint.task, checkpoint.model)
         if plan.verify_data is not None or (plan.calibration is not None and checkpoint.task == "video-classification"):
             refuse_rows(checkpoint.task, self.shape)
-        model: Any = checkpoint.model if self.shape != "music" else encoder_decoder_of(checkpoint.model)
+        pair = self.shape in ("music", "encoder-decoder")
+        model: Any = encoder_decoder_of(checkpoint.model) if pair else checkpoint.model
         self.model = model
         if plan.fast_prefill and (self.shape not in ("decoder", *MIXED) or has_encoder(model)):
             raise UsageError(f"a fast prefill is for decoders that stand alone, not for {checkpoint.task}")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from wherry_exporter.load import Checkpoint
 
+WRITE = ("music", "encoder-decoder")
+"""Shapes of models that write, whatever their task."""
 TOOLS = ("wherry", "torch", "transformers", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
 
 
@@ -167,7 +169,7 @@ def _write_bundle(
     config: Any = checkpoint.model.config
     config.save_pretrained(folder)
     generation = getattr(checkpoint.model, "generation_config", None)  # models that label frames (CTC) have none
-    writes = TASKS[checkpoint.task].generates or shape_of(checkpoint.task, checkpoint.model) == "music"
+    writes = TASKS[checkpoint.task].generates or shape_of(checkpoint.task, checkpoint.model) in WRITE
     if writes and generation is not None:
         generation.save_pretrained(folder)
     (folder / "onnx").mkdir()

@@ -4,6 +4,7 @@ Knows nothing of graphs.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from typing import Any, Protocol
 
@@ -68,7 +69,7 @@ class TokenStep:
 def encoder_decoder_of(model: Any) -> Any:
     """The model itself, or one that takes and gives what an encoder-decoder model of transformers does."""
     if is_captioner(model):
-        return _Captioner(model)
+        return _Answerer(model) if hasattr(model, "text_encoder") else _Captioner(model)
     if hasattr(model, "get_image_features"):
         return _Seer(model)
     if composes(model):
@@ -120,6 +121,65 @@ class _Captioner(nn.Module):
         output = self.text_decoder(input_ids=decoder_input_ids, encoder_hidden_states=states, **cache)
         output.encoder_last_hidden_state = states
         return output
+
+
+class _Answerer(nn.Module):
+    """Of a model that is asked about images what answers, which looks at what the question makes of its image."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.encoder, self.text_decoder = _Asked(model), model.text_decoder
+        self.config, self.generation_config = model.config, model.generation_config
+
+    def get_encoder(self) -> Any:
+        return self.encoder
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        pixel_values: Any = None,
+        decoder_input_ids: Any = None,
+        encoder_outputs: Any = None,
+        **cache: Any,
+    ) -> Any:
+        encoded = self.encoder(input_ids, attention_mask, pixel_values) if encoder_outputs is None else encoder_outputs
+        with ExitStack() as hooks:
+            for name, module in self.text_decoder.named_modules():
+                if name.endswith("crossattention.self"):
+                    hooks.enter_context(module.register_forward_pre_hook(_with_mask, with_kwargs=True))
+            return self.text_decoder(
+                input_ids=decoder_input_ids,
+                encoder_hidden_states=encoded.last_hidden_state,
+                encoder_attention_mask=attention_mask,
+                **cache,
+            )
+
+
+def _with_mask(_module: nn.Module, given: Any, named: dict[str, Any]) -> Any:
+    """Hand on the mask of padded questions, which transformers loses under another name."""
+    return given, named | {"encoder_attention_mask": named["attention_mask"]}
+
+
+class _Asked(nn.Module):
+    """A question that looks at its image."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.vision_model, self.text_encoder, self.config = model.vision_model, model.text_encoder, model.config
+
+    def forward(self, input_ids: Any, attention_mask: Any, pixel_values: Any) -> Any:
+        seen = self.vision_model(pixel_values).last_hidden_state
+        return self.text_encoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            encoder_hidden_states=seen,
+            encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.int64),
+        )
 
 
 class _Composer(nn.Module):

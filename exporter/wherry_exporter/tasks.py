@@ -170,6 +170,8 @@ def shape_of(task: str, model: Any) -> Shape:
         return "speech"
     if composes(model):
         return "music"
+    if is_captioner(model):
+        return "encoder-decoder"
     if not TASKS[task].generates:
         return "model"
     if TASKS[task].auto == "image-text-to-text" and (model.main_input_name == "input_ids" or fed_first(model)):
@@ -184,7 +186,7 @@ def shape_of(task: str, model: Any) -> Shape:
         if hears(model):
             reason = "an adapter changes its weights where it hears: merge that first"
         raise TaskError(f"{type(model).__name__} cannot be exported for {task}: {reason}")
-    if is_captioner(model) or (model.config.is_encoder_decoder and not hasattr(model, "get_image_features")):
+    if model.config.is_encoder_decoder and not hasattr(model, "get_image_features"):
         return "encoder-decoder"
     return "decoder" if model.main_input_name == "input_ids" else "model"
 
@@ -214,7 +216,7 @@ def composes(model: Any) -> bool:
 
 
 def is_captioner(model: Any) -> bool:
-    """Whether a text decoder of its own attends to what a model for images gives."""
+    """Whether a text decoder of its own attends to what a model for images gives, or a question to one about them."""
     return hasattr(model, "vision_model") and hasattr(model, "text_decoder")
 
 

@@ -149,6 +149,8 @@ def _of_two(config: Mapping[str, Any]) -> str:
     encoder = config.get("encoder")
     if "num_mel_bins" in config:
         return "automatic-speech-recognition"
+    if any(name.endswith("ForQuestionAnswering") for name in config.get("architectures") or []):
+        return "visual-question-answering"
     seen = "vision_config" in config or (isinstance(encoder, Mapping) and "image_size" in encoder)
     return "image-to-text" if seen else "text2text-generation"
 

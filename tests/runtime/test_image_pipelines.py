@@ -422,6 +422,32 @@ def test_answers_about_an_image_are_the_likeliest(exported, folders, images):
             ours(*given)
 
 
+def test_answers_about_an_image_are_written(exported, folders, images, tmp_path, capsys):
+    """As BLIP's generate writes them; questions of unlike lengths in a batch as alone."""
+    folder, ours = folders("blip-vqa"), exported("blip-vqa")
+    model = transformers.BlipForQuestionAnswering.from_pretrained(folder)
+    prepare = transformers.BlipImageProcessorPil.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    questions = ["What is it", "Where is the boat?"]
+    for options in ({}, {"num_beams": 3}):
+        expected = []
+        for image, question in ((image, question) for image in images for question in questions):
+            given = {**tokenizer(question, return_tensors="pt"), **prepare(image, return_tensors="pt")}
+            given = {name: given[name] for name in ("input_ids", "attention_mask", "pixel_values")}
+            ids = model.generate(**given, max_new_tokens=12, do_sample=False, **options)
+            expected.append([{"answer": tokenizer.decode(ids[0], skip_special_tokens=True).strip()}])
+        assert len({found[0]["answer"] for found in expected}) > 1
+        assert ours(images, questions, max_new_tokens=12, **options) == expected
+        assert ours(images, questions, max_new_tokens=12, batch_size=4, **options) == expected
+    with pytest.raises(InputError, match="unknown generation option top_k_answers"):
+        ours(images[0], "What?", top_k_answers=3)
+    images[0].save(tmp_path / "boat.png")
+    words = ["run", str(ours.bundle.folder), str(tmp_path / "boat.png"), "--question", questions[0]]
+    assert main([*words, "--max-new-tokens", "12"]) == 0
+    (answer,) = ours(images[0], questions[0], max_new_tokens=12)
+    assert capsys.readouterr().out == f"{tmp_path / 'boat.png'}\n  {answer['answer']}\n"
+
+
 def test_a_batch_gives_what_its_images_give_alone(exported, images):
     many = [*images, images[0], images[0], images[1]]
     ours = exported("detr")

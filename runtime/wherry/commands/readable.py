@@ -60,7 +60,9 @@ def _scores(given: str, result: Any) -> str:
 
 def _answers(given: str, result: Any) -> str:
     ranked = [result] if isinstance(result, dict) else result
-    return "\n".join([given, *(f"  {each['answer'] or '(no answer)'}  {each['score']:.4f}" for each in ranked)])
+    scores = [f"  {each['score']:.4f}" if "score" in each else "" for each in ranked]  # what is written has none
+    told = zip(ranked, scores, strict=True)
+    return "\n".join([given, *(f"  {each['answer'] or '(no answer)'}{score}" for each, score in told)])
 
 
 def _words(given: str, result: Any) -> str:

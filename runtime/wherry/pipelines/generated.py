@@ -38,6 +38,17 @@ def defaults(bundle: Bundle) -> GenerationConfig:
     return GenerationConfig.from_files(bundle.config, read_json(path) if path.exists() else {})
 
 
+def captioner_defaults(bundle: Bundle) -> GenerationConfig:
+    """The same for what writes about images: BLIP begins with one token of its text model, and ends with another."""
+    told = defaults(bundle)
+    if bundle.config.get("model_type") != "blip":
+        return told
+    text = bundle.config.get("text_config") or {}
+    return told.updated(
+        decoder_start_token_id=text.get("bos_token_id", 30522), eos_token_ids=(text.get("sep_token_id", 102),)
+    )
+
+
 def pieces(tokenizer: Tokenizer, engine: Engine, config: GenerationConfig) -> Iterator[tuple[Request, int, str]]:
     """(request, which of its sequences, piece of text) as they come; stop strings end a sequence."""
     ends = set(config.eos_token_ids)

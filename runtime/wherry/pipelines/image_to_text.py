@@ -6,7 +6,7 @@ from typing import Any
 from wherry.errors import InputError
 from wherry.generation import Engine, GenerationConfig
 from wherry.pipelines.base import TextPipeline
-from wherry.pipelines.generated import decoder_roles, defaults, open_decoder, pieces, written
+from wherry.pipelines.generated import captioner_defaults, decoder_roles, open_decoder, pieces, written
 from wherry.pipelines.images import ImagePipeline, pixels
 from wherry.vision.processor import Prepared
 
@@ -22,7 +22,7 @@ class ImageToTextPipeline(ImagePipeline, TextPipeline):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.decoder = open_decoder(self.sessions, "left", self.bundle.config)
-        self.defaults = self._defaults()
+        self.defaults = captioner_defaults(self.bundle)
 
     def needed(self) -> Sequence[str]:
         """An encoder of images and a decoder, in one graph or in two."""
@@ -70,16 +70,6 @@ class ImageToTextPipeline(ImagePipeline, TextPipeline):
         if config.decoder_start_token_id is None:
             raise InputError(f"{self.bundle.folder} does not tell decoder_start_token_id: pass it")
         return config
-
-    def _defaults(self) -> GenerationConfig:
-        """As the files say; BLIP begins with one token of its text model, and ends with another, whatever they say."""
-        told = defaults(self.bundle)
-        if self.bundle.config.get("model_type") != "blip":
-            return told
-        text = self.bundle.config.get("text_config") or {}
-        return told.updated(
-            decoder_start_token_id=text.get("bos_token_id", 30522), eos_token_ids=(text.get("sep_token_id", 102),)
-        )
 
 
 PIPELINE = ImageToTextPipeline

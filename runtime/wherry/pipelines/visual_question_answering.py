@@ -1,11 +1,13 @@
-"""visual-question-answering: an image and a question in, answers and scores out."""
+"""visual-question-answering: an image and a question in; answers and scores out, or an answer that is written."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from wherry.bundle import Bundle
 from wherry.errors import InputError
-from wherry.pipelines.base import TextPipeline, as_texts, feeds, sigmoid
+from wherry.pipelines.base import Pipeline, TextPipeline, as_texts, feeds, sigmoid
+from wherry.pipelines.generated import captioner_defaults, decoder_roles, open_decoder, written
 from wherry.pipelines.images import ImagePipeline, pixels
 from wherry.pipelines.scores import checked_count, ranked
 from wherry.vision.processor import Prepared
@@ -60,6 +62,68 @@ class VisualQuestionAnsweringPipeline(ImagePipeline, TextPipeline):
         return self.mapped(images, batch_size, run)
 
 
+class WrittenAnswersPipeline(ImagePipeline, TextPipeline):
+    """`pipe(image, "What is on the water?")` is `[{"answer"}]`, as in transformers 4, of a model that writes, BLIP's.
+
+    Images and questions come as where answers are chosen.
+    """
+
+    task = "visual-question-answering"
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.decoder = open_decoder(self.sessions, "left", self.bundle.config)
+        self.defaults = captioner_defaults(self.bundle)
+
+    def needed(self) -> Sequence[str]:
+        """An encoder of questions with their images and a decoder, in one graph or in two."""
+        return ("encoder_model", *decoder_roles(self.variant.graphs))
+
+    def __call__(
+        self,
+        image: Any,
+        question: str | Sequence[str] | None = None,
+        *,
+        truncation: bool = False,
+        batch_size: int = 1,
+        **options: Any,
+    ) -> Any:
+        """Ask about an image, each of a list, or an iterator's images as they come.
+
+        Args:
+            image: one, a list, or `{"image", "question"}` or a list of those.
+            question: what is asked, unless each image comes with its question.
+            truncation: cut a question that is longer than the model takes, where it would be refused.
+            batch_size: how many images run together.
+            options: fields of `GenerationConfig`.
+
+        Raises:
+            InputError: no image that can be read, no question, or an unknown option.
+            TokenizerError: a question longer than the model takes.
+        """
+        config = self.defaults.updated(**options)
+        images, questions = _asked(image, question)
+        waiting = iter(questions)
+
+        def run(prepared: Sequence[Prepared]) -> Iterator[list[dict[str, Any]]]:
+            encoding = self.tokenizer.encode(
+                list(islice(waiting, len(prepared))),
+                max_length=self.max_length,
+                truncation=truncation,
+                padding_side="right",
+            )
+            given = {**feeds(encoding), **pixels(prepared)}
+            seen = {
+                "encoder_hidden_states": self.session.run(given, ["last_hidden_state"])["last_hidden_state"],
+                "encoder_attention_mask": encoding.attention_mask,
+            }
+            rows = [{name: values[row : row + 1] for name, values in seen.items()} for row in range(len(prepared))]
+            made = written(self.tokenizer, self.decoder, rows, config, batch_size)
+            return ([{"answer": text.strip()} for text in texts] for texts in made)
+
+        return self.mapped(images, batch_size, run)
+
+
 def _asked(image: Any, question: Any) -> tuple[Any, list[str]]:
     """Images as `mapped` takes them, and a question for each."""
     several = isinstance(image, list | tuple)
@@ -79,4 +143,10 @@ def _asked(image: Any, question: Any) -> tuple[Any, list[str]]:
     return (images if several else images[0]), questions
 
 
-PIPELINE = VisualQuestionAnsweringPipeline
+def open_pipeline(bundle: Bundle, **options: Any) -> Pipeline:
+    """The pipeline that fits: what writes its answers has two graphs, what chooses them has one."""
+    writes = "encoder_model" in bundle.variant(options.get("precision")).graphs
+    return (WrittenAnswersPipeline if writes else VisualQuestionAnsweringPipeline)(bundle, **options)
+
+
+PIPELINE = open_pipeline
