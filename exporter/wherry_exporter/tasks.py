@@ -245,6 +245,8 @@ def task_of(model_class: Any) -> str | None:
         return "text2text-generation"  # BART's is good for filling masks too
     if task == "image-to-text" and model_class.main_input_name == "input_ids":
         return "image-text-to-text"
+    if task == "image-text-to-text" and model_class.main_input_name == "pixel_values" and not features:
+        return "image-to-text"
     if model_class.main_input_name == "spectrogram":
         return "text-to-audio"  # a vocoder, the last part of what speaks
     if model_class.main_input_name == "states":

@@ -666,16 +666,16 @@ VISION_LANGUAGE: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
 
 
 SWEPT = """
-Blip2ForConditionalGeneration CLIPModel ClapAudioModelWithProjection DPTForDepthEstimation Data2VecAudioForXVector
-DeformableDetrForObjectDetection DetrForObjectDetection FSMTForConditionalGeneration Glm4vForConditionalGeneration
-InstructBlipForConditionalGeneration LevitForImageClassificationWithTeacher M2M100ForConditionalGeneration
-MT5ForConditionalGeneration NllbMoeForConditionalGeneration OneFormerForUniversalSegmentation
-Pix2StructForConditionalGeneration ProphetNetForConditionalGeneration Qwen2VLForConditionalGeneration
-Qwen2_5_VLForConditionalGeneration RTDetrForObjectDetection SegformerForSemanticSegmentation Siglip2Model
-Speech2TextForConditionalGeneration Swin2SRForImageSuperResolution SwitchTransformersForConditionalGeneration
-TimesformerForVideoClassification VJEPA2ForVideoClassification ViltForQuestionAnswering VisionEncoderDecoderModel
-VitsModel VivitForVideoClassification WavLMForAudioFrameClassification WhisperForConditionalGeneration
-YolosForObjectDetection ZoeDepthForDepthEstimation
+Blip2ForConditionalGeneration BlipForConditionalGeneration CLIPModel ClapAudioModelWithProjection
+DPTForDepthEstimation Data2VecAudioForXVector DeformableDetrForObjectDetection DetrForObjectDetection
+FSMTForConditionalGeneration Glm4vForConditionalGeneration InstructBlipForConditionalGeneration
+LevitForImageClassificationWithTeacher M2M100ForConditionalGeneration MT5ForConditionalGeneration
+NllbMoeForConditionalGeneration OneFormerForUniversalSegmentation Pix2StructForConditionalGeneration
+ProphetNetForConditionalGeneration Qwen2VLForConditionalGeneration Qwen2_5_VLForConditionalGeneration
+RTDetrForObjectDetection SegformerForSemanticSegmentation Siglip2Model Speech2TextForConditionalGeneration
+Swin2SRForImageSuperResolution SwitchTransformersForConditionalGeneration TimesformerForVideoClassification
+VJEPA2ForVideoClassification ViltForQuestionAnswering VisionEncoderDecoderModel VitsModel VivitForVideoClassification
+WavLMForAudioFrameClassification WhisperForConditionalGeneration YolosForObjectDetection ZoeDepthForDepthEstimation
 """
 """What takes long and shows little that others, or the pipelines that export them, do not: left to `make sweep`."""
 
@@ -1236,6 +1236,9 @@ def test_a_model_that_sees_images_is_no_decoder_of_text_alone():
 def test_what_optimum_does_not_know_is_told_by_its_kind():
     tasks = {
         "Llama4ForConditionalGeneration": "image-text-to-text",
+        "BlipForConditionalGeneration": "image-to-text",
+        "BlipForQuestionAnswering": "visual-question-answering",
+        "Blip2ForConditionalGeneration": "image-text-to-text",
         "LayoutLMForQuestionAnswering": "question-answering",
         "DecisionTransformerModel": "reinforcement-learning",
     }

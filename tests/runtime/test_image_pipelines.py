@@ -383,7 +383,7 @@ def test_zero_shot_object_detection(exported, theirs, images):
         assert ours(image, candidate_labels=LABELS, threshold=0.1, top_k=2) == found[:2]
 
 
-@pytest.mark.parametrize("name", ["trocr", "pix2struct"])
+@pytest.mark.parametrize("name", ["trocr", "blip", "pix2struct"])
 def test_image_to_text(exported, folders, images, name):
     kind, _, processor, _ = TINY[name]
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders(name))
