@@ -11,7 +11,7 @@ import numpy as np
 
 
 class _Reader(gguf.GGUFReader):  # type: ignore[misc]
-    """One that slices a plain array, which takes a third of the time of slicing numpy's mapped one."""
+    """One that slices a plain array, which takes less than half the time of slicing numpy's mapped one."""
 
     @property
     def data(self) -> Any:
