@@ -468,7 +468,12 @@ PIX2STRUCT = {
 }
 
 STEPWISE = {"FSMTForConditionalGeneration"}
-CACHES_COPIED = {*STEPWISE, "VisionEncoderDecoderModel", "LEDForConditionalGeneration"}
+CACHES_COPIED = {
+    *STEPWISE,
+    "VisionEncoderDecoderModel",
+    "LEDForConditionalGeneration",
+    "ProphetNetForConditionalGeneration",
+}
 """Those of TrOCR's and LED's decoders too, which flatten batch and heads."""
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "T5ForConditionalGeneration": T5,
