@@ -11,13 +11,8 @@ from wherry.pipelines.images import ImagePipeline, pixels
 from wherry.vision.processor import Prepared
 
 
-class ImageToTextPipeline(ImagePipeline, TextPipeline):
-    """`pipe(image)` is `[{"generated_text": what is to be seen or read}]`; a list gives a list of such results.
-
-    `pipe.stream(image)` yields pieces of the text as they come.
-    """
-
-    task = "image-to-text"
+class ImageWriterPipeline(ImagePipeline, TextPipeline):
+    """What an encoder sees, a decoder writes about."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -27,6 +22,15 @@ class ImageToTextPipeline(ImagePipeline, TextPipeline):
     def needed(self) -> Sequence[str]:
         """An encoder of images and a decoder, in one graph or in two."""
         return ("encoder_model", *decoder_roles(self.variant.graphs))
+
+
+class ImageToTextPipeline(ImageWriterPipeline):
+    """`pipe(image)` is `[{"generated_text": what is to be seen or read}]`; a list gives a list of such results.
+
+    `pipe.stream(image)` yields pieces of the text as they come.
+    """
+
+    task = "image-to-text"
 
     def __call__(self, inputs: Any, *, batch_size: int = 8, **options: Any) -> Any:
         """Write about an image, each of a list, or an iterator's images as they come.

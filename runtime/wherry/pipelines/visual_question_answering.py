@@ -1,16 +1,18 @@
 """visual-question-answering: an image and a question in; answers and scores out, or an answer that is written."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from wherry.bundle import Bundle
 from wherry.errors import InputError
 from wherry.pipelines.base import Pipeline, TextPipeline, as_texts, feeds, sigmoid
-from wherry.pipelines.generated import captioner_defaults, decoder_roles, open_decoder, written
+from wherry.pipelines.generated import written
+from wherry.pipelines.image_to_text import ImageWriterPipeline
 from wherry.pipelines.images import ImagePipeline, pixels
 from wherry.pipelines.scores import checked_count, ranked
 from wherry.vision.processor import Prepared
+from wherry_tokenization import Encoding
 
 
 class VisualQuestionAnsweringPipeline(ImagePipeline, TextPipeline):
@@ -48,12 +50,7 @@ class VisualQuestionAnsweringPipeline(ImagePipeline, TextPipeline):
         waiting = iter(questions)
 
         def run(prepared: Sequence[Prepared]) -> Iterator[list[dict[str, Any]]]:
-            encoding = self.tokenizer.encode(
-                list(islice(waiting, len(prepared))),
-                max_length=self.max_length,
-                truncation=truncation,
-                padding_side="right",
-            )
+            encoding = _encoded(self, islice(waiting, len(prepared)), truncation)
             logits = self.session.run({**feeds(encoding), **pixels(prepared)}, ["logits"])["logits"]
             for scores in sigmoid(logits):
                 best = ranked(self.bundle, scores, count)
@@ -62,22 +59,13 @@ class VisualQuestionAnsweringPipeline(ImagePipeline, TextPipeline):
         return self.mapped(images, batch_size, run)
 
 
-class WrittenAnswersPipeline(ImagePipeline, TextPipeline):
+class WrittenAnswersPipeline(ImageWriterPipeline):
     """`pipe(image, "What is on the water?")` is `[{"answer"}]`, as in transformers 4, of a model that writes, BLIP's.
 
     Images and questions come as where answers are chosen.
     """
 
     task = "visual-question-answering"
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.decoder = open_decoder(self.sessions, "left", self.bundle.config)
-        self.defaults = captioner_defaults(self.bundle)
-
-    def needed(self) -> Sequence[str]:
-        """An encoder of questions with their images and a decoder, in one graph or in two."""
-        return ("encoder_model", *decoder_roles(self.variant.graphs))
 
     def __call__(
         self,
@@ -106,12 +94,7 @@ class WrittenAnswersPipeline(ImagePipeline, TextPipeline):
         waiting = iter(questions)
 
         def run(prepared: Sequence[Prepared]) -> Iterator[list[dict[str, Any]]]:
-            encoding = self.tokenizer.encode(
-                list(islice(waiting, len(prepared))),
-                max_length=self.max_length,
-                truncation=truncation,
-                padding_side="right",
-            )
+            encoding = _encoded(self, islice(waiting, len(prepared)), truncation)
             given = {**feeds(encoding), **pixels(prepared)}
             seen = {
                 "encoder_hidden_states": self.session.run(given, ["last_hidden_state"])["last_hidden_state"],
@@ -122,6 +105,12 @@ class WrittenAnswersPipeline(ImagePipeline, TextPipeline):
             return ([{"answer": text.strip()} for text in texts] for texts in made)
 
         return self.mapped(images, batch_size, run)
+
+
+def _encoded(pipe: TextPipeline, questions: Iterable[str], truncation: bool) -> Encoding:
+    return pipe.tokenizer.encode(
+        list(questions), max_length=pipe.max_length, truncation=truncation, padding_side="right"
+    )
 
 
 def _asked(image: Any, question: Any) -> tuple[Any, list[str]]:
