@@ -383,7 +383,7 @@ def test_zero_shot_object_detection(exported, theirs, images):
         assert ours(image, candidate_labels=LABELS, threshold=0.1, top_k=2) == found[:2]
 
 
-@pytest.mark.parametrize("name", ["trocr", "blip", "pix2struct"])
+@pytest.mark.parametrize("name", ["trocr", "pix2struct", pytest.param("blip", marks=pytest.mark.sweep)])
 def test_image_to_text(exported, folders, images, name):
     kind, _, processor, _ = TINY[name]
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders(name))
@@ -441,6 +441,8 @@ def test_answers_about_an_image_are_written(exported, folders, images, tmp_path,
         assert ours(images, questions, max_new_tokens=12, batch_size=4, **options) == expected
     with pytest.raises(InputError, match="unknown generation option top_k_answers"):
         ours(images[0], "What?", top_k_answers=3)
+    with pytest.raises(InputError, match="this model writes at most 39 tokens: max_new_tokens must not be 40"):
+        ours(images[0], "What?", max_new_tokens=40)
     images[0].save(tmp_path / "boat.png")
     words = ["run", str(ours.bundle.folder), str(tmp_path / "boat.png"), "--question", questions[0]]
     assert main([*words, "--max-new-tokens", "12"]) == 0

@@ -45,9 +45,7 @@ def captioner_defaults(bundle: Bundle) -> GenerationConfig:
         return told
     text = bundle.config.get("text_config") or {}
     return told.updated(
-        decoder_start_token_id=text.get("bos_token_id", 30522),
-        eos_token_ids=(text.get("sep_token_id", 102),),
-        max_new_tokens=min(told.max_new_tokens, int(text.get("max_position_embeddings", 512)) - 1),
+        decoder_start_token_id=text.get("bos_token_id", 30522), eos_token_ids=(text.get("sep_token_id", 102),)
     )
 
 

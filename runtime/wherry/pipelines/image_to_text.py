@@ -10,6 +10,8 @@ from wherry.pipelines.generated import captioner_defaults, decoder_roles, open_d
 from wherry.pipelines.images import ImagePipeline, pixels
 from wherry.vision.processor import Prepared
 
+POSITIONS = "max_position_embeddings"
+
 
 class ImageWriterPipeline(ImagePipeline, TextPipeline):
     """What an encoder sees, a decoder writes about."""
@@ -18,10 +20,29 @@ class ImageWriterPipeline(ImagePipeline, TextPipeline):
         super().__init__(*arguments, **options)
         self.decoder = open_decoder(self.sessions, "left", self.bundle.config)
         self.defaults = captioner_defaults(self.bundle)
+        parts = (self.bundle.config.get(name) or {} for name in ("text_config", "decoder"))
+        self.positions = next((int(part[POSITIONS]) for part in parts if part.get(POSITIONS)), None)
+        if self.positions is not None:
+            longest = min(self.defaults.max_new_tokens, self.positions - 1)
+            self.defaults = self.defaults.updated(max_new_tokens=longest)
 
     def needed(self) -> Sequence[str]:
         """An encoder of images and a decoder, in one graph or in two."""
         return ("encoder_model", *decoder_roles(self.variant.graphs))
+
+    def configured(self, options: Mapping[str, Any]) -> GenerationConfig:
+        """The options of a call.
+
+        Raises:
+            InputError: an unknown one, more tokens than the decoder has positions for, or no token to begin with.
+        """
+        config = self.defaults.updated(**options)
+        if config.decoder_start_token_id is None:
+            raise InputError(f"{self.bundle.folder} does not tell decoder_start_token_id: pass it")
+        if self.positions is not None and config.max_new_tokens >= self.positions:
+            most, asked = self.positions - 1, config.max_new_tokens
+            raise InputError(f"this model writes at most {most} tokens: max_new_tokens must not be {asked}")
+        return config
 
 
 class ImageToTextPipeline(ImageWriterPipeline):
@@ -42,7 +63,7 @@ class ImageToTextPipeline(ImageWriterPipeline):
         Raises:
             InputError: no image that can be read, or an unknown option.
         """
-        config = self._config(options)
+        config = self.configured(options)
 
         def run(images: Sequence[Prepared]) -> Iterator[list[dict[str, Any]]]:
             made = written(self.tokenizer, self.decoder, self._seen(images), config, batch_size)
@@ -52,7 +73,7 @@ class ImageToTextPipeline(ImageWriterPipeline):
 
     def stream(self, image: Any, **options: Any) -> Iterator[str]:
         """Write about one image and yield the text piece by piece. Arguments and errors are as in a call."""
-        config = self._config(options)
+        config = self.configured(options)
         if config.num_beams > 1 or config.num_return_sequences > 1:
             raise InputError("a stream is of one text: pass num_beams=1 and no num_return_sequences")
         engine = Engine(self.decoder)
@@ -68,12 +89,6 @@ class ImageToTextPipeline(ImageWriterPipeline):
         if "attention_mask" in given:
             seen["encoder_attention_mask"] = given["attention_mask"]
         return [{name: values[row : row + 1] for name, values in seen.items()} for row in range(len(images))]
-
-    def _config(self, options: Mapping[str, Any]) -> GenerationConfig:
-        config = self.defaults.updated(**options)
-        if config.decoder_start_token_id is None:
-            raise InputError(f"{self.bundle.folder} does not tell decoder_start_token_id: pass it")
-        return config
 
 
 PIPELINE = ImageToTextPipeline

@@ -89,7 +89,7 @@ class WrittenAnswersPipeline(ImageWriterPipeline):
             InputError: no image that can be read, no question, or an unknown option.
             TokenizerError: a question longer than the model takes.
         """
-        config = self.defaults.updated(**options)
+        config = self.configured(options)
         images, questions = _asked(image, question)
         waiting = iter(questions)
 
