@@ -467,8 +467,8 @@ PIX2STRUCT = {
     },
 }
 
-STEPWISE = {"FSMTForConditionalGeneration"}
-CACHES_COPIED = {
+STEPWISE = {"FSMTForConditionalGeneration", "ProphetNetForConditionalGeneration"}
+CACHES_COPIED = {*STEPWISE, "VisionEncoderDecoderModel", "LEDForConditionalGeneration"}
     *STEPWISE,
     "VisionEncoderDecoderModel",
     "LEDForConditionalGeneration",
