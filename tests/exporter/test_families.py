@@ -469,11 +469,6 @@ PIX2STRUCT = {
 
 STEPWISE = {"FSMTForConditionalGeneration", "ProphetNetForConditionalGeneration"}
 CACHES_COPIED = {*STEPWISE, "VisionEncoderDecoderModel", "LEDForConditionalGeneration"}
-    *STEPWISE,
-    "VisionEncoderDecoderModel",
-    "LEDForConditionalGeneration",
-    "ProphetNetForConditionalGeneration",
-}
 """Those of TrOCR's and LED's decoders too, which flatten batch and heads."""
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "T5ForConditionalGeneration": T5,
