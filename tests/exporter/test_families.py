@@ -307,6 +307,15 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
         "neck_hidden_sizes": [8, 8, 8, 8],
         "fusion_hidden_size": 16,
     },
+    "CLIPSegForImageSegmentation": {
+        "text_config": {**TEXT, "max_position_embeddings": 16},
+        "vision_config": VISION,
+        "projection_dim": 32,
+        "extract_layers": [0, 1],
+        "reduce_dim": 16,
+        "decoder_num_attention_heads": 2,
+        "decoder_intermediate_size": 32,
+    },
     "ClapTextModelWithProjection": ROBERTA,
     "ClapAudioModelWithProjection": CLAP_SOUND,
     "Wav2Vec2ForCTC": SOUND,
@@ -374,6 +383,7 @@ IN_ONE_GO |= {
 
 ONE_SIZE = {
     "EomtForUniversalSegmentation": {"pixel_values": {"height": 32, "width": 32}},
+    "CLIPSegForImageSegmentation": {"pixel_values": {"height": 32, "width": 32}},
     "OwlViTForObjectDetection": {"pixel_values": {"height": 32, "width": 32}},
     "ViTForImageClassification": {"pixel_values": {"height": 32, "width": 32}},
     "ViTForMaskedImageModeling": {"pixel_values": {"height": 32, "width": 32}},
@@ -409,6 +419,7 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Gemma2ForCausalLM": ("right", GEMMA),
     "Gemma3ForCausalLM": ("right", {**GEMMA, "layer_types": ["sliding_attention", "full_attention"]}),
     "Phi3ForCausalLM": ("right", WIDE),
+    "BertLMHeadModel": ("right", {**TEXT, "is_decoder": True}),
     "GPTNeoForCausalLM": (
         "left",
         {**TEXT, "attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4},
@@ -906,14 +917,17 @@ def test_decoder(name, folder):
         assert tokens == expected[0, len(row) :].tolist()
 
 
-def test_positions_count_from_behind_that_of_the_padding_token(folder):
+@pytest.mark.parametrize(
+    "name", ["Roberta", *(pytest.param(name, marks=pytest.mark.sweep) for name in ("XLMRoberta", "Camembert"))]
+)
+def test_positions_count_from_behind_that_of_the_padding_token(folder, name):
     """As RoBERTa's forward has them, by which it is trained; `generate` hands it positions from zero on."""
-    model, traced = crossed("RobertaForCausalLM", {**ROBERTA, "is_decoder": True}, folder)
+    model, traced = crossed(f"{name}ForCausalLM", {**ROBERTA, "is_decoder": True}, folder)
     decoder = Decoder(Session(folder / "onnx/model.onnx", device="cpu"), traced.padding_side)
     rows = [[7, 8, 9], [20, 5, 33, 14, 60, 71]]
-    for row, tokens in zip(rows, generate(decoder, rows, GenerationConfig(max_new_tokens=12)), strict=True):
+    for row, tokens in zip(rows, generate(decoder, rows, GenerationConfig(max_new_tokens=32)), strict=True):
         ids = torch.tensor([row])
-        for _ in range(12):
+        for _ in range(32):
             ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
         assert tokens == ids[0, len(row) :].tolist()
     names = {"BertModel": 64, "RobertaModel": 64, "XLMRobertaModel": 64, "GPT2Model": 64}

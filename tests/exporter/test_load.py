@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 import transformers
@@ -105,12 +106,15 @@ def test_a_classifier_that_names_no_padding_has_the_tokenizers(tmp_path, letters
     assert load(tmp_path).model.config.pad_token_id == 7
 
 
-def test_a_gguf_file():
-    path = sample("smollm2-gguf")
+def test_a_gguf_file(monkeypatch):
+    path, read = sample("smollm2-gguf"), gguf.GGUFReader.__init__
+    times = []
+    monkeypatch.setattr(gguf.GGUFReader, "__init__", lambda *given, **more: (times.append(1), read(*given, **more))[1])
     checkpoint = load(path)
     assert (checkpoint.task, type(checkpoint.model).__name__) == ("text-generation", "LlamaForCausalLM")
     assert "tokenizer.json" in checkpoint.files
     assert len(checkpoint.revision) == 64
+    assert times == [1]
     folder = load(sample("smollm2"))
     for name, tensor in folder.model.state_dict().items():
         assert torch.equal(tensor, checkpoint.model.state_dict()[name]), name

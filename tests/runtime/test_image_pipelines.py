@@ -6,6 +6,7 @@ exporter's own tests compare with torch, the model itself stands in for its grap
 
 import inspect
 import json
+import shutil
 from functools import cache
 from importlib import import_module
 from types import SimpleNamespace
@@ -384,7 +385,7 @@ def test_zero_shot_object_detection(exported, theirs, images):
 
 
 @pytest.mark.parametrize("name", ["trocr", "pix2struct", pytest.param("blip", marks=pytest.mark.sweep)])
-def test_image_to_text(exported, folders, images, name):
+def test_image_to_text(exported, folders, images, name, tmp_path):
     kind, _, processor, _ = TINY[name]
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders(name))
     model = getattr(transformers, kind).from_pretrained(folders(name))
@@ -395,6 +396,15 @@ def test_image_to_text(exported, folders, images, name):
         expected = [[{"generated_text": text}] for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
         assert ours(images, max_new_tokens=12, **options) == expected
     assert "".join(ours.stream(images[0], max_new_tokens=12)) == ours(images, max_new_tokens=12)[0][0]["generated_text"]
+    shutil.copytree(ours.bundle.folder, tmp_path / "short")
+    told = tmp_path / "short/generation_config.json"  # whose length counts the token to begin with
+    told.write_text(json.dumps(read_json(told) | {"max_length": 9}))
+    (tmp_path / "short/wherry.json").unlink()
+    short = pipeline("image-to-text", tmp_path / "short", device="cpu")
+    ids = model.generate(**processor(images, return_tensors="pt"), max_length=9, do_sample=False)
+    assert short(images) == [
+        [{"generated_text": text}] for text in tokenizer.batch_decode(ids, skip_special_tokens=True)
+    ]
 
 
 def test_answers_about_an_image_are_the_likeliest(exported, folders, images):
@@ -441,7 +451,7 @@ def test_answers_about_an_image_are_written(exported, folders, images, tmp_path,
         assert ours(images, questions, max_new_tokens=12, batch_size=4, **options) == expected
     with pytest.raises(InputError, match="unknown generation option top_k_answers"):
         ours(images[0], "What?", top_k_answers=3)
-    with pytest.raises(InputError, match="this model writes at most 39 tokens: max_new_tokens must not be 40"):
+    with pytest.raises(InputError, match="this model writes at most 39 tokens, not 40: pass max_new_tokens"):
         ours(images[0], "What?", max_new_tokens=40)
     images[0].save(tmp_path / "boat.png")
     words = ["run", str(ours.bundle.folder), str(tmp_path / "boat.png"), "--question", questions[0]]

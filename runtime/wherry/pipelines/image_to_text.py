@@ -22,9 +22,8 @@ class ImageWriterPipeline(ImagePipeline, TextPipeline):
         self.defaults = captioner_defaults(self.bundle)
         parts = (self.bundle.config.get(name) or {} for name in ("text_config", "decoder"))
         self.positions = next((int(part[POSITIONS]) for part in parts if part.get(POSITIONS)), None)
-        if self.positions is not None:
-            longest = min(self.defaults.max_new_tokens, self.positions - 1)
-            self.defaults = self.defaults.updated(max_new_tokens=longest)
+        if self.positions is not None and _new_tokens(self.defaults) >= self.positions:
+            self.defaults = self.defaults.updated(max_new_tokens=self.positions - 1)
 
     def needed(self) -> Sequence[str]:
         """An encoder of images and a decoder, in one graph or in two."""
@@ -39,9 +38,8 @@ class ImageWriterPipeline(ImagePipeline, TextPipeline):
         config = self.defaults.updated(**options)
         if config.decoder_start_token_id is None:
             raise InputError(f"{self.bundle.folder} does not tell decoder_start_token_id: pass it")
-        if self.positions is not None and config.max_new_tokens >= self.positions:
-            most, asked = self.positions - 1, config.max_new_tokens
-            raise InputError(f"this model writes at most {most} tokens: max_new_tokens must not be {asked}")
+        if self.positions is not None and (asked := _new_tokens(config)) >= self.positions:
+            raise InputError(f"this model writes at most {self.positions - 1} tokens, not {asked}: pass max_new_tokens")
         return config
 
 
@@ -89,6 +87,11 @@ class ImageToTextPipeline(ImageWriterPipeline):
         if "attention_mask" in given:
             seen["encoder_attention_mask"] = given["attention_mask"]
         return [{name: values[row : row + 1] for name, values in seen.items()} for row in range(len(images))]
+
+
+def _new_tokens(config: GenerationConfig) -> int:
+    """At most so many: a `max_length` counts the token to begin with too."""
+    return config.max_new_tokens if config.max_length is None else min(config.max_new_tokens, config.max_length - 1)
 
 
 PIPELINE = ImageToTextPipeline
