@@ -61,21 +61,34 @@ class Watch:
 
     def rows(self, name_and_values: tuple[str, list[Array]]) -> Array:
         """A value's vectors along its last axis, those of padding left out where it has the mask's axes."""
-        kept = []
-        for feed, value in zip(self.feeds, name_and_values[1], strict=True):
-            mask = feed.get("attention_mask")
-            if mask is not None and value.ndim == 3 and value.shape[:2] == mask.shape:
-                kept.append(value[mask.astype(bool)])
-            else:
-                kept.append(value.reshape(-1, value.shape[-1]))
-        return np.concatenate(kept)
+        return np.concatenate([_real(value, feed) for feed, value in zip(self.feeds, name_and_values[1], strict=True)])
 
-    def moments(self, *, products: bool) -> Iterator[tuple[str, Moments]]:
-        """Second moments of the vectors of each value, with those of pairs of elements where asked for."""
+    def products(self) -> Iterator[tuple[str, Moments]]:
+        """Second moments of the vectors of each value, with those of pairs of elements."""
         for found in self.values():
             rows = self.rows(found)
-            pairs = (rows.T @ rows.astype(np.float64)) / len(rows) if products else None
+            pairs = (rows.T @ rows.astype(np.float64)) / len(rows)
             yield found[0], Moments(np.square(rows).mean(0), pairs, len(rows))
+
+    def squares(self) -> dict[str, Moments]:
+        """Mean squares of the elements of each value's vectors. One feed's values are in memory at a time."""
+        sums: dict[str, Array] = {}
+        counts: dict[str, int] = {}
+        for feed in self.feeds:
+            seen = self.session.run(self.seen, dict(feed)) if self.seen else []
+            for name, value in [*((name, feed[name]) for name in self.given), *zip(self.seen, seen, strict=True)]:
+                rows = _real(value, feed)
+                sums[name] = sums.get(name, 0) + np.square(rows).sum(0, dtype=np.float64)
+                counts[name] = counts.get(name, 0) + len(rows)
+        return {name: Moments((sums[name] / counts[name]).astype(np.float32), None, counts[name]) for name in sums}
+
+
+def _real(value: Array, feed: Feed) -> Array:
+    """A value's vectors along its last axis, those of padding left out where it has the mask's axes."""
+    mask = feed.get("attention_mask")
+    if mask is not None and value.ndim == 3 and value.shape[:2] == mask.shape:
+        return np.asarray(value[mask.astype(bool)])
+    return value.reshape(-1, value.shape[-1])
 
 
 def largest(model: ir.Model, feeds: Sequence[Feed]) -> dict[str, float]:
@@ -121,4 +134,5 @@ def _session(model: ir.Model, folder: str) -> InferenceSession:
     ir.save(model, path, external_data="weights")
     options = SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = thread_count(), 3
+    options.enable_cpu_mem_arena = False
     return InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -7,7 +7,7 @@ import json
 import struct
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,7 @@ class Checkpoint:
         source: what the user named: a folder's name, a file's name or a repository id.
         revision: commit of the repository, or sha256 of the weights' file.
         licence: as the checkpoint's model card states it, if it does.
+        weights: files that hold the weights, where the model is nobody else's.
     """
 
     model: "PreTrainedModel"
@@ -85,6 +86,7 @@ class Checkpoint:
     source: str
     revision: str | None
     licence: str | None
+    weights: Collection[Path] = ()
 
 
 def load(
@@ -154,7 +156,7 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
     size = _size_of_images(folder)
     if size is not None and not setting(model.config, "image_size"):
         model.config.image_size = size
-    return Checkpoint(model, chosen, files, source, revision, _licence(folder))
+    return Checkpoint(model, chosen, files, source, revision, _licence(folder), list(folder.glob("*.safetensors")))
 
 
 def _from_gguf(path: Path, task: str | None) -> Checkpoint:

@@ -36,7 +36,7 @@ from wherry_exporter.pooled import NAME
 from wherry_exporter.prefilled import Prefilled
 from wherry_exporter.probe import PROSE, SENTENCES
 from wherry_exporter.seq2seq import encoder_decoder_of, rows_of, start_token
-from wherry_exporter.states import cache_argument
+from wherry_exporter.states import cache_of
 from wherry_exporter.tasks import TASKS
 from wherry_tokenization import Tokenizer
 
@@ -206,10 +206,11 @@ class DecoderProbe:
 
     def racers(self, opened: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
         opened, row, steps = writing(opened), self.rows[0], 8
-        prompt, cache = self._prompt(0), cache_argument(self.model)
+        prompt = self._prompt(0)
 
         def run_torch() -> None:
             output, tokens = self.model(**prompt, use_cache=True), prompt["input_ids"]
+            cache, _ = cache_of(self.model, output)
             for _ in range(steps):
                 token = output.logits[:, -1:].argmax(-1)
                 if cache:

@@ -89,7 +89,9 @@ class States(Keeping):
         Raises:
             ExportError: the model keeps nothing, or nothing that can be told.
         """
-        self.argument, self.cache = _cache_of(model)
+        with torch.no_grad():
+            output = model(input_ids=torch.ones(1, 2, dtype=torch.int64), use_cache=True)
+        self.argument, self.cache = cache_of(model, output)
         if self.cache is None:
             raise ExportError(f"{type(model).__name__} keeps no cache between steps that its forward gives and takes")
         self.kept = [kept for number, layer in enumerate(self.cache.layers) for kept in _kept_by(number, layer)]
@@ -138,14 +140,8 @@ class Reading(Keeping):
         return [torch.stack(digits, -1)[:, None].to(torch.float32)]
 
 
-def cache_argument(model: Any) -> str:
-    """By which name a model takes its cache; nothing where it keeps none."""
-    return _cache_of(model)[0]
-
-
-def _cache_of(model: Any) -> tuple[str, Any]:
-    with torch.no_grad():
-        output = model(input_ids=torch.ones(1, 2, dtype=torch.int64), use_cache=True)
+def cache_of(model: Any, output: Any) -> tuple[str, Any]:
+    """A model's cache in what it gives, and by which name it takes it; nothing where it keeps none."""
     takes = parameters_of(model)
     caches = ((name, value) for name, value in output.items() if name in takes and hasattr(value, "layers"))
     return next(caches, ("", None))

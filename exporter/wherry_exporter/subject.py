@@ -19,7 +19,7 @@ from wherry_exporter.plan import Plan
 from wherry_exporter.probe import CALIBRATION, PROSE, SENTENCES
 from wherry_exporter.runners import Feed, GraphRunner
 from wherry_exporter.tasks import TASKS
-from wherry_exporter.verify import Parity, ratio
+from wherry_exporter.verify import Parity, pace
 
 Array = np.ndarray[Any, Any]
 SIZES = {"height": 224, "width": 224, "num_channels": 3, "num_samples": 16_000, "num_frames": 3000}
@@ -126,7 +126,7 @@ class GraphSubject:
         """How many times as fast as the float32 graphs a variant runs."""
         original, variant = self.prover.work(self.original), self.prover.work(GraphRunner(graphs))
         variant()
-        return ratio(original, variant)
+        return pace(original) / pace(variant)
 
     def _examiner(self, rows: Sequence[Row], front: Front) -> Examiner:
         task = self.task if self.task in TASKS else "feature-extraction"

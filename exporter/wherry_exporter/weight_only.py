@@ -105,7 +105,9 @@ class WeightOnly:
         algorithm = BY_NAME[self.settings.algorithm]
         if self.settings.algorithm in ("imatrix", "gptq"):
             watch = Watch(self.model, self.feeds, list(wanted))
-            for source, moments in watch.moments(products=self.settings.algorithm == "gptq"):
+            seen = watch.products() if self.settings.algorithm == "gptq" else watch.squares().items()
+            del watch  # the graph that was looked at, where all has been seen
+            for source, moments in seen:
                 for node in wanted.pop(source):
                     self.found[str(node.name), bits] = algorithm(
                         _weight(node),

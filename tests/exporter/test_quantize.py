@@ -10,6 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 
+from wherry_exporter.activations import Watch
 from wherry_exporter.convert import convert
 from wherry_exporter.errors import UsageError
 from wherry_exporter.half import half
@@ -478,6 +479,23 @@ def test_activations_are_seen_where_a_graph_does_not_tell_their_types():
             value.type = value.shape = None
     assert np.array_equal(levels(untold), levels(told))
     assert not np.array_equal(levels(untold), levels(untold, "rtn"))
+
+
+def test_squares_are_those_of_real_tokens_in_feeds_of_unlike_length():
+    feeds = [tokens(1), {name: array[:1, :4] for name, array in tokens(2).items()}]
+    feeds[0]["attention_mask"] = np.array([[1] * 9, [1] * 3 + [0] * 6])
+    past = normal(3, 1, 64)
+    feeds[0]["past_key_values.0.key"], feeds[1]["past_key_values.0.key"] = past[:2], past[2:]
+    model = language_model(tied=False)
+    model.graph.inputs.append(ir.val("attention_mask", dtype=ir.DataType.INT64, shape=ir.Shape(["n", "s"])))
+    feeds[1]["attention_mask"] = np.ones((1, 4), np.int64)
+    watch = Watch(model, feeds, ["e", "h", "past_key_values.0.key"])
+    table = model.graph.initializers["table"].const_value.numpy()
+    real = np.concatenate([table[feed["input_ids"][feed["attention_mask"] == 1]] for feed in feeds])
+    for found in (watch.squares(), dict(watch.products())):
+        assert found["e"].tokens == 9 + 3 + 4
+        np.testing.assert_allclose(found["e"].squares, np.square(real).mean(0), rtol=1e-6)
+        np.testing.assert_allclose(found["past_key_values.0.key"].squares, np.square(past).mean((0, 1)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
