@@ -18,7 +18,7 @@ from wherry_exporter.errors import ExportError, UsageError
 from wherry_exporter.garbage import lasting_imports
 from wherry_exporter.memory import peak_mb
 from wherry_exporter.plan import AUTO, Plan, Settings
-from wherry_exporter.tasks import TASKS, shape_of
+from wherry_exporter.tasks import TASKS, shape_of, task_of, writes_words_alone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -166,8 +166,7 @@ def _write_bundle(
     for name, content in checkpoint.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    config: Any = checkpoint.model.config
-    config.save_pretrained(folder)
+    _config_of(checkpoint).save_pretrained(folder)
     generation = getattr(checkpoint.model, "generation_config", None)  # models that label frames (CTC) have none
     writes = TASKS[checkpoint.task].generates or shape_of(checkpoint.task, checkpoint.model) in WRITE
     if writes and generation is not None:
@@ -210,6 +209,20 @@ def _write_bundle(
     shared = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "onnx"]
     manifest["files"] = {path.relative_to(folder).as_posix(): record(path) for path in shared}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _config_of(checkpoint: "Checkpoint") -> Any:
+    """The configuration that a bundle tells: of a model that writes about words alone, that of its text model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    whole: Any = checkpoint.model.config
+    text = whole.get_text_config()
+    if not writes_words_alone(checkpoint.task, task_of(type(checkpoint.model))) or text is whole:
+        return whole
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(text.model_type)
+    if isinstance(name, str):
+        text.architectures = [name]
+    return text
 
 
 def _tell_transformers_js(folder: Path, variants: Mapping[str, Any]) -> None:

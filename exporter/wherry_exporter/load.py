@@ -20,7 +20,7 @@ from wherry.hub import resolve
 from wherry_exporter.errors import ExportError
 from wherry_exporter.pieces import fast_form
 from wherry_exporter.quiet import quiet
-from wherry_exporter.tasks import TASKS, find_task, task_of
+from wherry_exporter.tasks import TASKS, find_task, task_of, writes_words_alone
 from wherry_tokenization import Tokenizer
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _model_class(task: str, config: Any, raw: Mapping[str, Any]) -> Any:
     for name in raw.get("architectures") or config.architectures or []:
         own = getattr(transformers, name, None)
         able = task_of(own) if own is not None else None
-        if able is not None and able in TASKS and TASKS[able].auto == auto:
+        if (able is not None and able in TASKS and TASKS[able].auto == auto) or writes_words_alone(task, able):
             return own
     return TasksManager.get_model_class_for_task(auto, model_type=config.model_type)
 
@@ -321,6 +321,8 @@ def carried(folder: Path, task: str, config: Any) -> dict[str, bytes]:
     from transformers import AutoTokenizer
 
     names = [name for name in CARRIED if (folder / name).is_file()] + named_templates(folder)
+    if task == "text-generation":  # of what sees or hears too
+        names = [name for name in names if name not in PREPROCESSORS]
     if "modules.json" in names:
         names += [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/config.json"))]
     files = {name: (folder / name).read_bytes() for name in names}

@@ -136,12 +136,17 @@ def find_task(asked: str | None, config: Any, folder: Path | None) -> str:
         raise TaskError(f"unknown task '{asked}': choose one of {', '.join(TASKS)}")
     if able is not None and not task.endswith("feature-extraction") and task != "sentence-embeddings":
         same = able in TASKS and TASKS[able].auto == TASKS[task].auto
-        if not same:
+        if not same and not writes_words_alone(task, able):
             raise TaskError(
                 f"task {task} does not fit: {', '.join(architectures)} is a model for {able}, "
                 f"its weights have no head for {task}"
             )
     return task
+
+
+def writes_words_alone(task: str, able: str | None) -> bool:
+    """Whether a model that writes about images or sounds among words is asked to write about words alone."""
+    return task == "text-generation" and able in ("image-text-to-text", "audio-text-to-text")
 
 
 def _tasks_of(architectures: list[str]) -> str | None:

@@ -4,6 +4,7 @@
 out within a thousandth, and models that generate have to give the tokens of `generate`.
 """
 
+import shutil
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,7 @@ from tiny_images import TINY
 from wherry.errors import TaskError
 from wherry.generation import Decoder, Engine, GenerationConfig, generate
 from wherry.session import Session
+from wherry_exporter import export
 from wherry_exporter.build import trace_verified, write_variant
 from wherry_exporter.card import in_words
 from wherry_exporter.decoder import looks_ahead
@@ -907,7 +909,11 @@ def test_decoder(name, folder):
     kinds = [node.op_type for node in traced.graphs["model"].graph]
     assert len(slow) == kinds.count("Loop") + (name == "OpenAIGPTLMHeadModel")
     assert traced.padding_side == side
-    rows = [np.random.default_rng(seed).integers(5, 120, length).tolist() for seed, length in enumerate((3, 9, 5))]
+    writes_as_generate_does(model, folder, side)
+
+
+def writes_as_generate_does(model: Any, folder: Path, side: Any) -> None:
+    rows = [np.random.default_rng(seed).integers(5, 90, length).tolist() for seed, length in enumerate((3, 9, 5))]
     decoder = Decoder(Session(folder / "onnx/model.onnx", device="cpu"), side)
     for row, tokens in zip(rows, generate(decoder, rows, GenerationConfig(max_new_tokens=32)), strict=True):
         ids = torch.tensor([row])
@@ -915,6 +921,41 @@ def test_decoder(name, folder):
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False, eos_token_id=None
         )
         assert tokens == expected[0, len(row) :].tolist()
+
+
+WORDS_ALONE = (
+    "LlavaForConditionalGeneration",
+    "Gemma3ForConditionalGeneration",
+    *(
+        pytest.param(name, marks=pytest.mark.sweep)
+        for name in (
+            "LlavaNextForConditionalGeneration",
+            "LlavaOnevisionForConditionalGeneration",
+            "SmolVLMForConditionalGeneration",
+            "Mistral3ForConditionalGeneration",
+            "Qwen2VLForConditionalGeneration",
+            "Qwen2_5_VLForConditionalGeneration",
+            "Qwen3VLForConditionalGeneration",
+            "Glm4vForConditionalGeneration",
+        )
+    ),
+)
+
+
+@pytest.mark.parametrize("name", WORDS_ALONE)
+def test_what_sees_writes_about_words_alone(folder, letters, name):
+    seeing = checkpoint(name, VISION_LANGUAGE[name][2])
+    seeing.model.save_pretrained(folder / "checkpoint")
+    for file in letters.iterdir():
+        shutil.copy(file, folder / "checkpoint")
+    (folder / "checkpoint/preprocessor_config.json").write_text("{}")
+    bundle = export(folder / "checkpoint", folder / "bundle", task="text-generation", precision=["fp32"])
+    assert bundle.task == "text-generation"
+    assert bundle.variants["fp32"].parity["max_abs_diff"] < 1e-3
+    whole = transformers.AutoConfig.from_pretrained(folder / "checkpoint")
+    assert bundle.config["model_type"] == whole.get_text_config().model_type
+    assert not (bundle.folder / "preprocessor_config.json").exists()
+    writes_as_generate_does(seeing.model, bundle.folder, bundle.padding_side)
 
 
 @pytest.mark.parametrize(
