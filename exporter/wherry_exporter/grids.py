@@ -23,8 +23,8 @@ NAME = "wherry_flash"  # transformers hands over packed sequences whole where th
 
 
 @dataclass
-class _Packing:
-    """The functions of `transformers.vision_utils`, by their names there.
+class Packing:
+    """The functions of `transformers.vision_utils`, by their names there, and what else grids tell.
 
     Attributes:
         count: how many patches there are.
@@ -33,7 +33,8 @@ class _Packing:
     count: Any = 0
 
     def begin(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.count = inputs[0].shape[0]
+        """Count the patches, which may come as small images of a batch of one."""
+        self.count = inputs[0].shape[1 if inputs[0].ndim > 2 else 0]
 
     def _places(self, grids: Tensor, unit: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of each patch, or group of `unit` patches: where its image starts, its place there, and its image's grid."""
@@ -50,6 +51,12 @@ class _Packing:
         row = within // (merge**2 * blocks) * merge + within // merge % merge
         column = within // merge**2 % blocks * merge + within % merge
         return row, column, height, width
+
+    def in_blocks(self, grids: Tensor, merge: int) -> Tensor:
+        """Where the patches of each block stand, block by block, among those that come row by row."""
+        starts, places, height, width = self._places(grids)
+        row, column, *_ = self._rows_and_columns(grids, merge)
+        return starts + places // (height * width) * height * width + row * width + column
 
     def get_vision_position_ids(self, grid_thw: Tensor, spatial_merge_size: int, **_: Any) -> Tensor:
         row, column, _height, _width = self._rows_and_columns(grid_thw, spatial_merge_size)
@@ -107,21 +114,21 @@ class _Packing:
 
 
 def _lengths_of_images(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What GLM's positions take for the lengths of sequences, where `_Packing` tells of patches instead."""
+    """What GLM's positions take for the lengths of sequences, where `Packing` tells of patches instead."""
     patches, _, shapes, *places = inputs
     return (patches, shapes.prod(1), shapes, *places)
 
 
 @contextmanager
-def packed_images(model: Any) -> Iterator[nn.Module]:
-    """The module that takes images as patches, which for the time of a trace reckons with grids of any images."""
+def packed_images(model: Any) -> Iterator[tuple[nn.Module, Packing]]:
+    """The module that takes images as patches, and what reckons with grids of any images for the time of a trace."""
     tower: Any = next(module for module in model.modules() if "grid_thw" in parameters_of(module))
-    source, packing = sys.modules[type(tower).__module__], _Packing()
+    source, packing = sys.modules[type(tower).__module__], Packing()
     ALL_ATTENTION_FUNCTIONS.register(NAME, packing.attention)
     with ExitStack() as stack:
         stack.enter_context(tower.register_forward_pre_hook(packing.begin))
         stack.enter_context(patch.object(tower.config, "_attn_implementation_internal", NAME))
-        for name in [name for name in vars(_Packing) if name.startswith("get_") and hasattr(source, name)]:
+        for name in [name for name in vars(Packing) if name.startswith("get_") and hasattr(source, name)]:
             stack.enter_context(patch.object(source, name, getattr(packing, name)))
         for module in tower.modules():
             if parameters_of(module)[1:3] == ["lengths", "image_shapes"]:
@@ -129,4 +136,4 @@ def packed_images(model: Any) -> Iterator[nn.Module]:
         for module in [module for module in tower.modules() if "cu_seqlens" in parameters_of(module)]:
             # the patches for a trace put a forward for images of one size in the class
             stack.enter_context(patch.object(module, "forward", module.forward))
-        yield tower
+        yield tower, packing

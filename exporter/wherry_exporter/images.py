@@ -76,9 +76,11 @@ def image_inputs(model: Any, *, rows: int, seed: int, scale: float = 1) -> list[
 def _patches(vision: Any, row: int, units: int, seed: int) -> dict[str, Tensor]:
     side = vision.spatial_merge_size
     grid = torch.tensor([[1, side * units, side * (units + 1 + row % 2)]])
-    size = 3 * vision.temporal_patch_size * vision.patch_size**2
+    edge = vision.patch_size
+    times = getattr(vision, "temporal_patch_size", None)
+    size = (3, edge, edge) if times is None else (3 * times * edge**2,)
     random = torch.Generator().manual_seed(1000 * seed + row)
-    pixels = torch.rand(int(grid.prod()), size, generator=random) * 2 - 1
+    pixels = torch.rand(int(grid.prod()), *size, generator=random) * 2 - 1
     return {"pixel_values": pixels, "image_grid_thw": grid}
 
 
@@ -163,7 +165,8 @@ def image_axes(images: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
     if "pixel_attention_mask" in images:
         return {"pixel_values": (*SEVERAL, *IMAGE_AXES[1:]), "pixel_attention_mask": (*SEVERAL, *IMAGE_AXES[2:])}
     if "image_grid_thw" in images:
-        return {"pixel_values": PATCHES, "image_grid_thw": AXES["image_grid_thw"]}
+        whole = PATCHES if images["pixel_values"].ndim == 2 else (PATCHES[0], *IMAGE_AXES[1:])
+        return {"pixel_values": whole, "image_grid_thw": AXES["image_grid_thw"]}
     asked = {name: (BATCH, "qformer_sequence_length") for name in INSTRUCTED if name in images}
     return {"pixel_values": IMAGE_AXES, **asked}
 

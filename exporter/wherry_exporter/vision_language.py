@@ -5,6 +5,7 @@ Whoever runs them puts the features in the places of the image tokens. Knows no 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from torch.export import Dim
 
 from wherry_exporter.convert import Traced, convert, name_axes
 from wherry_exporter.decoder import embeddings_of, fused_decoder, plain_decoder, stepwise_decoder
-from wherry_exporter.grids import packed_images
+from wherry_exporter.grids import Packing, packed_images
 from wherry_exporter.images import (
     features_of,
     image_axes,
@@ -26,7 +27,7 @@ from wherry_exporter.images import (
     takes_tiles,
     tiles_as_they_are,
 )
-from wherry_exporter.inputs import BATCH, FIXED
+from wherry_exporter.inputs import BATCH, FIXED, parameters_of
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.pair import fused_encoder_and_decoder, plain_encoder_and_decoder
@@ -83,15 +84,44 @@ class _VisionEncoder(nn.Module):
 
 
 class _PackedImages(nn.Module):
-    """Images that come as patches to their features."""
+    """Images that come as patches to their features.
 
-    def __init__(self, tower: Any) -> None:
+    Where a module behind the tower makes them, it is given all blocks of patches as the frames of one image, which
+    computes the same, and in order: images have unlike rows.
+    """
+
+    def __init__(self, model: Any, tower: Any, packing: Packing) -> None:
         super().__init__()
-        self.tower = tower
+        self.tower, self.packing = tower, packing
+        self.merge = int(model.config.vision_config.spatial_merge_size)
+        modules = (module for module in model.modules() if parameters_of(module)[1:] == ["image_grid_thw"])
+        self.projector = next(modules, None)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        output = self.tower(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
+        pixels, grids = inputs["pixel_values"], inputs["image_grid_thw"]
+        output = self.tower(pixels if pixels.ndim == 2 else pixels[None], grid_thw=grids)
+        if self.projector is not None:
+            states = output.last_hidden_state[self.packing.in_blocks(grids, self.merge)]
+            features: Tensor = self.projector(states, _Frames(states.shape[0] // self.merge**2, self.merge))
+            return features
         return torch.cat([output.pooler_output, *(getattr(output, "deepstack_features", None) or [])], -1)
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """As much of the grids of images as is asked of those of one of so many frames, each of a side squared."""
+
+    count: Any
+    side: int
+
+    def prod(self, **_: int) -> "_Frames":
+        return self
+
+    def tolist(self) -> list[Any]:
+        return [self.count * self.side**2]
+
+    def __iter__(self) -> Iterator[tuple[Any, int, int]]:
+        yield self.count, self.side, self.side
 
 
 class _FilledPatches(nn.Module):
@@ -174,8 +204,8 @@ def _fused_vision(model: Any, images: dict[str, Tensor]) -> ir.Model:
 
 def _plain_vision(model: Any, images: dict[str, Tensor]) -> ir.Model:
     if "image_grid_thw" in images:
-        with packed_images(model) as tower:
-            return _trace_vision(model, _PackedImages(tower), images)
+        with packed_images(model) as (tower, packing):
+            return _trace_vision(model, _PackedImages(model, tower, packing), images)
     if "spatial_shapes" in images:
         return _trace_vision(model, _FilledPatches(model), images)
     module = _VisionEncoder(model, None if takes_tiles(model) else _last_layer(model, images), None)
