@@ -231,6 +231,17 @@ def qwen3_5(tokenizer: Any) -> tuple[Any, Any]:
     )
 
 
+def paddleocr_vl(tokenizer: Any) -> tuple[Any, Any]:
+    tokenizer.chat_template = TEMPLATE
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    text = {**LONG, "head_dim": 16, "rope_parameters": rope, "tie_word_embeddings": False}
+    vision = {**VISION, "spatial_merge_size": 2}
+    config = transformers.PaddleOCRVLConfig(text_config=text, vision_config=vision, **IDS, tie_word_embeddings=False)
+    images = transformers.PaddleOCRVLImageProcessorPil(patch_size=8, min_pixels=32 * 32, max_pixels=64 * 64)
+    processor = transformers.PaddleOCRVLProcessor(images, tokenizer)
+    return transformers.PaddleOCRVLForConditionalGeneration(config), processor
+
+
 def in_3d(tokenizer: Any, kind: str, words: str, vision: dict[str, Any], **more: Any) -> tuple[Any, Any]:
     tokenizer.chat_template = TEMPLATE
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], "partial_rotary_factor": 1.0}
@@ -255,10 +266,11 @@ MAKERS = {
         qwen2_5_vl,
         qwen3_vl,
         qwen3_5,
+        paddleocr_vl,
     )
 }
 OFTEN = ("llava_next", "idefics3", "qwen2_vl")
-READ_APART = ("llava", "llava_next", "idefics3", "qwen2_vl", "smolvlm", "qwen2_5_vl", "qwen3_vl")
+READ_APART = ("llava", "llava_next", "idefics3", "qwen2_vl", "smolvlm", "qwen2_5_vl", "qwen3_vl", "paddleocr_vl")
 """Those whose prompts another graph may read: in the others tokens attend to later ones, or to an encoder."""
 SWEPT = [pytest.param(name, marks=pytest.mark.sweep) for name in MAKERS if name not in OFTEN]
 

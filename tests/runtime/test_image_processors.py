@@ -19,7 +19,7 @@ from wherry.vision.views import Viewer
 
 SHAPES = [(90, 130), (131, 64), (40, 40)]
 BY_EDGE = {"size": {"shortest_edge": 50}, "crop_size": {"height": 44, "width": 60}}
-VIEWED = ("Idefics3", "LlavaNext", "Qwen2VL", "SmolVLM")
+VIEWED = ("Idefics3", "LlavaNext", "PaddleOCRVL", "Qwen2VL", "SmolVLM")
 """Those whose images come in parts or as patches; see `Viewer`."""
 ON_TORCHVISION = {
     "Sam2": {
@@ -93,17 +93,19 @@ def test_pixels_are_those_of_transformers(tmp_path, kind, options):
             {"size": {"height": 44, "width": 40}, "crop_size": {"height": 56, "width": 56}},
         ),
         ("Qwen2VL", {"patch_size": 8, "merge_size": 3, "min_pixels": 48 * 48, "max_pixels": 72 * 72}),
+        ("PaddleOCRVL", {"patch_size": 8, "merge_size": 3, "min_pixels": 48 * 48, "max_pixels": 72 * 72}),
     ],
 )
 def test_images_in_parts_and_as_patches(tmp_path, kind, options):
     theirs = getattr(transformers, f"{kind}ImageProcessorPil")(**options)
     theirs.save_pretrained(tmp_path)
     ours = Viewer.load(tmp_path) if options else Viewer.of({"image_processor_type": f"{kind}ImageProcessor"})
-    for image in (picture(*shape) for shape in SHAPES):
+    patches = kind in ("Qwen2VL", "PaddleOCRVL")
+    for image in (picture(*shape) for shape in (*SHAPES, *[(10, 60), (50, 9)] * patches)):
         expected, found = theirs(image, return_tensors="np"), ours(image)
-        pixels = expected["pixel_values"] if kind == "Qwen2VL" else expected["pixel_values"][0]
+        pixels = expected["pixel_values"] if patches else expected["pixel_values"][0]
         np.testing.assert_allclose(found.pixels, pixels, atol=1e-5, rtol=0)
-        if kind == "Qwen2VL":
+        if patches:
             np.testing.assert_array_equal(found.grid, expected["image_grid_thw"])
         else:
             assert len(pixels) == found.rows * found.columns + 1

@@ -53,6 +53,7 @@ WRITERS: Mapping[str, Writer] = {
     "idefics3": _idefics,
     "llava": _bare,
     "llava_next": _bare,
+    "paddleocr_vl": _bare,
     "paligemma": _bare,
     "qwen2_5_vl": _bare,
     "qwen2_vl": _bare,

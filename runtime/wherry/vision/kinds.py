@@ -95,6 +95,10 @@ def _qwen(settings: Settings) -> Rule:
     return sizes.between(least, most, settings["patch_size"] * settings["merge_size"])
 
 
+def _paddle(settings: Settings) -> Rule:
+    return sizes.grown(settings["patch_size"] * settings["merge_size"], _qwen(settings))
+
+
 def _sam(settings: Settings) -> Rule:
     return sizes.longer(settings["size"]["longest_edge"])
 
@@ -163,6 +167,17 @@ KINDS: Mapping[str, Kind] = {
     ),
     "OwlViT": Kind(
         {**CLIP, "size": {"height": 768, "width": 768}, "crop_size": {"height": 768, "width": 768}},
+    ),
+    "PaddleOCRVL": Kind(
+        {
+            **CLIP,
+            "size": {"shortest_edge": 384 * 384, "longest_edge": 1536 * 1536},
+            "default_to_square": False,
+            "patch_size": 14,
+            "temporal_patch_size": 1,
+            "merge_size": 2,
+        },
+        _paddle,
     ),
     "PoolFormer": Kind({**IMAGENET, **BY_SHORTEST, "crop_pct": 0.9, "do_center_crop": True}, _poolformer),
     "Pvt": Kind({**IMAGENET, **SQUARE}),

@@ -84,6 +84,19 @@ def inside(height_limit: int, width_limit: int) -> Rule:
     return rule
 
 
+def grown(edge: int, rule: Rule) -> Rule:
+    """What a rule gives an image whose edges have that length at least, its own or as much more as it takes."""
+
+    def grow(height: int, width: int) -> Size:
+        if height < edge:
+            height, width = edge, round(width * edge / height)
+        if width < edge:
+            height, width = round(height * edge / width), edge
+        return rule(height, width)
+
+    return grow
+
+
 def rounded_up(rule: Rule, multiple: int) -> Rule:
     """What a rule gives, each edge up to a multiple."""
 

@@ -1,7 +1,7 @@
 """An image among words: what a graph for images takes of it, whole, in parts or as patches.
 
-Knows nothing of graphs and tasks. The rules are those of transformers' Idefics3, LLaVA-NeXT and Qwen2-VL image
-processors.
+Knows nothing of graphs and tasks. The rules are those of transformers' Idefics3, LLaVA-NeXT, Qwen2-VL and
+PaddleOCR-VL image processors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,8 @@ class View:
     """One image as a graph takes it.
 
     Attributes:
-        pixels: float32 of shape (parts, 3, height, width), the whole image last, or (patches, values) of one.
+        pixels: float32 of shape (parts, 3, height, width), the whole image last, or of one (patches, values) or
+            (patches, 3, edge, edge).
         rows: of parts beside the whole; 0 where there are none.
         columns: likewise.
         grid: int64 (1, 3), patches in time, height and width, where it comes as patches.
@@ -51,6 +52,7 @@ class Viewer:
         first: what an image that is cut into parts is resized to before; one in tiles, to be seen as a whole.
         patch: (edge, how often it is repeated in time, patches an edge of a feature), where it comes as patches.
         offered: (height, width) of what an image may be cut into tiles of, each of `edge`.
+        small: whether patches are small images, row by row, and not values, those of a feature together.
     """
 
     processor: ImageProcessor
@@ -59,6 +61,7 @@ class Viewer:
     first: sizes.Rule | None = None
     patch: tuple[int, int, int] | None = None
     offered: Sequence[Sequence[int]] = ()
+    small: bool = False
 
     @classmethod
     def load(cls, folder: Path) -> "Viewer":
@@ -93,10 +96,11 @@ class Viewer:
             if edge < 1 or not offered or any(length < 1 or length % edge for each in offered for length in each):
                 raise ValueError(f"image_grid_pinpoints are {offered}, no multiples of tiles of {edge} pixels")
             return cls(processor, edge, first=sizes.exact(whole["height"], whole["width"]), offered=offered)
-        if kind == "Qwen2VL":
+        if kind in ("Qwen2VL", "PaddleOCRVL"):
             return cls(
                 processor,
                 patch=(int(told["patch_size"]), int(told["temporal_patch_size"]), int(told["merge_size"])),
+                small=kind == "PaddleOCRVL",
             )
         return cls(processor)
 
@@ -113,7 +117,9 @@ class Viewer:
         if self.patch is not None and max(image.size) > SLENDER * min(image.size):
             raise InputError(f"{name} is {image.width}x{image.height}, more slender than 1:{SLENDER}: cut it first")
         pixels = self.processor(image, name=name).pixels
-        return View(pixels[None]) if self.patch is None else packed(pixels, *self.patch)
+        if self.patch is None:
+            return View(pixels[None])
+        return row_by_row(pixels, self.patch[0]) if self.small else packed(pixels, *self.patch)
 
     def _cut(self, image: Any, edge: int, name: str) -> View:
         def resized(given: Any, size: sizes.Size) -> Any:
@@ -159,6 +165,14 @@ def packed(pixels: Array, edge: int, times: int, merge: int) -> View:
     patches = patches.transpose(1, 4, 2, 5, 0, 3, 6).reshape(high * wide, channels, 1, edge, edge)
     repeated = np.broadcast_to(patches, (high * wide, channels, times, edge, edge))
     return View(repeated.reshape(high * wide, -1), grid=np.array([[1, high, wide]]))
+
+
+def row_by_row(pixels: Array, edge: int) -> View:
+    """An image (3, height, width) as patches that are small images, row by row."""
+    channels, *size = pixels.shape
+    high, wide = (length // edge for length in size)
+    patches = pixels.reshape(channels, high, edge, wide, edge).transpose(1, 3, 0, 2, 4)
+    return View(patches.reshape(high * wide, channels, edge, edge), grid=np.array([[1, high, wide]]))
 
 
 def positions(image: Array, grids: Sequence[Array], merge: int) -> Array:
