@@ -242,6 +242,13 @@ def paddleocr_vl(tokenizer: Any) -> tuple[Any, Any]:
     return transformers.PaddleOCRVLForConditionalGeneration(config), processor
 
 
+def glm_ocr(tokenizer: Any) -> tuple[Any, Any]:
+    vision = {**MERGED, "image_size": 32}
+    images = transformers.Glm46VImageProcessorPil(patch_size=8, size={"shortest_edge": 2048, "longest_edge": 8192})
+    model, _ = in_3d(tokenizer, "GlmOcr", "glm_ocr_text", vision, tie_word_embeddings=False)
+    return model, transformers.Glm46VProcessor(images, tokenizer, SimpleNamespace())
+
+
 def in_3d(tokenizer: Any, kind: str, words: str, vision: dict[str, Any], **more: Any) -> tuple[Any, Any]:
     tokenizer.chat_template = TEMPLATE
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], "partial_rotary_factor": 1.0}
@@ -267,10 +274,21 @@ MAKERS = {
         qwen3_vl,
         qwen3_5,
         paddleocr_vl,
+        glm_ocr,
     )
 }
 OFTEN = ("llava_next", "idefics3", "qwen2_vl")
-READ_APART = ("llava", "llava_next", "idefics3", "qwen2_vl", "smolvlm", "qwen2_5_vl", "qwen3_vl", "paddleocr_vl")
+READ_APART = (
+    "llava",
+    "llava_next",
+    "idefics3",
+    "qwen2_vl",
+    "smolvlm",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "paddleocr_vl",
+    "glm_ocr",
+)
 """Those whose prompts another graph may read: in the others tokens attend to later ones, or to an encoder."""
 SWEPT = [pytest.param(name, marks=pytest.mark.sweep) for name in MAKERS if name not in OFTEN]
 

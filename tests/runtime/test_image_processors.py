@@ -19,7 +19,8 @@ from wherry.vision.views import Viewer
 
 SHAPES = [(90, 130), (131, 64), (40, 40)]
 BY_EDGE = {"size": {"shortest_edge": 50}, "crop_size": {"height": 44, "width": 60}}
-VIEWED = ("Idefics3", "LlavaNext", "PaddleOCRVL", "Qwen2VL", "SmolVLM")
+PATCHED = ("Glm46V", "Glm4v", "PaddleOCRVL", "Qwen2VL")
+VIEWED = (*PATCHED, "Idefics3", "LlavaNext", "SmolVLM")
 """Those whose images come in parts or as patches; see `Viewer`."""
 ON_TORCHVISION = {
     "Sam2": {
@@ -94,13 +95,14 @@ def test_pixels_are_those_of_transformers(tmp_path, kind, options):
         ),
         ("Qwen2VL", {"patch_size": 8, "merge_size": 3, "min_pixels": 48 * 48, "max_pixels": 72 * 72}),
         ("PaddleOCRVL", {"patch_size": 8, "merge_size": 3, "min_pixels": 48 * 48, "max_pixels": 72 * 72}),
+        ("Glm4v", {"patch_size": 8, "merge_size": 3, "size": {"shortest_edge": 3000, "longest_edge": 6000}}),
     ],
 )
 def test_images_in_parts_and_as_patches(tmp_path, kind, options):
     theirs = getattr(transformers, f"{kind}ImageProcessorPil")(**options)
     theirs.save_pretrained(tmp_path)
     ours = Viewer.load(tmp_path) if options else Viewer.of({"image_processor_type": f"{kind}ImageProcessor"})
-    patches = kind in ("Qwen2VL", "PaddleOCRVL")
+    patches = kind in PATCHED
     for image in (picture(*shape) for shape in (*SHAPES, *[(10, 60), (50, 9)] * patches)):
         expected, found = theirs(image, return_tensors="np"), ours(image)
         pixels = expected["pixel_values"] if patches else expected["pixel_values"][0]

@@ -50,6 +50,9 @@ def _idefics(view: View, features: int, marks: Marks) -> str:
 
 WRITERS: Mapping[str, Writer] = {
     "gemma3": _gemma,
+    "glm46v": _bare,
+    "glm4v": _bare,
+    "glm_ocr": _bare,
     "idefics3": _idefics,
     "llava": _bare,
     "llava_next": _bare,
@@ -58,7 +61,9 @@ WRITERS: Mapping[str, Writer] = {
     "qwen2_5_vl": _bare,
     "qwen2_vl": _bare,
     "qwen3_5": _bare,
+    "qwen3_5_moe": _bare,
     "qwen3_vl": _bare,
+    "qwen3_vl_moe": _bare,
     "smolvlm": _idefics,
 }
 

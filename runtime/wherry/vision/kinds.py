@@ -42,6 +42,8 @@ IDEFICS: Settings = {
     "max_image_size": {"longest_edge": 364},
     "do_image_splitting": True,
 }
+PATCHED: Settings = {**CLIP, "default_to_square": False, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}
+GLM: Settings = {**PATCHED, "size": {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 15000}}
 
 
 def _own(settings: Settings) -> Rule:
@@ -89,10 +91,16 @@ def _vilt(settings: Settings) -> Rule:
     return sizes.capped(settings["size"]["shortest_edge"], settings["size_divisor"])
 
 
-def _qwen(settings: Settings) -> Rule:
+def _qwen(settings: Settings, repeated: int = 1) -> Rule:
     least = settings.get("min_pixels") or settings["size"]["shortest_edge"]
     most = settings.get("max_pixels") or settings["size"]["longest_edge"]
-    return sizes.between(least, most, settings["patch_size"] * settings["merge_size"])
+    return sizes.between(least / repeated, most / repeated, settings["patch_size"] * settings["merge_size"])
+
+
+def _glm(settings: Settings) -> Rule:
+    """Pixels count as often as they are repeated in time."""
+    rule = _qwen(settings, settings["temporal_patch_size"])
+    return sizes.scaled_up(settings["patch_size"] * settings["merge_size"], rule)
 
 
 def _paddle(settings: Settings) -> Rule:
@@ -140,6 +148,8 @@ KINDS: Mapping[str, Kind] = {
         }
     ),
     "Gemma3": Kind({**SQUARE, "resample": 2}),
+    "Glm46V": Kind(GLM, _glm),
+    "Glm4v": Kind(GLM, _glm),
     "GLPN": Kind({"resample": 2, "size_divisor": 32, "do_normalize": None}, _glpn),
     "Idefics3": Kind(IDEFICS),
     "Levit": Kind({**IMAGENET, **BY_SHORTEST, "do_center_crop": True}, _levit),
@@ -170,28 +180,15 @@ KINDS: Mapping[str, Kind] = {
     ),
     "PaddleOCRVL": Kind(
         {
-            **CLIP,
+            **PATCHED,
             "size": {"shortest_edge": 384 * 384, "longest_edge": 1536 * 1536},
-            "default_to_square": False,
-            "patch_size": 14,
             "temporal_patch_size": 1,
-            "merge_size": 2,
         },
         _paddle,
     ),
     "PoolFormer": Kind({**IMAGENET, **BY_SHORTEST, "crop_pct": 0.9, "do_center_crop": True}, _poolformer),
     "Pvt": Kind({**IMAGENET, **SQUARE}),
-    "Qwen2VL": Kind(
-        {
-            **CLIP,
-            "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
-            "default_to_square": False,
-            "patch_size": 14,
-            "temporal_patch_size": 2,
-            "merge_size": 2,
-        },
-        _qwen,
-    ),
+    "Qwen2VL": Kind({**PATCHED, "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}}, _qwen),
     "RTDetr": Kind(
         {**DETECTION, "size": {"height": 640, "width": 640}, "do_normalize": False, "do_pad": False},
     ),

@@ -97,6 +97,18 @@ def grown(edge: int, rule: Rule) -> Rule:
     return grow
 
 
+def scaled_up(edge: int, rule: Rule) -> Rule:
+    """What a rule gives an image whose edges have that length at least, enlarged as a whole where one has not."""
+
+    def scale_up(height: int, width: int) -> Size:
+        if min(height, width) < edge:
+            scale = max(edge / height, edge / width)
+            height, width = int(height * scale), int(width * scale)
+        return rule(height, width)
+
+    return scale_up
+
+
 def rounded_up(rule: Rule, multiple: int) -> Rule:
     """What a rule gives, each edge up to a multiple."""
 

@@ -1,7 +1,7 @@
 """An image among words: what a graph for images takes of it, whole, in parts or as patches.
 
-Knows nothing of graphs and tasks. The rules are those of transformers' Idefics3, LLaVA-NeXT, Qwen2-VL and
-PaddleOCR-VL image processors.
+Knows nothing of graphs and tasks. The rules are those of transformers' Idefics3, LLaVA-NeXT, Qwen2-VL, GLM-4V
+and PaddleOCR-VL image processors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,8 @@ from wherry.vision.read import pillow
 
 SLENDER = 200
 """How often the longer edge may hold the shorter one, where an image comes as patches."""
+PATCHED = ("Glm46V", "Glm4v", "PaddleOCRVL", "Qwen2VL")
+"""Kinds of processors that make patches of an image, as many as it has."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Viewer:
             if edge < 1 or not offered or any(length < 1 or length % edge for each in offered for length in each):
                 raise ValueError(f"image_grid_pinpoints are {offered}, no multiples of tiles of {edge} pixels")
             return cls(processor, edge, first=sizes.exact(whole["height"], whole["width"]), offered=offered)
-        if kind in ("Qwen2VL", "PaddleOCRVL"):
+        if kind in PATCHED:
             return cls(
                 processor,
                 patch=(int(told["patch_size"]), int(told["temporal_patch_size"]), int(told["merge_size"])),
