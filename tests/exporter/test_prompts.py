@@ -56,7 +56,15 @@ MERGED = {
     "temporal_patch_size": 2,
     "spatial_merge_size": 2,
 }
-SPECIAL = ("<image>", "<video>", "<start>", "<fake_token_around_image>", "<global-img>")
+SPECIAL = (
+    "<image>",
+    "<video>",
+    "<start>",
+    "<fake_token_around_image>",
+    "<global-img>",
+    "[IMG_BREAK]",
+    "[IMG_END]",
+)
 IDS = {"image_token_id": 150, "video_token_id": 151, "vision_start_token_id": 152}
 TEMPLATE = (
     "{% for message in messages %}{{ message.role }}:{% for part in message.content %}"
@@ -90,6 +98,8 @@ def words() -> Any:
             "video_token": "<video>",
             "boi_token": "<start>",
             "eoi_token": "<global-img>",
+            "image_break_token": "[IMG_BREAK]",
+            "image_end_token": "[IMG_END]",
         },
     )
 
@@ -249,6 +259,18 @@ def glm_ocr(tokenizer: Any) -> tuple[Any, Any]:
     return model, transformers.Glm46VProcessor(images, tokenizer, SimpleNamespace())
 
 
+def lighton_ocr(tokenizer: Any) -> tuple[Any, Any]:
+    tokenizer.chat_template = TEMPLATE
+    text = {**LONG, "model_type": "qwen3", "head_dim": 16, "tie_word_embeddings": False}
+    vision = {**VISION, "model_type": "pixtral", "head_dim": 8}
+    config = transformers.LightOnOcrConfig(
+        text_config=text, vision_config=vision, spatial_merge_size=2, image_token_id=150, tie_word_embeddings=False
+    )
+    images = transformers.PixtralImageProcessorPil(size={"longest_edge": 40}, patch_size=16)
+    processor = transformers.LightOnOcrProcessor(images, tokenizer, patch_size=8, spatial_merge_size=2)
+    return transformers.LightOnOcrForConditionalGeneration(config), processor
+
+
 def in_3d(tokenizer: Any, kind: str, words: str, vision: dict[str, Any], **more: Any) -> tuple[Any, Any]:
     tokenizer.chat_template = TEMPLATE
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], "partial_rotary_factor": 1.0}
@@ -275,6 +297,7 @@ MAKERS = {
         qwen3_5,
         paddleocr_vl,
         glm_ocr,
+        lighton_ocr,
     )
 }
 OFTEN = ("llava_next", "idefics3", "qwen2_vl")
@@ -288,6 +311,7 @@ READ_APART = (
     "qwen3_vl",
     "paddleocr_vl",
     "glm_ocr",
+    "lighton_ocr",
 )
 """Those whose prompts another graph may read: in the others tokens attend to later ones, or to an encoder."""
 SWEPT = [pytest.param(name, marks=pytest.mark.sweep) for name in MAKERS if name not in OFTEN]
@@ -500,3 +524,38 @@ def test_prompts_that_do_not_fit_are_refused(seen, theirs, given, told):
         filled[-1] = filled[-1].replace("{place}", pipe.prompts.place)
     with pytest.raises(InputError, match=told):
         pipe(*filled)
+
+
+@pytest.mark.sweep
+def test_rows_of_features_are_told_apart(tmp_path):
+    """As Mistral 3's processor does, which transformers does not make without torchvision."""
+    text = {**LONG, "model_type": "mistral", "head_dim": 16, "tie_word_embeddings": False}
+    vision = {**VISION, "model_type": "pixtral", "head_dim": 8}
+    torch.manual_seed(0)
+    model = transformers.Mistral3ForConditionalGeneration(
+        transformers.Mistral3Config(text_config=text, vision_config=vision, spatial_merge_size=2, image_token_index=150)
+    ).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.15)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer = words()
+    tokenizer.save_pretrained(tmp_path / "model")
+    images = transformers.PixtralImageProcessorPil(size={"longest_edge": 40}, patch_size=16)
+    images.save_pretrained(tmp_path / "model")
+    told = {"processor_class": "PixtralProcessor", "patch_size": 8, "spatial_merge_size": 2, "image_token": "<image>"}
+    (tmp_path / "model/processor_config.json").write_text(json.dumps(told))
+    random = np.random.default_rng(0)
+    pictures = [Image.fromarray(random.integers(0, 255, size, dtype=np.uint8)) for size in ((24, 48, 3), (48, 30, 3))]
+    bundle = export(tmp_path / "model", tmp_path / "bundle", precision=["fp32"])
+
+    given = images(pictures, return_tensors="pt")
+    assert given["image_sizes"].tolist() == [[32, 48], [48, 32]]  # 20 by 40 and 40 by 25, filled up to whole features
+    row = "[IMG_BREAK]".join
+    seen = [f"{row(['<image>' * columns] * rows)}[IMG_END]" for rows, columns in ((2, 3), (3, 2))]
+    ids = tokenizer(f"A{seen[0]} and {seen[1]}?", return_tensors="pt").input_ids
+    expected = model.generate(ids, **given, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+    pipe = pipeline(model=bundle.folder, device="cpu")
+    asked = {"images": pictures, "text": "A<image> and <image>?", "return_full_text": False}
+    (found,) = pipe(**asked, max_new_tokens=12, do_sample=False)
+    assert len(expected) > 4
+    assert found["generated_text"] == tokenizer.decode(expected, skip_special_tokens=True)

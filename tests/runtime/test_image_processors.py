@@ -113,6 +113,17 @@ def test_images_in_parts_and_as_patches(tmp_path, kind, options):
             assert len(pixels) == found.rows * found.columns + 1
 
 
+@pytest.mark.parametrize("told", [{}, {"size": {"longest_edge": 100}, "patch_size": {"height": 10, "width": 12}}])
+def test_images_of_whole_patches(tmp_path, told):
+    theirs = transformers.PixtralImageProcessorPil(**told)
+    theirs.save_pretrained(tmp_path)
+    ours = Viewer.load(tmp_path)
+    for image in (picture(*shape) for shape in (*SHAPES, (30, 700), (1100, 900))):
+        expected, found = theirs(image, return_tensors="np"), ours(image)
+        np.testing.assert_allclose(found.pixels, expected["pixel_values"], atol=1e-5, rtol=0)
+        assert (found.rows, found.columns) == (0, 0)
+
+
 @pytest.mark.parametrize(("edge", "offered"), [(100, [[336, 672]]), (336, []), (336, [[0, 336]])])
 def test_tiles_that_do_not_fill_an_image(edge, offered):
     settings = {"image_processor_type": "LlavaNextImageProcessor", "image_grid_pinpoints": offered}

@@ -48,14 +48,23 @@ def _idefics(view: View, features: int, marks: Marks) -> str:
     return "".join(rows) + "\n" * bool(rows) + f"{around}<global-img>{seen}{around}"
 
 
+def _in_rows(view: View, features: int, marks: Marks) -> str:
+    if not view.columns:
+        return _bare(view, features, marks)
+    rows = [marks.image * view.columns] * view.rows
+    return "[IMG_BREAK]".join(rows) + "[IMG_END]"
+
+
 WRITERS: Mapping[str, Writer] = {
     "gemma3": _gemma,
     "glm46v": _bare,
     "glm4v": _bare,
     "glm_ocr": _bare,
     "idefics3": _idefics,
-    "llava": _bare,
+    "lighton_ocr": _bare,
+    "llava": _in_rows,
     "llava_next": _bare,
+    "mistral3": _in_rows,
     "paddleocr_vl": _bare,
     "paligemma": _bare,
     "qwen2_5_vl": _bare,

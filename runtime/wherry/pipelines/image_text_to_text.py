@@ -99,22 +99,29 @@ class ImageTextToTextPipeline(AmongWordsPipeline):
         """A vector for each image token of each image, in order: float (tokens, size)."""
         graph = self.sessions["vision_encoder"]
         taken = graph.inputs["pixel_values"].shape
-        pixels = np.concatenate([view.pixels for view in views])
-        batches = [pixels[at : at + 1] for at in range(len(pixels))] if taken[0] == 1 else [pixels]
+        parts = np.cumsum([len(view.pixels) for view in views])
         more: dict[str, Array] = {}
+        if taken[0] == 1:  # each of its own size
+            batches = [part[None] for view in views for part in view.pixels]
+        else:
+            batches = [np.concatenate([view.pixels for view in views])]
         if len(taken) == 5:
-            batches = [pixels[None]]
-            more["pixel_attention_mask"] = np.ones((1, len(pixels), *pixels.shape[2:]), bool)
+            count, _, *size = batches[0].shape
+            batches = [batches[0][None]]
+            more["pixel_attention_mask"] = np.ones((1, count, *size), bool)
         if all(view.grid is not None for view in views):
             name = "grid_thw" if "grid_thw" in graph.inputs else "image_grid_thw"
             more[name] = np.concatenate([view.grid for view in views if view.grid is not None])
         found = [graph.run({"pixel_values": batch, **more})["image_features"] for batch in batches]
-        flat = np.concatenate([each.reshape(-1, each.shape[-1]) for each in found])
-        one = len(flat) // len(pixels)
-        ends = np.cumsum([len(view.pixels) for view in views[:-1]], dtype=np.int64) * len(flat) // len(pixels)
+        each = [features.reshape(-1, features.shape[-1]) for features in found]
+        flat = np.concatenate(each)
+        one = len(flat) // int(parts[-1])
+        ends = parts * len(flat) // parts[-1]
+        if taken[0] == 1:
+            ends = np.cumsum([len(features) for features in each])[parts - 1]
         return [
-            each if view.size is None else each[order(view.size, (view.rows, view.columns), one - 1)]
-            for view, each in zip(views, np.split(flat, ends), strict=True)
+            features if view.size is None else features[order(view.size, (view.rows, view.columns), one - 1)]
+            for view, features in zip(views, np.split(flat, ends[:-1]), strict=True)
         ]
 
     def _given(self, ids: Array, views: Sequence[View], features: Array) -> dict[str, Array]:

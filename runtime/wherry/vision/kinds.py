@@ -107,6 +107,13 @@ def _paddle(settings: Settings) -> Rule:
     return sizes.grown(settings["patch_size"] * settings["merge_size"], _qwen(settings))
 
 
+def _pixtral(settings: Settings) -> Rule:
+    size, patch = settings["size"], settings["patch_size"]
+    limits = [size["longest_edge"]] * 2 if "longest_edge" in size else [size["height"], size["width"]]
+    edges = [patch["height"], patch["width"]] if isinstance(patch, Mapping) else [patch] * 2
+    return sizes.patched(limits, edges)
+
+
 def _sam(settings: Settings) -> Rule:
     return sizes.longer(settings["size"]["longest_edge"])
 
@@ -186,6 +193,7 @@ KINDS: Mapping[str, Kind] = {
         },
         _paddle,
     ),
+    "Pixtral": Kind({**CLIP, "size": {"longest_edge": 1024}, "patch_size": 16}, _pixtral),
     "PoolFormer": Kind({**IMAGENET, **BY_SHORTEST, "crop_pct": 0.9, "do_center_crop": True}, _poolformer),
     "Pvt": Kind({**IMAGENET, **SQUARE}),
     "Qwen2VL": Kind({**PATCHED, "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}}, _qwen),

@@ -3,7 +3,7 @@
 A rule takes and gives (height, width). It rounds as transformers does, to the pixel.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil, floor, sqrt
 
 Size = tuple[int, int]
@@ -196,6 +196,18 @@ def tiled(edge: int) -> Rule:
             return -(-int(width / ratio) // edge) * edge, width
         height = -(-height // edge) * edge
         return height, -(-int(height * ratio) // edge) * edge
+
+    return rule
+
+
+def patched(limits: Sequence[int], edges: Sequence[int]) -> Rule:
+    """Pixtral's: reduced to fit in the limits where it does not, and then each edge up to whole patches."""
+
+    def rule(height: int, width: int) -> Size:
+        ratio = max(height / limits[0], width / limits[1])
+        if ratio > 1:
+            height, width = floor(height / ratio), floor(width / ratio)
+        return -(-height // edges[0]) * edges[0], -(-width // edges[1]) * edges[1]
 
     return rule
 

@@ -1,11 +1,12 @@
 """An image among words: what a graph for images takes of it, whole, in parts or as patches.
 
-Knows nothing of graphs and tasks. The rules are those of transformers' Idefics3, LLaVA-NeXT, Qwen2-VL, GLM-4V
-and PaddleOCR-VL image processors.
+Knows nothing of graphs and tasks. The rules are those of transformers' Idefics3, LLaVA-NeXT, Qwen2-VL, GLM-4V,
+PaddleOCR-VL and Pixtral image processors.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from wherry.errors import InputError
+from wherry.files import read_json
 from wherry.vision import sizes, tiles
 from wherry.vision.processor import Array, ImageProcessor, complete, followed
 from wherry.vision.read import pillow
@@ -30,7 +32,7 @@ class View:
     Attributes:
         pixels: float32 of shape (parts, 3, height, width), the whole image last, or of one (patches, values) or
             (patches, 3, edge, edge).
-        rows: of parts beside the whole; 0 where there are none.
+        rows: of parts beside the whole, or of features where each row of them is told apart; 0 where there are none.
         columns: likewise.
         grid: int64 (1, 3), patches in time, height and width, where it comes as patches.
         size: the image's own height and width, where its features are read by them; the whole is the first part then.
@@ -55,6 +57,7 @@ class Viewer:
         patch: (edge, how often it is repeated in time, patches an edge of a feature), where it comes as patches.
         offered: (height, width) of what an image may be cut into tiles of, each of `edge`.
         small: whether patches are small images, row by row, and not values, those of a feature together.
+        side: pixels an edge of a feature, where rows of features are told apart; 0 where they are not.
     """
 
     processor: ImageProcessor
@@ -64,6 +67,7 @@ class Viewer:
     patch: tuple[int, int, int] | None = None
     offered: Sequence[Sequence[int]] = ()
     small: bool = False
+    side: int = 0
 
     @classmethod
     def load(cls, folder: Path) -> "Viewer":
@@ -72,7 +76,17 @@ class Viewer:
         Raises:
             BundleError: there are none, or none that can be followed.
         """
+        whole = folder / "processor_config.json"
+        told = read_json(whole) if whole.exists() else {}
+        if told.get("processor_class") == "PixtralProcessor":
+            return followed(folder, partial(cls.in_rows, told))
         return followed(folder, cls.of)
+
+    @classmethod
+    def in_rows(cls, whole: Mapping[str, Any], settings: Mapping[str, Any]) -> "Viewer":
+        """Follow the settings of a file, and those of the processor as a whole, whose features stand in rows."""
+        side = int(whole["patch_size"]) * int(whole["spatial_merge_size"])
+        return replace(cls.of({**settings, "patch_size": side}), side=side)
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Viewer":
@@ -119,6 +133,8 @@ class Viewer:
         if self.patch is not None and max(image.size) > SLENDER * min(image.size):
             raise InputError(f"{name} is {image.width}x{image.height}, more slender than 1:{SLENDER}: cut it first")
         pixels = self.processor(image, name=name).pixels
+        if self.side:
+            return View(pixels[None], pixels.shape[1] // self.side, pixels.shape[2] // self.side)
         if self.patch is None:
             return View(pixels[None])
         return row_by_row(pixels, self.patch[0]) if self.small else packed(pixels, *self.patch)
