@@ -72,6 +72,9 @@ OlmoHybridForCausalLM NanoChatForCausalLM DogeForCausalLM FlexOlmoForCausalLM Hu
 HunYuanMoEV1ForCausalLM MinistralForCausalLM CwmForCausalLM AfmoeForCausalLM MiniMaxM2ForCausalLM
 GPTNeoXJapaneseForCausalLM
 OpenAIPrivacyFilterForTokenClassification BridgeTowerModel ParakeetForCTC MoonshineForConditionalGeneration
+GraniteSWAForCausalLM GraniteMoeSWAForCausalLM HyperCLOVAXForCausalLM Lfm3ForCausalLM BeamForCausalLM
+FlintForCausalLM Kolibri1ForCausalLM MiMoV2FlashForCausalLM UltrabertForMaskedLM Aimv2VisionModel PixioModel
+MLCDVisionModel
 """
 
 SERIES = {
@@ -100,7 +103,86 @@ SWIN = {
     "window_size": 4,
     "image_size": 64,
 }
+HGNET = {
+    "model_type": "hgnet_v2",
+    "embedding_size": 8,
+    "depths": [1] * 4,
+    "hidden_sizes": [8, 16, 24, 32],
+    "stem_channels": [3, 8, 8],
+    "stage_in_channels": [8, 16, 16, 24],
+    "stage_mid_channels": [8] * 4,
+    "stage_out_channels": [16, 16, 24, 32],
+    "stage_num_blocks": [1] * 4,
+    "stage_numb_of_layers": [2] * 4,
+    "out_features": ["stage2", "stage3", "stage4"],
+}
+DETECTOR = {
+    "d_model": 32,
+    "decoder_ffn_dim": 32,
+    "decoder_layers": 2,
+    "num_queries": 10,
+    "num_labels": 5,
+}
+HYBRID = {
+    **DETECTOR,
+    "backbone_config": HGNET,
+    "encoder_hidden_dim": 32,
+    "encoder_in_channels": [16, 24, 32],
+    "encoder_ffn_dim": 32,
+    "encoder_attention_heads": 4,
+    "decoder_in_channels": [32] * 3,
+    "decoder_attention_heads": 4,
+    "num_denoising": 0,
+    "head_dim": 8,
+}
+WINDOWED = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": 64,
+    "patch_size": 8,
+    "out_features": ["stage2", "stage4"],
+}
+QUERIES = {
+    **DETECTOR,
+    "decoder_self_attention_heads": 4,
+    "decoder_cross_attention_heads": 4,
+    "group_detr": 2,
+}
 SETTINGS: dict[str, dict[str, Any]] = {
+    "RfDetrForObjectDetection": {
+        **QUERIES,
+        "backbone_config": {
+            **WINDOWED,
+            "model_type": "rf_detr_dinov2",
+            "num_windows": 2,
+            "window_block_indexes": [0, 2],
+        },
+    },
+    "LwDetrForObjectDetection": {
+        **QUERIES,
+        "backbone_config": {
+            **WINDOWED,
+            "model_type": "lw_detr_vit",
+            "pretrain_image_size": 64,
+            "num_windows": 4,
+            "num_windows_side": 2,
+            "window_block_indices": [0, 2],
+        },
+        "projector_scale_factors": [1.0],
+        "projector_out_channels": 32,
+    },
+    "Deimv2ForObjectDetection": HYBRID,
+    "DFineForObjectDetection": HYBRID,
+    "Gemma4ForCausalLM": {
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_hidden_layers": 4,
+        "num_kv_shared_layers": 2,
+        "head_dim": 16,
+        "global_head_dim": 32,
+        "vocab_size_per_layer_input": 120,
+        "hidden_size_per_layer_input": 16,
+    },
     "DeepseekV3ForCausalLM": MLA,
     "Glm4MoeLiteForCausalLM": MLA,
     "BambaForCausalLM": {
@@ -182,7 +264,7 @@ def tiny(config_class: type[PreTrainedConfig], **settings: Any) -> dict[str, Any
     own = config_class()
     made: dict[str, Any] = {}
     for name, value in own.to_dict().items():
-        inner = getattr(own, name, None)
+        inner = getattr(own, name, None) if isinstance(value, dict) else None
         if isinstance(inner, PreTrainedConfig):
             made[name] = {**tiny(type(inner)), "model_type": inner.model_type}
         elif name in SIZES and not isinstance(value, bool) and (isinstance(value, int | float) or name in OFTEN_NONE):
