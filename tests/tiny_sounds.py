@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tiny_images import TEXT, save_tokenizer
 from wherry_exporter.samples import sample
@@ -105,12 +106,26 @@ MUSIC = {
     "decoder": {**MUSIC_DECODER, "num_codebooks": 4, "audio_channels": 1},
 }
 STEREO = {**MUSIC, "decoder": {**MUSIC_DECODER, "num_codebooks": 8, "audio_channels": 2}}
+PARAKEET = {
+    "encoder_config": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "intermediate_size": 48,
+        "subsampling_conv_channels": 8,
+        "num_mel_bins": 16,
+    },
+    "vocab_size": 33,
+    "pad_token_id": 32,
+}
 FUSED = {"enable_fusion": True, "fusion_type": "aff_2d"}
 
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "wav2vec2": ("Wav2Vec2ForCTC", SOUND),
     "hubert": ("HubertForSequenceClassification", SOUND | SEVEN),
     "ast": ("ASTForAudioClassification", AST | SEVEN),
+    "parakeet": ("ParakeetForCTC", PARAKEET),
     "vits": ("VitsModel", VITS),
     "musicgen": ("MusicgenForConditionalGeneration", MUSIC),
     "musicgen-stereo": ("MusicgenForConditionalGeneration", STEREO),
@@ -129,6 +144,12 @@ def make(name: str, folder: Path) -> Path:
     for parameter in model.parameters():  # so that letters and classes differ from sound to sound
         if name != "vits" and not name.startswith("musicgen"):
             torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.25)
+    if name == "parakeet":
+        for tensor, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                torch.nn.init.normal_(parameter, float("norm" in tensor and tensor.endswith("weight")), 0.1)
+            else:
+                torch.nn.init.normal_(parameter, 0.0, 0.5)
     if name.startswith("clap"):  # so that likenesses to texts do too
         for tensor, parameter in model.named_parameters():
             scales = parameter.ndim == 1 and tensor.lower().endswith("norm.weight")
@@ -145,6 +166,9 @@ def make(name: str, folder: Path) -> Path:
         save_tokenizer(folder)
     elif name == "ast":
         transformers.ASTFeatureExtractor(num_mel_bins=16, max_length=64).save_pretrained(folder)
+    elif name == "parakeet":
+        transformers.ParakeetFeatureExtractor(feature_size=16).save_pretrained(folder)
+        save_pieces(folder)
     elif name.startswith("clap"):
         kind = "fusion" if name == "clap-fused" else "rand_trunc"
         transformers.ClapFeatureExtractor(max_length_s=1, truncation=kind).save_pretrained(folder)
@@ -162,6 +186,17 @@ def make(name: str, folder: Path) -> Path:
             folder / "vocab.json", language="eng", phonemize=False, pad_token="_", unk_token=None
         ).save_pretrained(folder)
     return folder
+
+
+def save_pieces(folder: Path) -> None:
+    """A tokenizer of pieces of words, with the blank behind them."""
+    pieces = ["<unk>", "▁", *(f"▁{letter}" for letter in "abcde"), *LETTERS[2:27]]
+    rust = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0))
+    rust.pre_tokenizer, rust.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    rust.add_special_tokens(["<pad>"])
+    tokenizer = transformers.ParakeetTokenizer(tokenizer_object=rust, pad_token="<pad>", unk_token="<unk>")
+    assert tokenizer.pad_token_id == 32
+    tokenizer.save_pretrained(folder)
 
 
 def make_whisper(folder: Path) -> Path:

@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from transformers import ASTFeatureExtractor, ClapFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+from transformers import (
+    ASTFeatureExtractor,
+    ClapFeatureExtractor,
+    ParakeetFeatureExtractor,
+    Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
+)
 
 from wherry.audio import load, open_sound
-from wherry.audio.features import ClapFeatures, SpectrogramFeatures, WaveFeatures, WhisperFeatures
+from wherry.audio.features import ClapFeatures, ParakeetFeatures, SpectrogramFeatures, WaveFeatures, WhisperFeatures
 from wherry.errors import BundleError, InputError
 from wherry.pipelines.sounds import over, parts
 
@@ -197,6 +203,16 @@ def test_wave_features(normalized):
     found = WaveFeatures({"do_normalize": normalized})(sounds)
     np.testing.assert_allclose(found["input_values"], expected["input_values"], atol=1e-4)
     np.testing.assert_array_equal(found["attention_mask"], expected["attention_mask"])
+
+
+@pytest.mark.parametrize("mels", [80, 128])
+def test_parakeet_features(mels):
+    sounds = [noise(length, length) for length in (16000, 12345, 700)]
+    expected = ParakeetFeatureExtractor(feature_size=mels)(sounds, sampling_rate=16000, return_tensors="np")
+    found = ParakeetFeatures({"feature_size": mels})(sounds)
+    for name in ("input_features", "attention_mask"):
+        assert not expected[name][:, -1].any()
+        np.testing.assert_allclose(found[name], expected[name][:, :-1], atol=2e-4)
 
 
 @pytest.mark.parametrize("length", [240, 399, 400, 16000, 163840, 164400, 200000])

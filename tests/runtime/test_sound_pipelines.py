@@ -250,6 +250,32 @@ def test_ctc(exported, theirs, noises, options):
     assert all(each["text"] for each in found)
 
 
+def test_parakeet(exported, folders, noises):
+    """Pieces of words; transformers' pipeline asks Parakeet for strides that it does not have."""
+    ours, folder = exported("parakeet"), folders("parakeet")
+    model = transformers.ParakeetForCTC.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    features = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    expected = []
+    for each in noises:
+        given = features(each, sampling_rate=16000, return_tensors="pt")
+        expected.append(tokenizer.decode(model.generate(**given)[0].tolist()).strip())
+    assert ours(noises) == [{"text": text} for text in expected]
+    assert min(map(len, expected)) > 3
+    words = ours(noises[0], return_timestamps="word")["chunks"]
+    assert [word["text"] for word in words] == expected[0].split()
+    times = [time for word in words for time in word["timestamp"]]
+    assert times == sorted(times)
+    assert times[0] >= 0
+    assert times[-1] <= 1 + 0.08
+    assert all(time == pytest.approx(round(time / 0.08) * 0.08) for time in times)
+    pieces = ours(noises[1], return_timestamps="char")["chunks"]
+    assert "".join(piece["text"] for piece in pieces).strip() == expected[1]
+    assert ours(np.concatenate(noises), chunk_length_s=1.0)["text"]
+    assert len(ours(noises[0][:1000])["text"]) < 5
+    assert set(ours(noises[0][:9])) == {"text"}
+
+
 def test_options_that_ctc_does_not_take(exported, noises):
     ours = exported("wav2vec2")
     with pytest.raises(InputError, match="return_timestamps must be char or word for CTC, not True"):

@@ -1,6 +1,6 @@
 """Labels of frames as text: what a model trained by connectionist temporal classification (CTC) says.
 
-Reads a `vocab.json`, which such models have instead of a tokenizer.json. Knows nothing of sounds.
+Reads a `vocab.json` of characters, else the pieces of words in a `tokenizer.json`. Knows nothing of sounds.
 """
 
 import json
@@ -26,8 +26,12 @@ class Spoken:
     end: int
 
 
+WORD = "▁"
+"""What a piece begins with that begins a word, as SentencePiece has it."""
+
+
 class CTCLabels:
-    """A vocabulary of characters, of which one is the blank between two and one stands between words."""
+    """A vocabulary of characters, of which one is the blank between two and one stands between words; or of pieces."""
 
     def __init__(self, vocabulary: Mapping[str, int], settings: Mapping[str, Any]) -> None:
         self.tokens = {number: token for token, number in vocabulary.items()}
@@ -54,7 +58,10 @@ class CTCLabels:
             language = settings.get("target_lang")
             vocabulary = vocabulary if language is None else vocabulary.get(language, {})
         elif (folder / "tokenizer.json").exists():
-            vocabulary = (read_object(folder / "tokenizer.json").get("model") or {}).get("vocab", {})
+            tokenizer = read_object(folder / "tokenizer.json")
+            vocabulary = (tokenizer.get("model") or {}).get("vocab", {})
+            if isinstance(vocabulary, list):
+                vocabulary = _pieces(vocabulary, tokenizer.get("added_tokens") or [], folder)
         else:
             raise TokenizerError(f"{folder} has no vocab.json, which says what the model's labels mean")
         if not vocabulary or not isinstance(vocabulary, dict) or not all(type(n) is int for n in vocabulary.values()):
@@ -74,7 +81,8 @@ class CTCLabels:
         for start, end in zip(starts.tolist(), ends, strict=True):
             token = self.tokens.get(int(ids[start]), self.unknown)
             if token != self.blank:
-                found.append(Spoken(self.space if token == self.delimiter else token, start, end))
+                text = self.space if token == self.delimiter else token.replace(WORD, self.space)
+                found.append(Spoken(text, start, end))
         return found
 
     def words(self, characters: Sequence[Spoken]) -> list[Spoken]:
@@ -82,12 +90,12 @@ class CTCLabels:
         words: list[Spoken] = []
         within = False
         for each in characters:
-            if each.text == self.space:
-                within = False
-            elif within:
-                words[-1] = Spoken(words[-1].text + each.text, words[-1].start, each.end)
-            else:
-                words.append(each)
+            text = each.text.removeprefix(self.space)
+            within = within and text == each.text
+            if text and within:
+                words[-1] = Spoken(words[-1].text + text, words[-1].start, each.end)
+            elif text:
+                words.append(Spoken(text, each.start, each.end))
                 within = True
         return words
 
@@ -96,6 +104,15 @@ class CTCLabels:
         text = "".join(each.text for each in characters).strip()
         text = text.lower() if self.lower else text
         return clean_up(text) if self.tidy else text
+
+
+def _pieces(pieces: Sequence[Any], added: Sequence[Any], folder: Path) -> dict[str, int]:
+    """Pieces of words, each of which comes with how likely it is, and what was added behind them."""
+    try:
+        found = {str(piece): number for number, (piece, _) in enumerate(pieces)}
+        return found | {str(each["content"]): each["id"] for each in added}
+    except (TypeError, ValueError, KeyError) as error:
+        raise TokenizerError(f"the vocabulary of {folder / 'tokenizer.json'} is not usable: {error}") from error
 
 
 def _content(token: Any, default: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from wherry.audio.spectrum import Decibels, Fbank, LogMel, htk_filters, kaldi_filters, slaney_filters
+from wherry.audio.spectrum import Decibels, Fbank, InSilence, LogMel, htk_filters, kaldi_filters, slaney_filters
 from wherry.errors import BundleError
 from wherry.files import read_json
 
@@ -151,6 +151,32 @@ class SpectrogramFeatures:
         return (found - np.float32(self.mean)) / np.float32(self.deviation * 2) if self.normalized else found
 
 
+class ParakeetFeatures:
+    """Log-mel spectrograms (frames, mels) of whole sounds, each band of zero mean and unit variance: Parakeet's.
+
+    transformers has one frame more, which no model looks at.
+    """
+
+    length = None
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.rate, self.hop = _whole(settings, "sampling_rate", 16000), _whole(settings, "hop_length", 160)
+        size, mels = _whole(settings, "n_fft", 512), _whole(settings, "feature_size", 80)
+        filters = slaney_filters(1 + size // 2, mels, self.rate, 0.0, self.rate / 2)
+        width = _whole(settings, "win_length", 400)
+        self.log_mel = InSilence(filters, size, width, self.hop, float(settings.get("preemphasis", 0.97) or 0.0))
+
+    def __call__(self, sounds: Sequence[Array]) -> dict[str, Array]:
+        sounds = [np.pad(samples, (0, max(0, 2 * self.hop - len(samples)))) for samples in sounds]
+        counts = np.array([len(samples) // self.hop for samples in sounds])
+        mask = np.arange(counts.max()) < counts[:, None]
+        features = np.zeros((*mask.shape, self.log_mel.filters.shape[1]), np.float32)
+        for row, (samples, count) in enumerate(zip(sounds, counts.tolist(), strict=True)):
+            found = self.log_mel(samples)[:count]
+            features[row, :count] = (found - found.mean(0)) / (found.std(0, ddof=1) + np.float32(1e-5))
+        return {"input_features": features, "attention_mask": mask.astype(np.int64)}
+
+
 class ClapFeatures:
     """CLAP's spectrograms (1 or 4, frames, mels) of one length, which shorter sounds are repeated to fill.
 
@@ -196,12 +222,13 @@ def _shrunken(frames: Array, count: int) -> Array:
     return np.asarray((1 - share) * frames[before] + share * frames[np.minimum(before + 1, len(frames) - 1)])
 
 
-Known = WhisperFeatures | WholeFeatures | WaveFeatures | SpectrogramFeatures | ClapFeatures
+Known = WhisperFeatures | WholeFeatures | WaveFeatures | SpectrogramFeatures | ParakeetFeatures | ClapFeatures
 EXTRACTORS: Mapping[str, type[Known]] = {
     "WhisperFeatureExtractor": WhisperFeatures,
     "Qwen3ASRFeatureExtractor": WholeFeatures,
     "Wav2Vec2FeatureExtractor": WaveFeatures,
     "ASTFeatureExtractor": SpectrogramFeatures,
+    "ParakeetFeatureExtractor": ParakeetFeatures,
     "ClapFeatureExtractor": ClapFeatures,
 }
 

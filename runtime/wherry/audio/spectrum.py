@@ -134,6 +134,28 @@ class Decibels:
 
 
 @dataclass(frozen=True, eq=False)
+class InSilence:
+    """Mel frames of a sound with silence before and behind it, as NeMo has them: pre-emphasis, natural logarithm."""
+
+    filters: Array
+    size: int
+    width: int
+    hop: int
+    preemphasis: float
+    floor: float = 2.0**-24
+
+    def __call__(self, samples: Array) -> Array:
+        """(frames, mels) float32, `1 + samples // hop` frames."""
+        found = samples.astype(np.float32)
+        found[1:] -= np.float32(self.preemphasis) * samples[:-1]
+        every = frames(np.pad(found, self.size // 2), self.size, self.hop)
+        before = (self.size - self.width) // 2
+        window = np.pad(np.hanning(self.width), (before, self.size - self.width - before)).astype(np.float32)
+        parts = [every[first : first + AT_ONCE] * window for first in range(0, len(every), AT_ONCE)]
+        return np.log(np.concatenate([power(part, self.size) @ self.filters for part in parts]) + self.floor)
+
+
+@dataclass(frozen=True, eq=False)
 class Fbank:
     """Kaldi's filter bank as AST takes it: Hann window, no mean, pre-emphasis, natural logarithm."""
 

@@ -1,4 +1,4 @@
-"""Speech to text by models that label every frame with a character (CTC): wav2vec2, HuBERT and their kin."""
+"""Speech to text by models that label every frame (CTC): wav2vec2, HuBERT and their kin, and Parakeet."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from wherry.audio import Sound, load
+from wherry.audio.features import ParakeetFeatures
 from wherry.errors import BundleError, InputError
 from wherry.pipelines.base import Pipeline
 from wherry.pipelines.sounds import batches, over, parts
@@ -34,9 +35,12 @@ class CTCPipeline(Pipeline):
         self.features = load(self.bundle.folder)
         self.labels = CTCLabels.load(self.bundle.folder)
         strides = self.bundle.config.get("conv_stride")
+        if isinstance(self.features, ParakeetFeatures):
+            strides = [self.features.hop, (self.bundle.config.get("encoder_config") or {}).get("subsampling_factor")]
         if not isinstance(strides, list) or not all(type(each) is int and each > 0 for each in strides):
             raise BundleError(
-                f"{self.bundle.folder}/config.json has no conv_stride, so frames have no length known here"
+                f"{self.bundle.folder}/config.json has no conv_stride or subsampling_factor, so frames have no length "
+                "known here"
             )
         self.hop = math.prod(strides)
 
