@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -219,7 +220,7 @@ def _config_of(checkpoint: "Checkpoint") -> Any:
     text = whole.get_text_config()
     if not writes_words_alone(checkpoint.task, task_of(type(checkpoint.model))) or text is whole:
         return whole
-    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(text.model_type)
+    text, name = deepcopy(text), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(text.model_type)
     if isinstance(name, str):
         text.architectures = [name]
     return text

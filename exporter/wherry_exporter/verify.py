@@ -150,13 +150,14 @@ class Verifier:
         opened = self._open(graphs)
         parity = self._compare(opened)
         judge("fp32", parity)
-        slow, fast = self.probe.racers(opened)
-        del opened
         if not timed:
             return parity, None
-        taken = pace(fast)
-        del fast  # and the graphs, to make room for the original
-        return parity, pace(slow) / taken
+        with torch.no_grad():
+            slow, fast = self.probe.racers(opened)
+            del opened
+            taken = pace(fast)
+            del fast  # and the graphs, to make room for the original
+            return parity, pace(slow) / taken
 
     def measure(self, graphs: Graphs) -> Parity:
         """Figures of the graphs, by role."""
@@ -164,11 +165,12 @@ class Verifier:
 
     def speed(self, graphs: Graphs) -> float:
         """How many times as fast as torch the graphs run."""
-        slow, fast = self.probe.racers(self._open(graphs))
-        fast()
-        taken = pace(fast)
-        del fast
-        return pace(slow) / taken
+        with torch.no_grad():
+            slow, fast = self.probe.racers(self._open(graphs))
+            fast()
+            taken = pace(fast)
+            del fast
+            return pace(slow) / taken
 
     def _open(self, graphs: Graphs) -> Any:
         """What runs the graphs; the original's weights, which it does without, make room for theirs."""
@@ -274,9 +276,8 @@ ROUNDS, ENOUGH = 4, 0.25
 def pace(run: Callable[[], Any]) -> float:
     """Median seconds of what has run before."""
     times: list[float] = []
-    with torch.no_grad():
-        while len(times) < (2 if sum(times) > ENOUGH else ROUNDS):
-            start = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - start)
+    while len(times) < (2 if sum(times) > ENOUGH else ROUNDS):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
     return median(times)

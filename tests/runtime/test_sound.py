@@ -257,6 +257,11 @@ def test_the_extractor_is_the_one_that_the_folder_names(tmp_path):
     with pytest.raises(BundleError, match="n_fft must be a whole number from 1 on, not -1"):
         load(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(
+        '{"feature_extractor_type": "ParakeetFeatureExtractor", "win_length": 600}'
+    )
+    with pytest.raises(BundleError, match="win_length is 600, more than the 512 of n_fft"):
+        load(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(
         '{"feature_extractor_type": "ClapFeatureExtractor", "truncation": "middle"}'
     )
     with pytest.raises(BundleError, match="truncation must be one of fusion, rand_trunc, not 'middle'"):

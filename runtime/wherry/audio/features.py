@@ -164,6 +164,8 @@ class ParakeetFeatures:
         size, mels = _whole(settings, "n_fft", 512), _whole(settings, "feature_size", 80)
         filters = slaney_filters(1 + size // 2, mels, self.rate, 0.0, self.rate / 2)
         width = _whole(settings, "win_length", 400)
+        if width > size:
+            raise ValueError(f"win_length is {width}, more than the {size} of n_fft")
         self.log_mel = InSilence(filters, size, width, self.hop, float(settings.get("preemphasis", 0.97) or 0.0))
 
     def __call__(self, sounds: Sequence[Array]) -> dict[str, Array]:
