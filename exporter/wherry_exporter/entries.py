@@ -26,6 +26,7 @@ from wherry_exporter.sounds import features_heard, graph_name, sound_inputs
 from wherry_exporter.speech import with_speech
 from wherry_exporter.tasks import TASKS, has_encoder, shape_of
 from wherry_exporter.towers import with_points
+from wherry_exporter.transducer import some_steps
 
 RANDOM = 8
 """Random inputs to calibrate with."""
@@ -59,10 +60,13 @@ class Entries:
         self.checkpoint, self.plan = checkpoint, plan
         self.precisions: Sequence[str] = TASKS[checkpoint.task].precisions
         self.shape = shape_of(checkpoint.task, checkpoint.model)
-        if plan.verify_data is not None or (plan.calibration is not None and checkpoint.task == "video-classification"):
+        blind = checkpoint.task == "video-classification" or self.shape == "transducer"
+        if plan.verify_data is not None or (plan.calibration is not None and blind):
             refuse_rows(checkpoint.task, self.shape)
         pair = self.shape in ("music", "encoder-decoder")
         model: Any = encoder_decoder_of(checkpoint.model) if pair else checkpoint.model
+        if self.shape == "transducer":
+            model = model.get_encoder()
         self.model = model
         if plan.fast_prefill and (self.shape not in ("decoder", *MIXED) or has_encoder(model)):
             raise UsageError(f"a fast prefill is for decoders that stand alone, not for {checkpoint.task}")
@@ -89,7 +93,11 @@ class Entries:
         entries = self.entries
         if self.checkpoint.task == "mask-generation":  # whose images are large
             entries = [with_points(self.checkpoint.model, entry, seed) for seed, entry in enumerate(entries[:FEW])]
-        found = role_feeds(traced.graphs, entries, self.original, self.start)
+        graphs = {role: graph for role, graph in traced.graphs.items() if role != "decoder_joint"}
+        found = role_feeds(graphs, entries, self.original, self.start)
+        if self.shape == "transducer":
+            model = self.checkpoint.model
+            found["decoder_joint"] = [some_steps(model, entry, seed) for seed, entry in enumerate(entries)]
         if self.shape == "music":
             codes = [some_codes(self.checkpoint.model, 1, frames).numpy() for frames in (50, 70)]
             found["encodec_decode"] = [{"audio_codes": each} for each in codes]

@@ -91,7 +91,11 @@ def refuse_rows(task: str, shape: str) -> None:
     Raises:
         UsageError: it does.
     """
-    if shape in ("speech", "music") or task in ("mask-generation", "multiple-choice", "video-classification"):
+    if shape in ("speech", "music", "transducer") or task in (
+        "mask-generation",
+        "multiple-choice",
+        "video-classification",
+    ):
         raise UsageError(f"{task} cannot be examined on rows yet: leave --calibration and --verify-data out")
 
 

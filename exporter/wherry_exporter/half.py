@@ -19,6 +19,9 @@ LARGEST = 65504 / 4
 SMALL = 256
 """Elements of a constant that the converter may look at; it copies them, and takes no graph over 2 GB."""
 
+RECURRENT = ("GRU", "LSTM", "RNN")
+"""Operators that onnxruntime's CPU has not got in float16: opening a step of them ends the process in 1.32."""
+
 BFLOAT16 = {
     "Abs",
     "Add",
@@ -80,7 +83,8 @@ BFLOAT16 = {
 def half(model: ir.Model, feeds: Sequence[Feed], watched: ir.Model | None = None) -> ir.Model:
     """Weights, activations and what is kept between steps in float16; other inputs and outputs stay float32.
 
-    Nodes that take or give an element beyond `LARGEST` on `feeds` stay float32.
+    Nodes that take or give an element beyond `LARGEST` on `feeds` stay float32, and so do all of a step of recurrent
+    layers, which is small.
 
     Args:
         model: a graph with float32 activations; it is not changed.
@@ -90,6 +94,10 @@ def half(model: ir.Model, feeds: Sequence[Feed], watched: ir.Model | None = None
     Raises:
         UsageError: nodes inside a Loop or a branch have to stay float32.
     """
+    if any(node.op_type in RECURRENT for node in model.graph) and any(
+        "past_" in str(port.name) for port in model.graph.inputs
+    ):
+        return model.clone()
     sizes = largest(watched or model, feeds)
     large = {name for name, size in sizes.items() if size > LARGEST}
     return _converted(model.clone(), lambda node: bool(large & _names(node)), np.dtype(np.float16))
@@ -210,6 +218,9 @@ def _give_back(value: ir.Value, weight: ir.TensorProtocol, kind: np.dtype[Any]) 
         most = float(ml_dtypes.finfo(kind).max)  # type: ignore[no-untyped-call]
         weight = ir.tensor(weight.numpy().clip(-most, most).astype(kind), name=value.name)
     value.const_value, value.dtype, value.shape = weight, weight.dtype, ir.Shape(weight.numpy().shape)
+    for node in value.consumers():
+        if node.op_type == "Cast":  # of which the converter has the shape of what stood there
+            node.outputs[0].shape = value.shape
 
 
 def _join_float32(graph: ir.Graph) -> None:

@@ -1,7 +1,7 @@
-"""What a model that speaks frame by frame computes, and what its graphs compute on the same inputs.
+"""What a model that speaks or writes frame by frame computes, and what its graphs compute on the same inputs.
 
-The decoder is fed with given frames, so that an early difference does not hide later ones. Knows nothing of how a graph
-was made and does not judge what it finds.
+The decoder is fed with given frames or tokens, so that an early difference does not hide later ones. Knows nothing of
+how a graph was made and does not judge what it finds.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from onnxruntime import InferenceSession
 
+from wherry_exporter.errors import ExportError
 from wherry_exporter.inputs import random_inputs
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.music import Codec, some_codes
@@ -27,12 +28,16 @@ from wherry_exporter.probes import (
     next_past,
     no_past,
     open_session,
+    vectors_of,
 )
 from wherry_exporter.speech import speak
+from wherry_exporter.transducer import Encoder, joined
 
 STEPS = 7
 SIZES = ((1, 1.0), (3, 3.0))
 """Batch sizes and what stretches their texts."""
+TIMES = ((1, 2.0), (3, 1.0))
+"""Batch sizes and what stretches their sounds."""
 
 
 class SpeechProbe:
@@ -154,3 +159,75 @@ class MusicProbe(EncoderDecoderProbe):
         for codes, wave in zip(self.codes, self.waves, strict=True):
             found = self.codec.run(None, {"audio_codes": codes.numpy()})[0]
             yield "audio_values", (wave.reshape(-1, wave.shape[-1]), found.reshape(-1, found.shape[-1]))
+
+
+class TransducerProbe:
+    """An encoder of sounds, and a step from each of its states, fed with given tokens."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.model: Any = checkpoint.model
+        vocabulary, self.feeds, self.rows, self.expected = self.model.config.vocab_size, [], [], []
+        for batch, scale in TIMES:
+            feed = random_inputs(self.model.get_encoder(), ["input_features"], batch=batch, scale=scale, seed=batch)
+            random = torch.Generator().manual_seed(batch)
+            states = Encoder(self.model)(feed)
+            rows = torch.randint(vocabulary - 1, (batch, min(STEPS, states.shape[1])), generator=random)
+            cache: Any = None
+            logits = []
+            for step, ids in enumerate(torch.split(rows, 1, 1)):
+                output = joined(
+                    self.model, states[:, step : step + 1], ids, decoder_cache=cache, use_decoder_cache=True
+                )
+                cache = output.decoder_cache
+                logits.append(output.logits)
+            self.feeds.append({name: value.numpy() for name, value in feed.items()})
+            self.rows.append(rows.numpy())
+            self.expected.append((states.numpy(), torch.cat(logits, 1).numpy()))
+
+    def open(self, graphs: Graphs) -> Sequence[InferenceSession]:
+        return [open_session(graphs[role]) for role in ("encoder_model", "decoder_joint")]
+
+    def pairs(self, opened: Sequence[InferenceSession]) -> Iterator[tuple[str, Pair]]:
+        encoder, step = opened
+        tokens = self.model.config.vocab_size
+        for feed, rows, (states, logits) in zip(self.feeds, self.rows, self.expected, strict=True):
+            found = encoder.run(None, feed)[0]
+            if found.shape != states.shape:
+                raise ExportError(
+                    f"the encoder's states have shape {found.shape} where the original's is {states.shape}"
+                )
+            yield "encoder_hidden_states", (vectors_of(states), vectors_of(found))
+            steps = np.concatenate(list(self._steps(step, states, rows)), 1)
+            yield "logits", (vectors_of(logits[..., :tokens]), vectors_of(steps[..., :tokens]))
+            if logits.shape[-1] > tokens:
+                yield "duration_logits", (vectors_of(logits[..., tokens:]), vectors_of(steps[..., tokens:]))
+
+    def losses(self, opened: Sequence[InferenceSession]) -> None:  # noqa: ARG002
+        return None
+
+    def racers(self, opened: Sequence[InferenceSession]) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        encoder, step = opened
+        feed, rows = self.feeds[0], self.rows[0]
+        tensors = {name: torch.from_numpy(value) for name, value in feed.items()}
+
+        def run_torch() -> None:
+            states, cache = Encoder(self.model)(tensors), None
+            for at, ids in enumerate(torch.split(torch.from_numpy(rows), 1, 1)):
+                cache = joined(
+                    self.model, states[:, at : at + 1], ids, decoder_cache=cache, use_decoder_cache=True
+                ).decoder_cache
+
+        def run_graphs() -> None:
+            for _ in self._steps(step, encoder.run(None, feed)[0], rows):
+                pass
+
+        return run_torch, run_graphs
+
+    def _steps(self, step: InferenceSession, states: Array, rows: Array) -> Iterator[Array]:
+        """Logits of each token of some rows."""
+        past = no_past(step, len(rows))
+        for at in range(rows.shape[1]):
+            given = {"input_ids": rows[:, at : at + 1], "encoder_hidden_states": states[:, at : at + 1]}
+            logits, *kept = step.run(None, given | past)
+            past = dict(zip(past, kept, strict=True))
+            yield logits

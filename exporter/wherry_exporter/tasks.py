@@ -159,7 +159,9 @@ def _tasks_of(architectures: list[str]) -> str | None:
     return None
 
 
-Shape = Literal["model", "decoder", "encoder-decoder", "vision-language", "audio-language", "speech", "music"]
+Shape = Literal[
+    "model", "decoder", "encoder-decoder", "vision-language", "audio-language", "speech", "music", "transducer"
+]
 
 
 def shape_of(task: str, model: Any) -> Shape:
@@ -167,6 +169,7 @@ def shape_of(task: str, model: Any) -> Shape:
 
     A decoder behind an encoder attends to what that gives; in a vision-language and in an audio-language model it takes
     it among its tokens, in one for speech it gives frames of a spectrogram, and in one for music the codes of a codec.
+    A transducer goes through what its encoder gives, a token or none at a time.
 
     Raises:
         TaskError: images or sounds are not to be told from what is written about them.
@@ -175,6 +178,8 @@ def shape_of(task: str, model: Any) -> Shape:
         return "speech"
     if composes(model):
         return "music"
+    if task == "automatic-speech-recognition" and transduces(type(model)):
+        return "transducer"
     if is_captioner(model):
         return "encoder-decoder"
     if not TASKS[task].generates:
@@ -214,6 +219,11 @@ def hears(model: Any) -> bool:
     return hasattr(model, "get_audio_features") and hasattr(model.config, "audio_token_id")
 
 
+def transduces(model_class: Any) -> bool:
+    """Whether a model writes frame by frame, over a cache of what it has written, such as Parakeet's TDT and RNN-T."""
+    return "decoder_cache" in inspect.signature(model_class.forward).parameters
+
+
 def composes(model: Any) -> bool:
     """Whether a decoder that attends to a text gives the codes of a codec, such as MusicGen's."""
     parts = hasattr(model, "text_encoder") and hasattr(model, "audio_encoder")
@@ -240,6 +250,8 @@ def task_of(model_class: Any) -> str | None:
         task = str(TasksManager.infer_task_from_model(model_class))
     except (ValueError, KeyError):
         task = _task_by_name(model_class.__name__)
+    if transduces(model_class):
+        return "automatic-speech-recognition"
     features = {kind for kind in ("audio", "image", "text") if hasattr(model_class, f"get_{kind}_features")}
     writes = model_class.main_input_name == "input_ids" and hasattr(model_class, "generate")
     if features == {"audio"} and writes:

@@ -1,8 +1,9 @@
 """A checkpoint's torch module to ONNX graphs, with the names and axes that the ecosystem knows.
 
-Five shapes of model: one that runs in one go, a decoder with past_key_values, an encoder with a decoder, a decoder that
-sees images, and one that speaks. A model may be traced in several ways; which of them serves is seen by measuring, not
-decided here. Knows no architecture, no precision and no file.
+Shapes of model: one that runs in one go, a decoder with past_key_values, an encoder with a decoder, a decoder that
+sees images or hears sounds, one that speaks, one that composes, and one that writes frame by frame. A model may be
+traced in several ways; which of them serves is seen by measuring, not decided here. Knows no architecture, no precision
+and no file.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,6 +33,7 @@ from wherry_exporter.speech import text_to_frames
 from wherry_exporter.stretched import stretched
 from wherry_exporter.tasks import TASKS, shape_of
 from wherry_exporter.towers import parts_of
+from wherry_exporter.transducer import sound_to_tokens
 from wherry_exporter.vision_language import VISION_LANGUAGE
 from wherry_exporter.windows import windows_as_masks
 
@@ -57,6 +59,8 @@ def ways(checkpoint: Checkpoint) -> Mapping[str, Callable[[Checkpoint], Traced]]
         return {"plain": text_to_frames}
     if shape == "music":
         return {"plain": text_to_codes}
+    if shape == "transducer":
+        return {"plain": sound_to_tokens}
     sized = not set(input_names(checkpoint.model)) <= set(TEXT)
     if shape == "encoder-decoder":
         return {

@@ -21,7 +21,7 @@ from wherry_exporter.load import Checkpoint
 from wherry_exporter.memory import let_go
 from wherry_exporter.probes import DecoderProbe, EncoderDecoderProbe, Graphs, ModelProbe, Probe
 from wherry_exporter.probes_multimodal import AudioLanguageProbe, PartsProbe, SeeingPairProbe, VisionLanguageProbe
-from wherry_exporter.probes_speech import MusicProbe, SpeechProbe
+from wherry_exporter.probes_speech import MusicProbe, SpeechProbe, TransducerProbe
 from wherry_exporter.tasks import has_encoder, shape_of
 from wherry_exporter.towers import parts_of
 
@@ -202,6 +202,8 @@ def probe_for(checkpoint: Checkpoint, folder: Path, padding_side: str) -> Probe:
         return AudioLanguageProbe(checkpoint, folder, padding_side)
     if shape == "speech":
         return SpeechProbe(checkpoint)
+    if shape == "transducer":
+        return TransducerProbe(checkpoint)
     if shape == "music":
         return MusicProbe(checkpoint, folder)
     parts = parts_of(checkpoint)
