@@ -119,6 +119,13 @@ PARAKEET = {
     "vocab_size": 33,
     "pad_token_id": 32,
 }
+TRANSDUCER = {
+    **PARAKEET,
+    "decoder_hidden_size": 24,
+    "num_decoder_layers": 2,
+    "blank_token_id": 32,
+    "max_symbols_per_step": 10,
+}
 FUSED = {"enable_fusion": True, "fusion_type": "aff_2d"}
 
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
@@ -126,6 +133,8 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "hubert": ("HubertForSequenceClassification", SOUND | SEVEN),
     "ast": ("ASTForAudioClassification", AST | SEVEN),
     "parakeet": ("ParakeetForCTC", PARAKEET),
+    "parakeet-tdt": ("ParakeetForTDT", TRANSDUCER),
+    "parakeet-rnnt": ("ParakeetForRNNT", TRANSDUCER),
     "vits": ("VitsModel", VITS),
     "musicgen": ("MusicgenForConditionalGeneration", MUSIC),
     "musicgen-stereo": ("MusicgenForConditionalGeneration", STEREO),
@@ -144,12 +153,16 @@ def make(name: str, folder: Path) -> Path:
     for parameter in model.parameters():  # so that letters and classes differ from sound to sound
         if name != "vits" and not name.startswith("musicgen"):
             torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.25)
-    if name == "parakeet":
+    if name.startswith("parakeet"):
         for tensor, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 torch.nn.init.normal_(parameter, float("norm" in tensor and tensor.endswith("weight")), 0.1)
             else:
                 torch.nn.init.normal_(parameter, 0.0, 0.5)
+    if name in ("parakeet-tdt", "parakeet-rnnt"):  # which seldom writes, and goes on
+        model.joint.head.bias.data[32:34] += torch.tensor([6.0, -9.0])[: len(model.joint.head.bias) - 32]
+        model.generation_config.decoder_start_token_id = 32
+        model.generation_config.suppress_tokens = list(range(33, len(model.joint.head.bias))) or None
     if name.startswith("clap"):  # so that likenesses to texts do too
         for tensor, parameter in model.named_parameters():
             scales = parameter.ndim == 1 and tensor.lower().endswith("norm.weight")
@@ -166,7 +179,7 @@ def make(name: str, folder: Path) -> Path:
         save_tokenizer(folder)
     elif name == "ast":
         transformers.ASTFeatureExtractor(num_mel_bins=16, max_length=64).save_pretrained(folder)
-    elif name == "parakeet":
+    elif name.startswith("parakeet"):
         transformers.ParakeetFeatureExtractor(feature_size=16).save_pretrained(folder)
         save_pieces(folder)
     elif name.startswith("clap"):

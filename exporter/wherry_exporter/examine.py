@@ -96,7 +96,8 @@ def refuse_rows(task: str, shape: str) -> None:
         "multiple-choice",
         "video-classification",
     ):
-        raise UsageError(f"{task} cannot be examined on rows yet: leave --calibration and --verify-data out")
+        what = "a transducer" if shape == "transducer" else task
+        raise UsageError(f"{what} cannot be examined on rows yet: leave --calibration and --verify-data out")
 
 
 class Examiner:

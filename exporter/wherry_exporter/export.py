@@ -217,10 +217,10 @@ def _config_of(checkpoint: "Checkpoint") -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     whole: Any = checkpoint.model.config
-    text = whole.get_text_config()
-    if not writes_words_alone(checkpoint.task, task_of(type(checkpoint.model))) or text is whole:
+    if not writes_words_alone(checkpoint.task, task_of(type(checkpoint.model))):
         return whole
-    text, name = deepcopy(text), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(text.model_type)
+    text = deepcopy(whole.get_text_config())
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(text.model_type)
     if isinstance(name, str):
         text.architectures = [name]
     return text

@@ -16,6 +16,7 @@ from torch.export import Dim
 from wherry_exporter.convert import Traced, convert, name_axes
 from wherry_exporter.inputs import BATCH, FRAMES, free_axes, random_inputs
 from wherry_exporter.load import Checkpoint
+from wherry_exporter.pair import ENCODER_SEQUENCE
 
 STATES = ("past_hidden", "past_cell")
 FEW = 24
@@ -105,7 +106,13 @@ def sound_to_tokens(checkpoint: Checkpoint) -> Traced:
     axes = dict.fromkeys(STATES, (BATCH, layers, width))
     return Traced(
         {
-            "encoder_model": name_axes(encoder, {"input_features": (BATCH, FRAMES[1], bins)}),
+            "encoder_model": name_axes(
+                encoder,
+                {
+                    "input_features": (BATCH, FRAMES[1], bins),
+                    "encoder_hidden_states": (BATCH, ENCODER_SEQUENCE, size),
+                },
+            ),
             "decoder_joint": name_axes(
                 step, {"input_ids": (BATCH, 1), "encoder_hidden_states": (BATCH, 1, size), **axes}
             ),

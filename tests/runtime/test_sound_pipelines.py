@@ -15,7 +15,7 @@ import soxr
 import torch
 import transformers
 
-from tiny_sounds import make, make_whisper
+from tiny_sounds import TINY, make, make_whisper
 from wherry import pipeline
 from wherry.audio.phonemes import phonemes
 from wherry.cli import main
@@ -274,6 +274,36 @@ def test_parakeet(exported, folders, noises):
     assert ours(np.concatenate(noises), chunk_length_s=1.0)["text"]
     assert len(ours(noises[0][:1000])["text"]) < 5
     assert set(ours(noises[0][:9])) == {"text"}
+
+
+@pytest.mark.parametrize("name", ["parakeet-tdt", pytest.param("parakeet-rnnt", marks=pytest.mark.sweep)])
+def test_transducers(exported, folders, noises, name):
+    """What transformers' generate writes, and when its processor says that pieces were."""
+    ours, folder = exported(name), folders(name)
+    model = getattr(transformers, TINY[name][0]).from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    features = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    kind = name.removeprefix("parakeet-")
+    processor = transformers.ParakeetProcessor(features, tokenizer, blank_token="<pad>", decoder_type=kind)
+    expected = []
+    for each in noises:
+        output = model.generate(**features(each, sampling_rate=16000, return_tensors="pt"), eos_token_id=None)
+        text, ((*pieces,),) = processor.decode(output.sequences, durations=output.durations, skip_special_tokens=True)
+        expected.append((text[0].strip(), pieces))
+    found = ours(noises, return_timestamps="char")
+    assert [each["text"] for each in found] == [text for text, _ in expected]
+    assert min(len(text) for text, _ in expected) > 3
+    for each, (_, pieces) in zip(found, expected, strict=True):
+        times = [chunk["timestamp"] for chunk in each["chunks"] if chunk["text"].strip()]
+        told = [(piece["start"], piece["end"]) for piece in pieces if piece["token"].strip()]
+        np.testing.assert_allclose(times, told)
+    words = ours(noises[0], return_timestamps="word")["chunks"]
+    assert [word["text"] for word in words] == expected[0][0].split()
+    assert ours(noises, batch_size=3) == [{"text": text} for text, _ in expected]
+    assert ours(np.concatenate(noises), chunk_length_s=1.2)["text"]
+    assert set(ours(noises[0][:9])) == {"text"}
+    with pytest.raises(InputError, match="return_timestamps must be char or word for Parakeet, not True"):
+        ours(noises[0], return_timestamps=True)
 
 
 def test_options_that_ctc_does_not_take(exported, noises):

@@ -71,6 +71,11 @@ class CTCLabels:
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise TokenizerError(f"{folder / 'tokenizer_config.json'} is not usable: {error}") from error
 
+    def piece(self, number: int) -> str:
+        """What a label stands for, with a space where a word begins."""
+        token = self.tokens.get(number, self.unknown)
+        return self.space if token == self.delimiter else token.replace(WORD, self.space)
+
     def characters(self, ids: Array) -> list[Spoken]:
         """What was said, of the likeliest label of each frame: int64 (frames,)."""
         if not len(ids):
@@ -79,10 +84,8 @@ class CTCLabels:
         ends = [*starts[1:].tolist(), len(ids)]
         found = []
         for start, end in zip(starts.tolist(), ends, strict=True):
-            token = self.tokens.get(int(ids[start]), self.unknown)
-            if token != self.blank:
-                text = self.space if token == self.delimiter else token.replace(WORD, self.space)
-                found.append(Spoken(text, start, end))
+            if self.tokens.get(int(ids[start]), self.unknown) != self.blank:
+                found.append(Spoken(self.piece(int(ids[start])), start, end))
         return found
 
     def words(self, characters: Sequence[Spoken]) -> list[Spoken]:

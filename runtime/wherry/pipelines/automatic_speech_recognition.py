@@ -1,4 +1,4 @@
-"""automatic-speech-recognition: speech in, text out, by Whisper; models that label frames (CTC) are in `ctc`."""
+"""automatic-speech-recognition: speech in, text out, by Whisper; CTC's models are in `ctc`, others in `transducer`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +16,7 @@ from wherry.pipelines.generated import decoder_roles, defaults, open_decoder
 from wherry.pipelines.languages import LANGUAGES
 from wherry.pipelines.sounds import batches, over, parts
 from wherry.pipelines.transcript import Piece, Transcript
+from wherry.pipelines.transducer import TransducerPipeline
 from wherry.pipelines.whisper import OPTIONS, Manner, Reading, Whisper
 
 
@@ -199,9 +200,11 @@ class WhisperPipeline(TextPipeline):
 
 
 def open_pipeline(bundle: Bundle, **options: Any) -> Pipeline:
-    """The pipeline that fits: Whisper's has two graphs, CTC's has one."""
-    kind = WhisperPipeline if "encoder_model" in bundle.variant(options.get("precision")).graphs else CTCPipeline
-    return kind(bundle, **options)
+    """The pipeline that fits: Whisper's and a transducer's have two graphs, CTC's has one."""
+    graphs = bundle.variant(options.get("precision")).graphs
+    if "decoder_joint" in graphs:
+        return TransducerPipeline(bundle, **options)
+    return (WhisperPipeline if "encoder_model" in graphs else CTCPipeline)(bundle, **options)
 
 
 PIPELINE = open_pipeline
