@@ -5,6 +5,7 @@ Voices and voice activity, which transformers does not have, are compared with w
 
 import importlib.util
 import json
+import shutil
 from functools import cache
 
 import numpy as np
@@ -19,7 +20,7 @@ from tiny_sounds import TINY, make, make_whisper
 from wherry import pipeline
 from wherry.audio.phonemes import phonemes
 from wherry.cli import main
-from wherry.errors import InputError, TokenizerError
+from wherry.errors import BundleError, InputError, TokenizerError
 from wherry_exporter import export
 from wherry_exporter.samples import sample
 
@@ -304,6 +305,15 @@ def test_transducers(exported, folders, noises, name):
     assert set(ours(noises[0][:9])) == {"text"}
     with pytest.raises(InputError, match="return_timestamps must be char or word for Parakeet, not True"):
         ours(noises[0], return_timestamps=True)
+
+
+@pytest.mark.parametrize("told", [{"blank_token_id": None}, {"durations": [0.5]}, {"max_symbols_per_step": 0}])
+def test_a_transducer_whose_configuration_does_not_tell(exported, tmp_path, told):
+    folder = shutil.copytree(exported("parakeet-tdt").bundle.folder, tmp_path / "bundle")
+    config = json.loads((folder / "config.json").read_text()) | told
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BundleError, match="must tell vocab_size, blank_token_id"):
+        pipeline(model=folder, device="cpu")
 
 
 def test_options_that_ctc_does_not_take(exported, noises):

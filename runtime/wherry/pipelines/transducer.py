@@ -6,24 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from wherry.audio import Sound, load
+from wherry.audio import load
 from wherry.audio.features import ParakeetFeatures
-from wherry.errors import BundleError, InputError
-from wherry.pipelines.base import Pipeline
-from wherry.pipelines.ctc import LONGEST, Part
-from wherry.pipelines.sounds import batches, over, parts
+from wherry.errors import BundleError
+from wherry.pipelines.ctc import FramesPipeline, Part
 from wherry_tokenization.ctc import CTCLabels, Spoken
 
 Array = np.ndarray[Any, Any]
 
 
-class TransducerPipeline(Pipeline):
-    """`pipe("speech.wav")` is `{"text"}`; a list of sounds gives a list, an iterator of sounds an iterator.
+class TransducerPipeline(FramesPipeline):
+    """Models that go from frame to frame, or over several, and write a piece of a word or none at each."""
 
-    A sound is a file, its bytes, a float array (samples,) at the model's rate or `{"array", "sampling_rate"}`.
-    """
-
-    task = "automatic-speech-recognition"
+    kind = "Parakeet"
     roles = ("encoder_model", "decoder_joint")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -35,7 +30,7 @@ class TransducerPipeline(Pipeline):
         encoder = config.get("encoder_config") or {}
         told = [config.get(name) for name in ("vocab_size", "blank_token_id", "max_symbols_per_step")]
         numbers = [*told, encoder.get("subsampling_factor"), *(config.get("durations") or ())]
-        if not all(type(number) is int and number >= 0 for number in numbers):
+        if not all(type(number) is int and number >= 0 for number in numbers) or not numbers[2] * numbers[3]:
             raise BundleError(
                 f"{folder}/config.json must tell vocab_size, blank_token_id, max_symbols_per_step, durations and the "
                 "encoder's subsampling_factor in whole numbers"
@@ -45,50 +40,6 @@ class TransducerPipeline(Pipeline):
         self.step = self.sessions["decoder_joint"]
         kept = {name: port.shape[1:] for name, port in self.step.inputs.items() if name.startswith("past_")}
         self.nothing = {name: np.zeros([1, *map(int, shape)], np.float32) for name, shape in kept.items()}
-
-    def __call__(
-        self,
-        inputs: Any,
-        *,
-        return_timestamps: str | None = None,
-        chunk_length_s: float | None = None,
-        stride_length_s: float | Sequence[float] | None = None,
-        batch_size: int = 1,
-    ) -> Any:
-        """Write down one sound, or each of several.
-
-        Args:
-            return_timestamps: `char` (pieces of words) or `word`: also give `chunks`, a list of `{"text", "timestamp":
-                (start, end)}`, in seconds.
-            chunk_length_s: cut a sound into overlapping parts of so many seconds; needed for sounds of more than
-                `LONGEST` seconds.
-            stride_length_s: seconds that neighbouring parts share, or a pair; a sixth of the part by default.
-            batch_size: how many sounds or parts are encoded together, of those that are of one length.
-
-        Raises:
-            InputError: no sound, one that cannot be read or is too long, or an option out of range.
-        """
-        if return_timestamps not in ("char", "word", None, False):
-            raise InputError(f"return_timestamps must be char or word for Parakeet, not {return_timestamps!r:.80}")
-        cut = parts(chunk_length_s, stride_length_s, self.features.rate, self.hop)
-
-        def process(sounds: list[Sound]) -> list[dict[str, Any]]:
-            if cut is None:
-                hint = ": pass chunk_length_s=30"
-                whole = [(sound.samples(LONGEST, hint), 0, 0) for sound in sounds]
-                return [self._result(spoken, return_timestamps) for spoken, _ in self._heard(whole)]
-            found = []
-            for sound in sounds:
-                heard: list[Spoken] = []
-                first = 0
-                for batch in batches(sound.windows(*cut), batch_size):
-                    for spoken, count in self._heard(batch):
-                        heard += [Spoken(each.text, first + each.start, first + each.end) for each in spoken]
-                        first += count
-                found.append(self._result(heard, return_timestamps))
-            return found
-
-        return over(inputs, self.features.rate, batch_size, process)
 
     def _heard(self, several: Sequence[Part]) -> Iterator[tuple[list[Spoken], int]]:
         """What is said in each part, and in how many states, without what its neighbours have."""
@@ -105,6 +56,14 @@ class TransducerPipeline(Pipeline):
                     if before <= each.start < last
                 ]
                 yield spoken, last - before
+
+    def _spoken(self, heard: Sequence[tuple[list[Spoken], int]]) -> list[Spoken]:
+        found: list[Spoken] = []
+        first = 0
+        for spoken, count in heard:
+            found += [Spoken(each.text, first + each.start, first + each.end) for each in spoken]
+            first += count
+        return found
 
     def _written(self, states: Array) -> Iterator[Spoken]:
         """The likeliest pieces for a sound's states, (states, size), each where it begins."""
@@ -126,11 +85,3 @@ class TransducerPipeline(Pipeline):
             if not self.durations and here >= self.most:
                 onward, here = 1, 0
             at += onward
-
-    def _result(self, pieces: Sequence[Spoken], kind: str | None) -> dict[str, Any]:
-        found: dict[str, Any] = {"text": self.labels.text(pieces)}
-        if kind:
-            step = self.hop / self.features.rate
-            heard = self.labels.words(pieces) if kind == "word" else pieces
-            found["chunks"] = [{"text": each.text, "timestamp": (each.start * step, each.end * step)} for each in heard]
-        return found
