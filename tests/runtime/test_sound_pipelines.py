@@ -312,6 +312,9 @@ def test_a_transducer_whose_configuration_does_not_tell(exported, tmp_path, told
     folder = shutil.copytree(exported("parakeet-tdt").bundle.folder, tmp_path / "bundle")
     config = json.loads((folder / "config.json").read_text()) | told
     (folder / "config.json").write_text(json.dumps(config))
+    manifest = json.loads((folder / "wherry.json").read_text(encoding="utf-8"))
+    del manifest["files"]["config.json"]
+    (folder / "wherry.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(BundleError, match="must tell vocab_size, blank_token_id"):
         pipeline(model=folder, device="cpu")
 
