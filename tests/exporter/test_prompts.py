@@ -252,6 +252,19 @@ def paddleocr_vl(tokenizer: Any) -> tuple[Any, Any]:
     return transformers.PaddleOCRVLForConditionalGeneration(config), processor
 
 
+def glm4v(tokenizer: Any) -> tuple[Any, Any]:
+    vision = {**MERGED, "image_size": 32}
+    images = transformers.Glm4vImageProcessorPil(patch_size=8, size={"shortest_edge": 2048, "longest_edge": 8192})
+    model, _ = in_3d(tokenizer, "Glm4v", "glm4v_text", vision, tie_word_embeddings=False)
+    return model, transformers.Glm4vProcessor(images, tokenizer, SimpleNamespace())
+
+
+def qwen3_vl_moe(tokenizer: Any) -> tuple[Any, Any]:
+    vision = {**MERGED, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    return in_3d(tokenizer, "Qwen3VLMoe", "qwen3_vl_moe_text", vision, **experts)
+
+
 def glm_ocr(tokenizer: Any) -> tuple[Any, Any]:
     vision = {**MERGED, "image_size": 32}
     images = transformers.Glm46VImageProcessorPil(patch_size=8, size={"shortest_edge": 2048, "longest_edge": 8192})
@@ -296,8 +309,10 @@ MAKERS = {
         qwen3_vl,
         qwen3_5,
         paddleocr_vl,
+        glm4v,
         glm_ocr,
         lighton_ocr,
+        qwen3_vl_moe,
     )
 }
 OFTEN = ("llava_next", "idefics3", "qwen2_vl")
