@@ -6,6 +6,7 @@ Graves, arXiv:1211.3711; with durations: Xu et al., arXiv:2304.06795).
 """
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -62,9 +63,9 @@ class Step(nn.Module):
 
 def joined(model: Any, states: Tensor, ids: Tensor, **cached: Any) -> Any:
     """What the model gives for one state of its encoder and one token, (batch, 1, size) and (batch, 1)."""
-    from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderModelOutput
-
-    return model(encoder_outputs=ParakeetEncoderModelOutput(pooler_output=states), decoder_input_ids=ids, **cached)
+    rest = dict.fromkeys(("last_hidden_state", "hidden_states", "attentions", "attention_mask"))
+    encoded = SimpleNamespace(pooler_output=states, **rest)
+    return model(encoder_outputs=encoded, decoder_input_ids=ids, **cached)
 
 
 def nothing_kept(model: Any, batch: int) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ import torch
 import transformers
 from onnxruntime import InferenceSession
 
+from tiny_hearing import hearing
 from tiny_images import TINY
 from wherry.errors import TaskError
 from wherry.generation import Decoder, Engine, GenerationConfig, generate
@@ -944,8 +945,18 @@ WORDS_ALONE = (
 
 @pytest.mark.parametrize("name", WORDS_ALONE)
 def test_what_sees_writes_about_words_alone(folder, letters, name):
-    seeing = checkpoint(name, VISION_LANGUAGE[name][2])
-    seeing.model.save_pretrained(folder / "checkpoint")
+    writes_about_words_alone(checkpoint(name, VISION_LANGUAGE[name][2]).model, folder, letters)
+
+
+@pytest.mark.parametrize(
+    "name", ["Voxtral", *(pytest.param(name, marks=pytest.mark.sweep) for name in ("GlmAsr", "Qwen3ASR"))]
+)
+def test_what_hears_writes_about_words_alone(folder, letters, name):
+    writes_about_words_alone(hearing(name), folder, letters)
+
+
+def writes_about_words_alone(model: Any, folder: Path, letters: Path) -> None:
+    model.save_pretrained(folder / "checkpoint")
     for file in letters.iterdir():
         shutil.copy(file, folder / "checkpoint")
     (folder / "checkpoint/preprocessor_config.json").write_text("{}")
@@ -955,7 +966,7 @@ def test_what_sees_writes_about_words_alone(folder, letters, name):
     whole = transformers.AutoConfig.from_pretrained(folder / "checkpoint")
     assert bundle.config["model_type"] == whole.get_text_config().model_type
     assert not (bundle.folder / "preprocessor_config.json").exists()
-    writes_as_generate_does(seeing.model, bundle.folder, bundle.padding_side)
+    writes_as_generate_does(model, bundle.folder, bundle.padding_side)
 
 
 @pytest.mark.parametrize(
