@@ -124,6 +124,7 @@ def load(
 
 def _from_folder(folder: Path, task: str | None, source: str, revision: str | None) -> Checkpoint:
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     from wherry_exporter.inputs import setting
@@ -145,6 +146,9 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
             kind = own
     try:
         config = kind.from_pretrained(folder, local_files_only=True)
+    except StrictDataclassError as error:  # whose first line alone tells of no value
+        reason = " ".join(str(error).split())
+        raise ExportError(f"transformers cannot read {folder / 'config.json'}: {reason[:300]}") from error
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise ExportError(f"transformers cannot read {folder / 'config.json'}: {_first_line(error)}") from error
     chosen = find_task(task, config, folder)

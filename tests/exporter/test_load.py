@@ -142,6 +142,14 @@ def unknown_model_type(folder):
     edit_config(folder, model_type="gondola")
 
 
+def wrong_type(folder):
+    edit_config(folder, vocab_size="many")
+
+
+def heads_that_do_not_fit(folder):
+    edit_config(folder, num_attention_heads=7)
+
+
 def remote_code(folder):
     edit_config(folder, auto_map={"AutoModel": "evil.Model"})
 
@@ -197,6 +205,8 @@ def no_tokenizer(folder):
         (broken_config, r"config.json is not valid JSON: .* at line 1"),
         (no_model_type, "config.json has no model_type"),
         (unknown_model_type, r"transformers cannot read .*config.json: .*gondola"),
+        (wrong_type, r"transformers cannot read .*config.json: .*'vocab_size'.* expected int, got str"),
+        (heads_that_do_not_fit, r"transformers cannot load .*: The hidden size .* not a multiple"),
         (remote_code, r"asks to run code of its repository \(auto_map\): refused"),
         (no_weights, r"holds no weights \(\*.safetensors\)"),
         (pickled, r"holds pickled weights \(pytorch_model.bin\), which can run code"),
