@@ -27,15 +27,9 @@ from torch.onnx._internal.exporter import _fx_passes
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 from torch.onnx._internal.fx.passes import type_promotion
 
-aten = torch.ops.aten
+from wherry_exporter.rewrites import simplify
 
-SAME = {
-    aten.__and__.Tensor: aten.bitwise_and.Tensor,
-    aten.__or__.Tensor: aten.bitwise_or.Tensor,
-    aten.min.other: aten.minimum.default,
-    aten.max.other: aten.maximum.default,
-}
-"""Operators that are others by another name."""
+aten = torch.ops.aten
 
 
 @contextmanager
@@ -97,12 +91,12 @@ _take_apart = _fx_passes.decompose_with_registry
 def _decompose(program: ExportedProgram, registry: ONNXRegistry) -> ExportedProgram:
     """Take a program for decomposed if it consists of translated operators alone."""
     module = program.graph_module
-    branches = sum(isinstance(inner, GraphModule) for inner in module.modules()) > 1
-    if branches or not all(_is_translated(node, registry) for node in module.graph.nodes):
+    if sum(isinstance(inner, GraphModule) for inner in module.modules()) > 1:  # branches
         return _take_apart(program, registry)
-    for node in module.graph.nodes:
-        _simplify(node)
-    return program
+    simplify(module.graph)
+    if all(_is_translated(node, registry) for node in module.graph.nodes):
+        return program
+    return _take_apart(program, registry)
 
 
 _remove = _fx_passes.remove_assertion_nodes
@@ -127,29 +121,12 @@ def _is_translated(node: Node, registry: ONNXRegistry) -> bool:
     target: Any = node.target
     if node.op != "call_function" or isinstance(target, BuiltinFunctionType):
         return True
-    if target == aten.dropout.default:
-        return not node.args[2]
     if not isinstance(node.target, OpOverload):
         return target in registry.functions
-    if target.overloadpacket == aten.to or target in SAME:
-        return True
+    if target == aten.batch_norm.default and (node.args[3] is None or node.args[5]):
+        return False  # by the mean and variance of the batch itself
+    if target == aten.rsub.Scalar and node.meta["val"].dtype != node.args[0].meta["val"].dtype:  # type: ignore[union-attr]
+        return False
     known = target.namespace == "onnx_symbolic" or target.name() in registry.functions
     traced = "val" in node.meta or target == aten.detach.default  # transformers puts nodes in the place of others
     return known and traced and not target._schema.is_mutable
-
-
-def _simplify(node: Node) -> None:
-    """What has no translation of its own: conversions become casts, or copies where the type stays."""
-    target: Any = node.target
-    if target == aten.detach.default:
-        source: Any = node.args[0]
-        node.meta = source.meta | node.meta  # transformers leaves it out where it replaces `detach_`
-    elif target in SAME:
-        node.target = SAME[target]
-    elif target == aten.dropout.default:
-        node.target, node.args = aten.clone.default, node.args[:1]
-    elif getattr(target, "overloadpacket", None) == aten.to:
-        source = node.args[0]
-        same = node.meta["val"].dtype == source.meta["val"].dtype
-        node.target = aten.clone.default if same else aten._to_copy.default
-        node.args, node.kwargs = (source,), {} if same else {"dtype": node.meta["val"].dtype}

@@ -5,7 +5,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnxscript.function_libs.torch_lib.ops.core import aten_view
+from onnxscript.function_libs.torch_lib.ops.core import aten_native_batch_norm, aten_view
 from onnxscript.onnx_opset import opset18
 from transformers.exporters.exporter_onnx import _ONNX_TRANSLATION_TABLE, _aten_index_put, _values_broadcast_to_self
 
@@ -36,10 +36,31 @@ def _squeeze_all(self: Any) -> Any:
     return op.Squeeze(self, op.Constant(value_ints=axes)) if axes else op.Identity(self)
 
 
+def _batch_norm(
+    data: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, momentum: float, eps: float, _: bool
+) -> Any:
+    """By the means and variances that were learned."""
+    return aten_native_batch_norm(data, weight, bias, mean, variance, training, momentum, eps)[0]
+
+
+def _rsub(self: Any, other: float, alpha: float = 1) -> Any:
+    return op.Sub(other, self if alpha == 1 else op.Mul(self, alpha))
+
+
+def _weight_norm(direction: Any, length: Any, dim: int = 0) -> Any:
+    """https://arxiv.org/abs/1602.07868"""
+    others = [axis for axis in range(len(direction.shape)) if axis != dim % len(direction.shape)]
+    norm = op.ReduceL2(direction, op.Constant(value_ints=others), keepdims=True)
+    return op.Mul(direction, op.Div(length, norm))
+
+
 TRANSLATIONS: Mapping[Any, Any] = {
     **_ONNX_TRANSLATION_TABLE,
     torch.ops.aten.index_put.default: _index_put,
     torch.ops.aten.squeeze.dim: _squeeze,
     torch.ops.aten.squeeze.default: _squeeze_all,
+    torch.ops.aten.batch_norm.default: _batch_norm,
+    torch.ops.aten.rsub.Scalar: _rsub,
+    torch.ops.aten._weight_norm.default: _weight_norm,
     torch.ops.aten.reshape.default: aten_view,  # which takes an axis of size zero for what it is
 }
