@@ -13,41 +13,38 @@ STEPS = 12
 """Tokens that a decoder behind an encoder is looked at over."""
 
 
-def role_feeds(
-    graphs: Mapping[str, ir.Model], entries: Sequence[Feed], original: Runner, start: int
-) -> dict[str, list[Feed]]:
-    """Inputs of each graph.
+def graph_feeds(graph: ir.Model, entries: Sequence[Feed], original: Runner, start: int) -> list[Feed]:
+    """Inputs of a graph.
 
     Args:
-        graphs: float32 graphs by role.
+        graph: in float32.
         entries: what the model as a whole takes: tokens, images, sounds.
         original: computes what goes from graph to graph.
         start: the token that a decoder behind an encoder begins with.
 
     Returns:
-        by role; none for a graph that takes what neither `entries` nor `original` give.
+        none for a graph that takes what neither `entries` nor `original` give.
     """
-    found: dict[str, list[Feed]] = {role: [] for role in graphs}
+    found: list[Feed] = []
+    ports = {str(value.name): value for value in graph.graph.inputs}
     for entry in entries:
-        for role, graph in graphs.items():
-            ports = {str(value.name): value for value in graph.graph.inputs}
-            known = dict(entry)
-            if "encoder_hidden_states" in ports and "encoder_hidden_states" not in known:
-                known = _decoder_inputs(entry, original, start)
-            rows = len(known.get("encoder_hidden_states", known.get("attention_mask", next(iter(known.values())))))
-            known |= {
-                name: np.zeros(
-                    [rows, *(dim if isinstance(dim, int) else 0 for dim in list(value.shape or ())[1:])], np.float32
-                )
-                for name, value in ports.items()
-                if name.startswith("past_")
-            }
-            if "attention_mask" in known and "position_ids" not in known:
-                positions = np.maximum(known["attention_mask"].cumsum(1) - 1, 0)
-                wanted = len(ports["position_ids"].shape or ()) if "position_ids" in ports else 2
-                known["position_ids"] = positions if wanted == 2 else np.tile(positions, (3, 1, 1))
-            if set(ports) <= set(known):
-                found[role].append({name: known[name] for name in ports})
+        known = dict(entry)
+        if "encoder_hidden_states" in ports and "encoder_hidden_states" not in known:
+            known = _decoder_inputs(entry, original, start)
+        rows = len(known.get("encoder_hidden_states", known.get("attention_mask", next(iter(known.values())))))
+        known |= {
+            name: np.zeros(
+                [rows, *(dim if isinstance(dim, int) else 0 for dim in list(value.shape or ())[1:])], np.float32
+            )
+            for name, value in ports.items()
+            if name.startswith("past_")
+        }
+        if "attention_mask" in known and "position_ids" not in known:
+            positions = np.maximum(known["attention_mask"].cumsum(1) - 1, 0)
+            wanted = len(ports["position_ids"].shape or ()) if "position_ids" in ports else 2
+            known["position_ids"] = positions if wanted == 2 else np.tile(positions, (3, 1, 1))
+        if set(ports) <= set(known):
+            found.append({name: known[name] for name in ports})
     return found
 
 

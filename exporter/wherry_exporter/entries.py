@@ -1,12 +1,14 @@
 """What a checkpoint as a whole takes: for calibration, the user's rows or built-in text or random values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
 
-from wherry_exporter.calibration import role_feeds, start_token
+from wherry_exporter.calibration import graph_feeds, start_token
 from wherry_exporter.convert import Traced
 from wherry_exporter.data import Row
 from wherry_exporter.errors import UsageError
@@ -88,20 +90,19 @@ class Entries:
         self.synthetic = not self.real and not self.text
         self.entries = self._entries(plan.calibration)
 
-    def feeds(self, traced: Traced) -> dict[str, list[Feed]]:
-        """Inputs of each graph, by role."""
-        entries = self.entries
+    def feeds(self, traced: Traced) -> Callable[[str], list[Feed]]:
+        """Gives the inputs of the graph of a role."""
+        return cache(lambda role: self._feeds(traced.graphs[role], role))
+
+    def _feeds(self, graph: ir.Model, role: str) -> list[Feed]:
+        model, entries = self.checkpoint.model, self.entries
+        if role == "decoder_joint":
+            return [some_steps(model, entry, seed) for seed, entry in enumerate(entries)]
+        if role == "encodec_decode":
+            return [{"audio_codes": some_codes(model, 1, frames).numpy()} for frames in (50, 70)]
         if self.checkpoint.task == "mask-generation":  # whose images are large
-            entries = [with_points(self.checkpoint.model, entry, seed) for seed, entry in enumerate(entries[:FEW])]
-        graphs = {role: graph for role, graph in traced.graphs.items() if role != "decoder_joint"}
-        found = role_feeds(graphs, entries, self.original, self.start)
-        if self.shape == "transducer":
-            model = self.checkpoint.model
-            found["decoder_joint"] = [some_steps(model, entry, seed) for seed, entry in enumerate(entries)]
-        if self.shape == "music":
-            codes = [some_codes(self.checkpoint.model, 1, frames).numpy() for frames in (50, 70)]
-            found["encodec_decode"] = [{"audio_codes": each} for each in codes]
-        return found
+            entries = [with_points(model, entry, seed) for seed, entry in enumerate(entries[:FEW])]
+        return graph_feeds(graph, entries, self.original, self.start)
 
     def tuner(self) -> Examiner | None:
         """Measures on the user's rows where random values are all that there is otherwise."""

@@ -20,6 +20,7 @@ from wherry_exporter.plan import Settings
 from wherry_exporter.weight_only import WeightOnly
 
 Graphs = Mapping[str, ir.Model]
+Feeds = Callable[[str], Sequence[Feed]]
 SHARES = (1 / 12, 1 / 8, 1 / 4, 1 / 2)
 """Of the layers that may keep a higher precision."""
 
@@ -35,13 +36,13 @@ class Quantizer:
     Attributes:
         graphs: by role.
         decoders: the roles of those that keep a cache.
-        feeds: what shows the activations of each graph.
+        feeds: gives what shows the activations of the graph of a role.
         real: whether those were made of the user's data.
         settled: by precision, what kept a higher one in the end.
         settings: of the weight-only ones.
     """
 
-    def __init__(self, graphs: Graphs, feeds: Mapping[str, Sequence[Feed]], settings: Settings, *, real: bool) -> None:
+    def __init__(self, graphs: Graphs, feeds: Feeds, settings: Settings, *, real: bool) -> None:
         self.graphs, self.feeds, self.settings, self.real = graphs, feeds, settings, real
         self.settled: dict[str, Mapping[str, Collection[str]]] = {}
         self.decoders = [
@@ -53,10 +54,10 @@ class Quantizer:
         senses = any(value.dtype == ir.DataType.FLOAT for graph in graphs.values() for value in graph.graph.inputs)
         calibrated = real and senses
         self.static = not self.generates and (calibrated or any(map(mostly_convolutions, graphs.values())))
-        self._weights = cache(lambda role: WeightOnly(graphs[role], feeds[role], settings))
+        self._weights = cache(lambda role: WeightOnly(graphs[role], lambda: feeds(role), settings))
         self._integers = cache(lambda role: for_integers(graphs[role]))
         self._order = cache(self._find_order)
-        self._half = cache(lambda role: half(graphs[role], feeds[role]))
+        self._half = cache(lambda role: half(graphs[role], feeds(role)))
 
     def recipe(self, precision: str) -> str:
         """How a precision is made, for people."""
@@ -119,7 +120,7 @@ class Quantizer:
             "fp16": lambda: self._half(role),
             "bf16": lambda: bfloat(self.graphs[role]),
             "int4": lambda: self._weights(role).graph(4, keep),
-            "int4f16": lambda: half(self._weights(role).graph(4, keep), self.feeds[role], self.graphs[role]),
+            "int4f16": lambda: half(self._weights(role).graph(4, keep), self.feeds(role), self.graphs[role]),
             "bnb4": lambda: self._weights(role).bnb4(),
         }
         if precision in makers:
@@ -131,7 +132,7 @@ class Quantizer:
         if not self._products(role, precision):
             return graph
         if static:
-            return static_int8(graph, self.feeds[role], keep)
+            return static_int8(graph, self.feeds(role), keep)
         return dynamic_int8(graph, keep, signed=precision != "uint8")
 
     def _products(self, role: str, precision: str) -> list[ir.Node]:
@@ -144,7 +145,7 @@ class Quantizer:
     def _find_order(self, role: str, weights: bool, static: bool) -> list[str]:
         if weights:
             return ends_first(self._weights(role).names())
-        return worst_first(self._integers(role), self.feeds[role], static=static)
+        return worst_first(self._integers(role), self.feeds(role), static=static)
 
 
 def ends_first(names: Sequence[str]) -> list[str]:

@@ -3,13 +3,15 @@
 torch takes a whole program apart by tracing it again, which takes longer than the first time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from operator import eq
 from typing import Any
 
 import torch
 from torch._C import DispatchKey
 from torch._ops import OpOverload
 from torch.fx import Graph, Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 aten = torch.ops.aten
 
@@ -26,10 +28,18 @@ FRESH = {
 }
 """Operators made of others that never give back what they take."""
 
+SCATTERED: Mapping[Any, Any] = {
+    aten.slice.Tensor: aten.slice_scatter.default,
+    aten.select.int: aten.select_scatter.default,
+}
+"""A slice, and what puts another in its place."""
+
 
 def simplify(graph: Graph) -> None:
     """Put operators that are translated in the place of those that are not, where they give the same."""
     _keep_what_is_written_over(graph)
+    if any(isinstance(node.target, OpOverload) and node.target._schema.is_mutable for node in graph.nodes):
+        return  # what is given back as it is, by `dropout` say, may be written over
     for node in graph.nodes:
         if node.op == "call_function" and (rewrite := REWRITES.get(getattr(node.target, "overloadpacket", None))):
             rewrite(node)
@@ -39,19 +49,69 @@ def simplify(graph: Graph) -> None:
 def _keep_what_is_written_over(graph: Graph) -> None:
     """Where a tensor is changed in place, give a new one to all that comes behind, if nothing else shares its memory.
 
-    It shares none if the operator that made it gives a tensor of its own, and none behind that gives a view of it.
+    It shares none if the operator that made it gives a tensor of its own, and no view of it is read behind.
     """
     places = {node: place for place, node in enumerate(graph.nodes)}
-    for node in list(graph.nodes):
-        new = _without_writing(node)
-        if new is None:
+    for node, place in list(places.items()):
+        copies = node.target == aten.copy_.default
+        new = None if copies else _without_writing(node)
+        if new is None and not copies:
             continue
-        written, place = node.args[0], places[node]
-        before = [user for user in written.users if places[user] < place]
+        views = _views(node.args[0]) if copies else []
+        written: Any = views[-1].args[0] if views else node.args[0]
+        before = [user for user in written.users if places.get(user, place) < place and user not in views]
         given = any(user.op == "output" for user in written.users)  # whose name is known elsewhere too
-        if not given and all(map(_gives_its_own, [written, *before])):
+        if given or not _is_alone(written) or not all(_is_done(user, places, place) for user in before):
+            continue
+        if new is not None:
             node.target = new
-            written.replace_all_uses_with(node, delete_user_cb=lambda user, place=place: places[user] > place)
+        value = _scattered(graph, node, views) if copies else node
+        if value is not None:
+            written.replace_all_uses_with(value, delete_user_cb=lambda user, place=place: places.get(user, 0) > place)
+
+
+def _is_alone(node: Node) -> bool:
+    """Whether nothing else shares the memory of what a node gives, or nobody reads that."""
+    if _gives_its_own(node):
+        return True
+    view = isinstance(node.target, OpOverload) and any(each.alias_info for each in node.target._schema.returns)
+    source = node.args[0] if view else None
+    return isinstance(source, Node) and len(source.users) == 1 and _is_alone(source)
+
+
+def _is_done(node: Node, places: Mapping[Node, int], place: int) -> bool:
+    """Whether nothing that a node gives shares memory with what it takes, or none of it is read behind a place."""
+    if _gives_its_own(node):
+        return True
+    return all(places.get(user, 0) < place and _is_done(user, places, place) for user in node.users)
+
+
+def _views(node: Any) -> list[Node]:
+    """The slices of slices of a tensor that a node is, from the innermost; only what writes over it reads it."""
+    found = []
+    while getattr(node, "target", None) in SCATTERED and len(node.users) == 1:
+        found.append(node)
+        node = node.args[0]
+    return found
+
+
+def _scattered(graph: Graph, node: Any, views: Sequence[Any]) -> Node | None:
+    """What a tensor is behind `copy_` into slices of slices of it; None where that changes the shape or type."""
+    over, value = node.args[:2]
+    old, new = over.meta["val"], value.meta["val"]
+    same = old.ndim == new.ndim and all(map(statically_known_true, map(eq, old.shape, new.shape)))
+    if old.dtype != new.dtype or not same or (views and node.users):
+        return None
+    if not views:
+        node.target, node.args = aten.clone.default, (value,)
+        return node  # type: ignore[no-any-return]
+    with graph.inserting_before(node):
+        for view in views:
+            whole, *place = view.args
+            value = graph.call_function(SCATTERED[view.target], (whole, value, *place))
+            value.meta["val"] = whole.meta["val"]
+    graph.erase_node(node)
+    return value  # type: ignore[no-any-return]
 
 
 def _without_writing(node: Node) -> OpOverload[Any, Any] | None:
@@ -62,7 +122,9 @@ def _without_writing(node: Node) -> OpOverload[Any, Any] | None:
     new = getattr(getattr(aten, target._opname[:-1], None), target._overloadname, None)
     tensors = [each for each in node.args if isinstance(each, Node)]
     alike = {each.meta["val"].dtype for each in tensors if isinstance(each.meta.get("val"), torch.Tensor)}
-    return new if isinstance(new, OpOverload) and len(alike) == 1 else None  # else its type would be another
+    return (
+        new if isinstance(new, OpOverload) and len(alike - {torch.bool}) < 2 else None
+    )  # else its type may be another
 
 
 def _gives_its_own(node: Node) -> bool:

@@ -1,6 +1,7 @@
 """Graphs in the place of a checkpoint: inputs for them, and what they compute as the reference for their variants."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import onnx_ir as ir
 
 from wherry.bundle import Bundle
 from wherry.files import read_json
-from wherry_exporter.calibration import role_feeds, start_token
+from wherry_exporter.calibration import graph_feeds, start_token
 from wherry_exporter.convert import Traced
 from wherry_exporter.data import Row
 from wherry_exporter.errors import UsageError
@@ -108,9 +109,9 @@ class GraphSubject:
         source = self.front if self.text or plan.calibration is not None else random
         self.entries = [source.feed(batch) for batch in batches(calibration, 4)]
 
-    def feeds(self, traced: Traced) -> dict[str, list[Feed]]:
-        """Inputs of each graph, by role."""
-        return role_feeds(traced.graphs, self.entries, self.original, self.start)
+    def feeds(self, traced: Traced) -> Callable[[str], list[Feed]]:
+        """Gives the inputs of the graph of a role."""
+        return cache(lambda role: graph_feeds(traced.graphs[role], self.entries, self.original, self.start))
 
     def tuner(self) -> Examiner | None:
         """Measures on the user's rows where random values are all that there is otherwise."""

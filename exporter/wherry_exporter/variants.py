@@ -48,8 +48,8 @@ class Material(Protocol):
     limit: int
     examiner: Examiner | None
 
-    def feeds(self, traced: Traced) -> Mapping[str, Sequence[Feed]]:
-        """Inputs of each graph, by role."""
+    def feeds(self, traced: Traced) -> Callable[[str], Sequence[Feed]]:
+        """Gives the inputs of the graph of a role."""
 
     def tuner(self) -> Examiner | None:
         """Measures on the user's rows where random values are all that there is otherwise."""
@@ -86,9 +86,7 @@ def write_variants(
     """
     wanted = plan.wanted(entries.precisions)
     with quiet():
-        quantizer = Quantizer(
-            traced.graphs, entries.feeds(traced) if set(wanted) != {"fp32"} else {}, plan.settings, real=entries.real
-        )
+        quantizer = Quantizer(traced.graphs, entries.feeds(traced), plan.settings, real=entries.real)
     precisions = _fitting(wanted, quantizer, entries, asked=plan.precisions is not None and plan.precisions != [AUTO])
     choose = plan.precisions == [AUTO]
     tuner = entries.tuner()
@@ -102,10 +100,10 @@ def write_variants(
         tell("writing prefill", 0)
         with quiet(), TemporaryDirectory() as scratch:
             role = decoder_role(traced.graphs)
-            graph, feeds = prefill_of(traced.graphs[role]), entries.feeds(traced)[role]
+            graph = prefill_of(traced.graphs[role])
             behind = {each: folder / f"onnx/{each}.onnx" for each in traced.graphs} | {role: Path(scratch) / "8.onnx"}
             save([quantizer.make(role, "int8")], [behind[role]])
-            reader = Quantizer({PREFILL: graph}, {PREFILL: feeds}, plan.settings, real=False)
+            reader = Quantizer({PREFILL: graph}, lambda _: quantizer.feeds(role), plan.settings, real=False)
             write_variant(reader, PREFILL, prefill, partial(measure, behind))
 
     limit = ACCURACY_LOSS if choose and plan.max_accuracy_loss is None else plan.max_accuracy_loss

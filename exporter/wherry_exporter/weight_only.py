@@ -4,7 +4,7 @@ Projections become MatMulNBits (or MatMulBnb4), embeddings GatherBlockQuantized;
 and have as many bits, both read one tensor.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,12 @@ SMALLEST_TABLE = 1024
 class WeightOnly:
     """The variants of one graph. Each weight is quantized once for each number of bits."""
 
-    def __init__(self, model: ir.Model, feeds: Sequence[Feed], settings: Settings) -> None:
+    def __init__(self, model: ir.Model, feeds: Callable[[], Sequence[Feed]], settings: Settings) -> None:
         """Prepare.
 
         Args:
             model: a float32 graph; it is not changed.
-            feeds: inputs that show what activations are like.
+            feeds: gives inputs that show what activations are like; asked where they decide.
             settings: how to quantize.
         """
         self.model, self.feeds, self.settings = model.clone(), feeds, settings
@@ -104,7 +104,7 @@ class WeightOnly:
             return
         algorithm = BY_NAME[self.settings.algorithm]
         if self.settings.algorithm in ("imatrix", "gptq"):
-            watch = Watch(self.model, self.feeds, list(wanted))
+            watch = Watch(self.model, self.feeds(), list(wanted))
             seen = watch.products() if self.settings.algorithm == "gptq" else watch.squares().items()
             del watch  # the graph that was looked at, where all has been seen
             for source, moments in seen:

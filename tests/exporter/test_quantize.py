@@ -108,7 +108,7 @@ def test_weights_of_four_bits_are_as_small_as_that(bundle):
 def test_embeddings_alone_keep_the_name_of_their_output():
     ids = torch.ones(2, 3, dtype=torch.int64)
     traced = convert(torch.nn.Embedding(1024, 32), {"input": ids}, {"input": {}}, ["ids"], ["embeds"])
-    graph = WeightOnly(traced, [], Settings()).graph(8)
+    graph = WeightOnly(traced, lambda: [], Settings()).graph(8)
     assert [node.op_type for node in graph.graph] == ["Reshape", "GatherBlockQuantized"]
     assert [value.name for value in graph.graph.outputs] == ["embeds"]
 
@@ -447,7 +447,7 @@ def tokens(seed: int = 0, kind: type = np.float32) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(("bits", "most"), [(8, 0.02), (4, 0.15)])
 def test_weight_only_graphs_of_a_language_model(tied, bits, most):
     model = language_model(tied=tied)
-    variants = WeightOnly(model, [tokens(1), tokens(2)], Settings())
+    variants = WeightOnly(model, lambda: [tokens(1), tokens(2)], Settings())
     assert variants.names() == (["middle"] if tied else ["middle", "head"])
     quantized = variants.graph(bits)
     found = {
@@ -460,7 +460,7 @@ def test_weight_only_graphs_of_a_language_model(tied, bits, most):
 
 
 def test_weights_that_keep_eight_bits_beside_four():
-    variants = WeightOnly(language_model(tied=False), [tokens(1)], Settings("rtn", 16, symmetric=False))
+    variants = WeightOnly(language_model(tied=False), lambda: [tokens(1)], Settings("rtn", 16, symmetric=False))
     nodes = {str(node.name): node for node in variants.graph(4, ["head"]).graph if node.op_type == "MatMulNBits"}
     assert [nodes[name].attributes["bits"].as_int() for name in ("middle", "head")] == [4, 8]
     assert [nodes[name].attributes["block_size"].as_int() for name in ("middle", "head")] == [16, 64]
@@ -469,7 +469,7 @@ def test_weights_that_keep_eight_bits_beside_four():
 
 def test_activations_are_seen_where_a_graph_does_not_tell_their_types():
     def levels(model: ir.Model, algorithm: str = "imatrix") -> np.ndarray:
-        graph = WeightOnly(model, [tokens(1), tokens(2)], Settings(algorithm)).graph(4).graph
+        graph = WeightOnly(model, lambda: [tokens(1), tokens(2)], Settings(algorithm)).graph(4).graph
         (head,) = (node for node in graph if node.name == "head")
         return head.inputs[1].const_value.numpy()
 
@@ -503,7 +503,7 @@ def test_squares_are_those_of_real_tokens_in_feeds_of_unlike_length():
 @pytest.mark.parametrize("size", [16, 128])
 def test_graphs_of_every_algorithm_run(algorithm, size, symmetric):
     model = language_model()
-    quantized = WeightOnly(model, [tokens(1), tokens(2)], Settings(algorithm, size, symmetric)).graph(4)
+    quantized = WeightOnly(model, lambda: [tokens(1), tokens(2)], Settings(algorithm, size, symmetric)).graph(4)
     expected = run(model, tokens(3))
     assert error(run(quantized, tokens(3))["logits"], expected["logits"]) < 0.2
 
@@ -511,7 +511,7 @@ def test_graphs_of_every_algorithm_run(algorithm, size, symmetric):
 @pytest.mark.parametrize("tied", [True, False])
 def test_four_bit_normal_float(tied):
     model = language_model(tied=tied)
-    quantized = WeightOnly(model, [], Settings()).bnb4()
+    quantized = WeightOnly(model, lambda: [], Settings()).bnb4()
     assert kinds(quantized).count("MatMulBnb4") == 2
     assert error(run(quantized, tokens(3))["logits"], run(model, tokens(3))["logits"]) < 0.15
 
@@ -519,7 +519,7 @@ def test_four_bit_normal_float(tied):
 def test_a_model_is_quantized_without_being_changed():
     model = language_model()
     before = kinds(model)
-    variants = WeightOnly(model, [tokens(1)], Settings())
+    variants = WeightOnly(model, lambda: [tokens(1)], Settings())
     variants.graph(8), variants.graph(4), variants.bnb4()
     assert kinds(model) == before
 
@@ -572,7 +572,7 @@ def test_weights_of_float32_nodes_stay_as_they_are():
 def test_caches_are_float16_and_logits_are_not(make):
     model = language_model()
     if make is None:
-        quantized = WeightOnly(model, [tokens(1)], Settings()).graph(4)
+        quantized = WeightOnly(model, lambda: [tokens(1)], Settings()).graph(4)
         made = half(quantized, [tokens(1)], model)
     else:
         made = make(model)
@@ -625,7 +625,7 @@ def test_what_a_step_in_a_loop_multiplies_and_looks_up_is_quantized():
         "attention_mask": np.ones((2, 7), np.int64),
         "past": np.zeros((2, 64), np.float32),
     }
-    few = WeightOnly(looped, [feed], Settings()).graph(4)
+    few = WeightOnly(looped, lambda: [feed], Settings()).graph(4)
     kinds = [node.op_type for node in few.graph.all_nodes()]
     assert (kinds.count("MatMulNBits"), kinds.count("GatherBlockQuantized")) == (3, 1)
     assert not {"MatMul", "Gemm", "Transpose"} & set(kinds[:-1])
