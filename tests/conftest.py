@@ -1,5 +1,6 @@
 """Bundles of real models, exported once and kept until the code or its tools change, and tiny random checkpoints."""
 
+import gc
 import hashlib
 import os
 import shutil
@@ -31,7 +32,12 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json
 
 
 def pytest_configure() -> None:
-    """Each of several processes keeps to a core of its own, so that their threads do not fight."""
+    """Each of several processes keeps to a core of its own, so that their threads do not fight.
+
+    Python searches what torch and transformers are made of for garbage once, and the rest seldom.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker:
         cores = sorted(os.sched_getaffinity(0))

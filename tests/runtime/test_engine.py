@@ -137,8 +137,8 @@ def test_a_batch_of_unlike_prompts_has_the_tokens_of_transformers(kind, session,
 )
 def test_beam_search_is_that_of_transformers(options, end, decoder, prompts):
     """Prompts of one length run together, and end one after another."""
-    same = [*prompts[:2], prompts[0][::-1], prompts[1][::-1]]
-    every = search(decoder, same, GenerationConfig(max_new_tokens=14, eos_token_ids=(end,), **options), batch_size=3)
+    same = [*prompts[:2], prompts[0][::-1]]
+    every = search(decoder, same, GenerationConfig(max_new_tokens=14, eos_token_ids=(end,), **options), batch_size=2)
     for prompt, found in zip(same, every, strict=True):
         expected = by_torch(prompt, 14, eos_token_id=end, pad_token_id=0, **options)
         rows = [row[: row.index(end) + 1] if end in row else row for row in expected]

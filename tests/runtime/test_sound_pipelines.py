@@ -136,10 +136,15 @@ def test_whisper_of_more_than_a_window(whisper, their_whisper, speech):
 
 
 def test_when_words_were_said(whisper, their_whisper, speech):
-    """Real speech and weights: a sentence, and all of them in parts that overlap; a tiny Whisper reads windows too."""
+    """Real speech and weights; a tiny Whisper reads windows and parts that overlap."""
     found = whisper(speech[0], return_timestamps="word")
     same(found, of(their_whisper, speech[0], return_timestamps="word"))
     assert [word["text"] for word in found["chunks"]][-4:] == [" the", " tide", " has", " turned."]
+
+
+@pytest.mark.sweep
+def test_when_words_of_more_than_a_window_were_said(whisper, their_whisper, speech):
+    """Real speech and weights, in parts that overlap."""
     found = whisper(speech[3], return_timestamps="word", chunk_length_s=20)
     same(found, of(their_whisper, speech[3], return_timestamps="word", chunk_length_s=20))
     assert found["chunks"][-1]["timestamp"][1] > 30
