@@ -3,6 +3,9 @@
 The tokens come as ids or, where something else is to stand between them, as embeddings. Knows no architecture.
 """
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -121,7 +124,8 @@ class _Decoder(nn.Module):
         if "position_ids" in self.takes and "position_ids" not in more:
             inputs["position_ids"] = _positions(attention_mask, tokens.shape[1]) + self.first
         if not self.layers:
-            return self.model(**inputs, **cache)
+            with _placed(self.model, attention_mask) if "position_ids" not in self.takes else nullcontext():
+                return self.model(**inputs, **cache)
         own, *added = tokens.chunk(1 + self.layers, 2)
         decoder = self.model.get_decoder()
 
@@ -220,6 +224,22 @@ def _first_position(model: Any) -> int:
     ids = torch.ones(1, 2, dtype=torch.int64)
     given = model.prepare_inputs_for_generation(ids, attention_mask=ids, position_ids=torch.arange(2)[None])
     return int(given["position_ids"][..., 0].max()) if "position_ids" in given else 0
+
+
+@contextmanager
+def _placed(model: nn.Module, attention_mask: Tensor) -> Iterator[None]:
+    """Tell the tables of positions where tokens stand among the real ones: BART's and its kin would count padding."""
+
+    def embed(forward: Any, ids: Any, *given: Any, **named: Any) -> Any:
+        length = ids.shape[1] if isinstance(ids, Tensor) else ids[1]
+        found = forward(ids, *given, **named | {"position_ids": _positions(attention_mask, length)})
+        return found[0] if found.ndim == 4 else found  # of those that add an axis for the batch
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            if {"past_key_values_length", "position_ids"} <= set(parameters_of(module)):
+                stack.enter_context(patch.object(module, "forward", partial(embed, module.forward)))
+        yield
 
 
 def _positions(attention_mask: Tensor, length: int) -> Tensor:

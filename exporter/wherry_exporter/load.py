@@ -411,4 +411,6 @@ def _licence(folder: Path) -> str | None:
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
+    if isinstance(error, ImportError):  # which library to install stands below
+        text = " ".join(text.split()).partition(" Please note")[0]
     return json.dumps(text.splitlines()[0][:300], ensure_ascii=False).strip('"')

@@ -82,6 +82,8 @@ TASKS: Mapping[str, ExportTask] = {
     "audio-xvector": ExportTask("audio-xvector", ("logits", "embeddings")),
     "text-to-audio": ExportTask("text-to-audio", ("waveform",), precisions=("fp32",)),
     "time-series-forecasting": ExportTask("time-series-forecasting", ("prediction_outputs",)),
+    "time-series-classification": ExportTask("time-series-classification", ("prediction_logits",)),
+    "time-series-regression": ExportTask("time-series-regression", ("regression_outputs",)),
     "reinforcement-learning": ExportTask("reinforcement-learning", ("state_preds", "action_preds", "return_preds")),
 }
 
@@ -292,6 +294,9 @@ def _task_by_name(name: str) -> str | None:
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_DOCUMENT_QUESTION_ANSWERING_MAPPING_NAMES,
         MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+        MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES,
+        MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING_NAMES,
+        MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING_NAMES,
         MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
     )
 
@@ -303,6 +308,12 @@ def _task_by_name(name: str) -> str | None:
         return "image-classification"
     if name in MODEL_FOR_DOCUMENT_QUESTION_ANSWERING_MAPPING_NAMES.values():
         return "question-answering"  # of words and where they stand
+    if name in MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES.values():
+        return "text-classification"  # of pairs of texts
+    if name in MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING_NAMES.values():
+        return "time-series-classification"
+    if name in MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING_NAMES.values():
+        return "time-series-regression"
     if name.endswith("ForPrediction"):
         return "time-series-forecasting"
     if name.endswith("ForImageSegmentation"):

@@ -422,6 +422,7 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Gemma2ForCausalLM": ("right", GEMMA),
     "Gemma3ForCausalLM": ("right", {**GEMMA, "layer_types": ["sliding_attention", "full_attention"]}),
     "Phi3ForCausalLM": ("right", WIDE),
+    "BartForCausalLM": ("right", {**BART, "is_decoder": True}),
     "BertLMHeadModel": ("right", {**TEXT, "is_decoder": True}),
     "GPTNeoForCausalLM": (
         "left",
@@ -1308,6 +1309,9 @@ def test_what_optimum_does_not_know_is_told_by_its_kind():
         "Blip2ForConditionalGeneration": "image-text-to-text",
         "LayoutLMForQuestionAnswering": "question-answering",
         "DecisionTransformerModel": "reinforcement-learning",
+        "BertForNextSentencePrediction": "text-classification",
+        "PatchTSTForClassification": "time-series-classification",
+        "PatchTSMixerForRegression": "time-series-regression",
     }
     assert {name: task_of(getattr(transformers, name)) for name in tasks} == tasks
 

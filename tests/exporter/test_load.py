@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import gguf
@@ -150,6 +151,11 @@ def heads_that_do_not_fit(folder):
     edit_config(folder, num_attention_heads=7)
 
 
+def library_that_is_not_there(folder):
+    config = {"model_type": "detr", "architectures": ["DetrForObjectDetection"], "use_timm_backbone": True}
+    (folder / "config.json").write_text(json.dumps({**config, "backbone": "resnet18"}))
+
+
 def remote_code(folder):
     edit_config(folder, auto_map={"AutoModel": "evil.Model"})
 
@@ -207,6 +213,11 @@ def no_tokenizer(folder):
         (unknown_model_type, r"transformers cannot read .*config.json: .*gondola"),
         (wrong_type, r"transformers cannot read .*config.json: .*'vocab_size'.* expected int, got str"),
         (heads_that_do_not_fit, r"transformers cannot load .*: The hidden size .* not a multiple"),
+        pytest.param(
+            library_that_is_not_there,
+            r"requires the timm library .*: `pip install timm`\.$",
+            marks=pytest.mark.skipif(find_spec("timm") is not None, reason="timm is there"),
+        ),
         (remote_code, r"asks to run code of its repository \(auto_map\): refused"),
         (no_weights, r"holds no weights \(\*.safetensors\)"),
         (pickled, r"holds pickled weights \(pytorch_model.bin\), which can run code"),

@@ -75,6 +75,8 @@ OpenAIPrivacyFilterForTokenClassification BridgeTowerModel ParakeetForCTC Moonsh
 GraniteSWAForCausalLM GraniteMoeSWAForCausalLM HyperCLOVAXForCausalLM Lfm3ForCausalLM BeamForCausalLM
 FlintForCausalLM Kolibri1ForCausalLM MiMoV2FlashForCausalLM UltrabertForMaskedLM Aimv2VisionModel PixioModel
 MLCDVisionModel
+MarianForCausalLM PegasusForCausalLM MBartForCausalLM BlenderbotForCausalLM TrOCRForCausalLM
+BertForNextSentencePrediction
 """
 
 SERIES = {
@@ -196,6 +198,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "MgpstrForSceneTextRecognition": {"image_size": [32, 128], "patch_size": 4, "max_token_length": 9},
     "PatchTSTForPrediction": SERIES,
     "PatchTSMixerForPrediction": SERIES,
+    "PatchTSTForClassification": SERIES,
+    "PatchTSTForRegression": SERIES,
+    "PatchTSMixerForTimeSeriesClassification": SERIES,
+    "PatchTSMixerForRegression": SERIES,
     "LayoutLMv3ForSequenceClassification": {"coordinate_size": 8, "shape_size": 16, "input_size": 32},
     "DepthAnythingForDepthEstimation": {
         "backbone_config": transformers.Dinov2Config(
