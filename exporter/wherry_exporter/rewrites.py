@@ -182,8 +182,9 @@ def _transpose(node: Node) -> None:
 
 def _pool(node: Node) -> None:
     """The average of all that there is."""
-    if list(node.args[1]) == [1, 1]:  # type: ignore[arg-type]
-        node.target, node.args = aten.mean.dim, (node.args[0], [-2, -1], True)
+    data, size = node.args
+    if set(size) == {1}:  # type: ignore[arg-type]
+        node.target, node.args = aten.mean.dim, (data, list(range(-len(size), 0)), True)  # type: ignore[arg-type]
 
 
 REWRITES: Mapping[Any, Callable[[Node], None]] = {
@@ -193,5 +194,6 @@ REWRITES: Mapping[Any, Callable[[Node], None]] = {
     aten.conv2d: _pad,
     aten.conv_transpose1d: _transpose,
     aten.conv_transpose2d: _transpose,
+    aten.adaptive_avg_pool1d: _pool,
     aten.adaptive_avg_pool2d: _pool,
 }

@@ -63,6 +63,12 @@ def replaced(data):
     return made * doubled
 
 
+def in_another_type_behind(data):
+    doubled = data * 2
+    doubled.add_(1)
+    return doubled.to(torch.int64).reshape(-1).to(torch.float32)
+
+
 def behind_a_view(data):
     made = (data + 1).reshape(-1, 2, 4).transpose(1, 2)
     made += 3
@@ -98,7 +104,7 @@ def given_back(data):
     return made
 
 
-WHOLE = [added, masked, shifted, turned, replaced, behind_a_view]
+WHOLE = [added, masked, shifted, turned, replaced, in_another_type_behind, behind_a_view]
 APART = [added_in_another_type, viewed_behind, written_through_a_view, widened, given_back]
 
 
@@ -127,6 +133,7 @@ LAYERS = {
     "normal": (lambda: nn.BatchNorm2d(4), True),
     "normal in itself": (lambda: nn.BatchNorm2d(4, track_running_stats=False), False),
     "average": (lambda: nn.AdaptiveAvgPool2d(1), True),
+    "average of rows": (lambda: nn.Sequential(nn.Flatten(2), nn.AdaptiveAvgPool1d(1)), True),
     "weighted": (lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 3, 1), dim=0), True),
 }
 

@@ -64,7 +64,7 @@ def test_pairs(ours, reference, lines):
         assert_equal(ours.encode(batch, pairs, offsets=True), expected(reference, batch, pairs))
 
 
-@pytest.mark.parametrize("max_length", [4, 5, 7, 16, 33])
+@pytest.mark.parametrize("max_length", [4, 7, 33])
 @pytest.mark.parametrize("add_special_tokens", [True, False])
 def test_truncation(ours, reference, lines, max_length, add_special_tokens):
     settings = {"max_length": max_length, "add_special_tokens": add_special_tokens}
@@ -134,7 +134,7 @@ def assert_cut_alike(ours, reference, texts, pairs, max_length):
     assert encoding.truncated.tolist() == [len(row) > max_length for row in whole]
 
 
-@pytest.mark.parametrize("max_length", [8, 64, 300])
+@pytest.mark.parametrize("max_length", [8, 300])
 def test_long_texts_are_cut_before_they_are_tokenized(ours, reference, max_length):
     texts = long_texts(max_length)
     short = ["a word"] * len(texts)
