@@ -683,14 +683,16 @@ VISION_LANGUAGE: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
 SWEPT = """
 Blip2ForConditionalGeneration BlipForConditionalGeneration CLIPModel ClapAudioModelWithProjection
 DPTForDepthEstimation Data2VecAudioForXVector DeformableDetrForObjectDetection DetrForObjectDetection
-FSMTForConditionalGeneration Glm4vForConditionalGeneration InstructBlipForConditionalGeneration
-LevitForImageClassificationWithTeacher M2M100ForConditionalGeneration MT5ForConditionalGeneration
-NllbMoeForConditionalGeneration OneFormerForUniversalSegmentation Pix2StructForConditionalGeneration
-ProphetNetForConditionalGeneration Qwen2VLForConditionalGeneration Qwen2_5_VLForConditionalGeneration
-Qwen3VLForConditionalGeneration RTDetrForObjectDetection SegformerForSemanticSegmentation Siglip2Model
+FSMTForConditionalGeneration Gemma3ForConditionalGeneration Glm4vForConditionalGeneration
+HubertForSequenceClassification InstructBlipForConditionalGeneration LevitForImageClassificationWithTeacher
+M2M100ForConditionalGeneration MBartForConditionalGeneration MT5ForConditionalGeneration MarianMTModel
+NllbMoeForConditionalGeneration OneFormerForUniversalSegmentation OwlViTForObjectDetection
+Pix2StructForConditionalGeneration ProphetNetForConditionalGeneration Qwen2VLForConditionalGeneration
+Qwen2_5_VLForConditionalGeneration Qwen3VLForConditionalGeneration RTDetrForObjectDetection
+SegformerForSemanticSegmentation Siglip2Model SiglipModel SmolVLMForConditionalGeneration
 Speech2TextForConditionalGeneration Swin2SRForImageSuperResolution SwitchTransformersForConditionalGeneration
 TimesformerForVideoClassification VJEPA2ForVideoClassification ViltForQuestionAnswering VisionEncoderDecoderModel
-VitsModel VivitForVideoClassification WavLMForAudioFrameClassification WhisperForConditionalGeneration
+VitsModel VivitForVideoClassification Wav2Vec2ForCTC WavLMForAudioFrameClassification WhisperForConditionalGeneration
 YolosForObjectDetection ZoeDepthForDepthEstimation
 """
 """What takes long and shows little that others, or the pipelines that export them, do not: left to `make sweep`."""
@@ -791,6 +793,7 @@ def test_what_is_at_points_of_an_image_at_several_resolutions(folder):
             np.testing.assert_allclose(each, expected[name].detach(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.sweep
 def test_a_model_that_keeps_to_the_size_of_its_anchors(folder):
     name, size = "RTDetrForObjectDetection", [64, 64]
     _, traced = crossed(name, {**RTDETR, "anchor_image_size": size}, folder)
