@@ -97,10 +97,11 @@ def _views(node: Any) -> list[Node]:
 
 def _scattered(graph: Graph, node: Any, views: Sequence[Any]) -> Node | None:
     """What a tensor is behind `copy_` into slices of slices of it; None where that changes the shape or type."""
-    over, value = node.args[:2]
-    old, new = over.meta["val"], value.meta["val"]
-    same = old.ndim == new.ndim and all(map(statically_known_true, map(eq, old.shape, new.shape)))
-    if old.dtype != new.dtype or not same or (views and node.users):
+    value: Any = node.args[1]
+    old, new = (each.meta.get("val") for each in node.args[:2])
+    if old is None or new is None or old.dtype != new.dtype or old.ndim != new.ndim or (views and node.users):
+        return None
+    if not all(map(statically_known_true, map(eq, old.shape, new.shape))):
         return None
     if not views:
         node.target, node.args = aten.clone.default, (value,)
@@ -119,12 +120,14 @@ def _without_writing(node: Node) -> OpOverload[Any, Any] | None:
     target = node.target
     if not isinstance(target, OpOverload) or not target._schema.is_mutable or not target._opname.endswith("_"):
         return None
+    if not isinstance(node.args[0], Node):  # several at once
+        return None
     new = getattr(getattr(aten, target._opname[:-1], None), target._overloadname, None)
     tensors = [each for each in node.args if isinstance(each, Node)]
     alike = {each.meta["val"].dtype for each in tensors if isinstance(each.meta.get("val"), torch.Tensor)}
-    return (
-        new if isinstance(new, OpOverload) and len(alike - {torch.bool}) < 2 else None
-    )  # else its type may be another
+    if len(alike - {torch.bool}) > 1:  # it would have the type of another
+        return None
+    return new if isinstance(new, OpOverload) else None
 
 
 def _gives_its_own(node: Node) -> bool:
