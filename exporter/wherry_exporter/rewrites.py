@@ -12,6 +12,7 @@ from torch._C import DispatchKey
 from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.fx.node import map_arg
 
 aten = torch.ops.aten
 
@@ -120,14 +121,15 @@ def _without_writing(node: Node) -> OpOverload[Any, Any] | None:
     target = node.target
     if not isinstance(target, OpOverload) or not target._schema.is_mutable or not target._opname.endswith("_"):
         return None
-    if not isinstance(node.args[0], Node):  # several at once
-        return None
+    written: Any = node.args[0]
     new = getattr(getattr(aten, target._opname[:-1], None), target._overloadname, None)
-    tensors = [each for each in node.args if isinstance(each, Node)]
-    alike = {each.meta["val"].dtype for each in tensors if isinstance(each.meta.get("val"), torch.Tensor)}
-    if len(alike - {torch.bool}) > 1:  # it would have the type of another
+    if not isinstance(written, Node) or not isinstance(new, OpOverload):  # several at once, or none that gives it
         return None
-    return new if isinstance(new, OpOverload) else None
+    if not all("val" in each.meta for each in node.all_input_nodes):
+        return None
+    given: Any = map_arg((node.args, node.kwargs), lambda each: each.meta["val"])
+    result = new(*given[0], **given[1])
+    return new if result.dtype == written.meta["val"].dtype else None  # a comparison's would be another
 
 
 def _gives_its_own(node: Node) -> bool:

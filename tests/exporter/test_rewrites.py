@@ -36,6 +36,13 @@ def added_in_another_type(data):
     return made.to(torch.float32) / 2
 
 
+def compared(data):
+    """Whose answer has the type of what it is written over."""
+    made = data * 3
+    made.gt_(data + 1)
+    return made / 2
+
+
 def masked(data):
     made = data + 1
     made.masked_fill_(data > 0, -5.0)
@@ -105,7 +112,7 @@ def given_back(data):
 
 
 WHOLE = [added, masked, shifted, turned, replaced, in_another_type_behind, behind_a_view]
-APART = [added_in_another_type, viewed_behind, written_through_a_view, widened, given_back]
+APART = [added_in_another_type, compared, viewed_behind, written_through_a_view, widened, given_back]
 
 
 def images(data):

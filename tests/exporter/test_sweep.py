@@ -76,7 +76,7 @@ GraniteSWAForCausalLM GraniteMoeSWAForCausalLM HyperCLOVAXForCausalLM Lfm3ForCau
 FlintForCausalLM Kolibri1ForCausalLM MiMoV2FlashForCausalLM UltrabertForMaskedLM Aimv2VisionModel PixioModel
 MLCDVisionModel
 MarianForCausalLM PegasusForCausalLM MBartForCausalLM BlenderbotForCausalLM TrOCRForCausalLM
-BertForNextSentencePrediction
+PLBartForCausalLM MvpForCausalLM BertForNextSentencePrediction
 """
 
 SERIES = {
