@@ -280,6 +280,12 @@ TINY: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         "Blip",
         SMALL,
     ),
+    "git": (
+        "GitForCausalLM",
+        {**TEXT, "vision_config": VISION},
+        "CLIP",
+        {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}},
+    ),
     "blip-vqa": (
         "BlipForQuestionAnswering",
         {
@@ -372,7 +378,7 @@ TINY["sam2"] = (
     "Sam2",
     {"size": {"height": 64, "width": 64}},
 )
-READS = ("clip", "siglip", "owlvit", "trocr", "blip", "blip-vqa", "pix2struct", "vilt", "oneformer")
+READS = ("clip", "siglip", "owlvit", "trocr", "blip", "blip-vqa", "git", "pix2struct", "vilt", "oneformer")
 
 
 def make(name: str, folder: Path) -> Path:

@@ -22,6 +22,8 @@ from wherry_exporter.states import Keeping, Reading, States
 from wherry_exporter.stepwise import repeat_step
 
 Tokens = Literal["input_ids", "inputs_embeds"]
+PER_LAYER = "per_layer_inputs"
+"""What tokens add in each layer, (batch, sequence, layers, size), where they do."""
 
 
 def fused_decoder(model: Any, tokens: Tokens = "input_ids") -> ir.Model:
@@ -51,9 +53,23 @@ def embeddings_of(model: Any) -> ir.Model:
         {"input_ids": torch.ones(2, 3, dtype=torch.int64)},
         {"input_ids": {0: Dim(BATCH), 1: Dim.DYNAMIC}},
         ["input_ids"],
-        ["inputs_embeds"],
+        ["inputs_embeds", *([PER_LAYER] if added_inputs(model) else [])],
     )
     return name_axes(graph, {"input_ids": (BATCH, SEQUENCE)})
+
+
+def embedded(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    """What stands for tokens, by the names of a decoder's inputs; zeros for what only images add after first layers."""
+    found = {}
+    if added_inputs(model):
+        pad = model.config.get_text_config().pad_token_id
+        for token in (getattr(model.config, f"{kind}_token_id", None) for kind in ("image", "video", "audio")):
+            ids = ids if token is None else ids.masked_fill(ids == token, pad)
+        found[PER_LAYER] = model.get_decoder().get_per_layer_inputs(ids)
+    embeddings: Tensor = model.get_input_embeddings()(ids)
+    if layers := added_layers(model):
+        embeddings = nn.functional.pad(embeddings, (0, layers * embeddings.shape[-1]))
+    return {"inputs_embeds": embeddings} | found
 
 
 def stepwise_decoder(model: Any, tokens: Tokens = "input_ids") -> ir.Model:
@@ -77,17 +93,33 @@ def rereading_decoder(model: Any) -> ir.Model:
 
 def looks_ahead(model: Any) -> Literal["images", "prompts"] | None:
     """What tokens attend to all of even where it follows: images, prompts or nothing. Seen by running the model."""
-    if "token_type_ids" not in parameters_of(model):
+    kinds = kinds_of_tokens(model)
+    if kinds is None:
         return None
     ids = torch.arange(4)[None]
     ahead = []
     for types in (torch.zeros_like(ids), torch.ones_like(ids)):
         with torch.no_grad():
             alone, among = (
-                model(input_ids=ids[:, :length], token_type_ids=types[:, :length]).logits[0, 0] for length in (1, 4)
+                model(**{"input_ids": ids[:, :length], kinds: types[:, :length]}).logits[0, 0] for length in (1, 4)
             )
         ahead.append(not torch.allclose(alone, among, rtol=1e-4, atol=1e-5))
     return "prompts" if ahead[0] else "images" if ahead[1] else None
+
+
+def kinds_of_tokens(model: Any) -> str | None:
+    """By which name a model takes which tokens stand for images, where that may tell what they attend to."""
+    if "token_type_ids" in parameters_of(model):
+        return "token_type_ids"
+    seen = getattr(model.config.get_text_config(), "use_bidirectional_attention", None) == "vision"
+    return "mm_token_type_ids" if seen else None
+
+
+def added_inputs(model: Any) -> tuple[int, int] | None:
+    """The shape, (layers, size), of what tokens add in each layer beside their embeddings; None where it is nothing."""
+    text = model.config.get_text_config()
+    size = getattr(text, "hidden_size_per_layer_input", None) if PER_LAYER in parameters_of(model) else None
+    return (text.num_hidden_layers, size) if size else None
 
 
 def added_layers(model: Any) -> int:
@@ -104,11 +136,10 @@ def _in_three_dimensions(model: Any) -> bool:
 class _Embeddings(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.embeddings, self.layers = model.get_input_embeddings(), added_layers(model)
+        self.model = model
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        embeddings: Tensor = self.embeddings(input_ids)
-        return nn.functional.pad(embeddings, (0, self.layers * embeddings.shape[-1])) if self.layers else embeddings
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
+        return tuple(embedded(self.model, input_ids).values())
 
 
 class _Decoder(nn.Module):
@@ -167,7 +198,8 @@ class _PlainDecoder(_Decoder):
         cache, length = self.states.filled(past), past[0].shape[2]
         more = dict(more)
         if self.ahead == "images":
-            more["token_type_ids"] = nn.functional.pad(more["token_type_ids"], (length, 0))
+            kinds = nn.functional.pad(more.pop("token_type_ids"), (length, 0))
+            more[kinds_of_tokens(self.model) or ""] = kinds
         elif self.ahead == "prompts":  # the first step's tokens
             cache = _FirstStep(zip(past[::2], past[1::2], strict=True))
             later = (attention_mask.new_ones(length).sum() > 0).to(torch.int64)
@@ -261,6 +293,9 @@ def _trace(module: nn.Module, model: Any, tokens: Tokens, states: Keeping, *, ne
     if tokens == "inputs_embeds" and _in_three_dimensions(model):
         more["position_ids"] = torch.arange(4, 4 + new).expand(3, 2, new).contiguous()
         axes["position_ids"] = (3, BATCH, SEQUENCE)
+    if tokens == "inputs_embeds" and (added := added_inputs(model)):
+        more[PER_LAYER] = torch.zeros(2, new, *added)
+        axes[PER_LAYER] = (BATCH, SEQUENCE, *added)
     if tokens == "inputs_embeds" and looks_ahead(model) == "images":
         more["token_type_ids"] = torch.tensor([[0, 1, 1], [1, 1, 0]])
         axes["token_type_ids"] = (BATCH, SEQUENCE)

@@ -24,6 +24,8 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "image_grid_thw": ("num_images", "time_height_width"),
 }
 PATCHES = ("num_patches", "patch_size")
+ALSO = {"grid_thw": "image_grid_thw", "pixel_position_ids": "image_position_ids"}
+"""What transformers.js calls inputs, to what transformers does."""
 INSTRUCTED = ("qformer_input_ids", "qformer_attention_mask")
 """What is asked of an image, where its features are made with that in view, as InstructBLIP's."""
 SEVERAL = (BATCH, "num_images")
@@ -52,6 +54,8 @@ def image_inputs(model: Any, *, rows: int, seed: int, scale: float = 1) -> list[
         return [_tiles(model, row, seed) for row in range(rows)]
     if "spatial_shapes" in takes:
         return [_filled_patches(model.config, row, round(2 * scale), seed) for row in range(rows)]
+    if "image_position_ids" in takes:
+        return [_placed_patches(model.config.vision_config, row, round(2 * scale), seed) for row in range(rows)]
     if "image_grid_thw" in takes:
         return [_patches(model.config.vision_config, row, round(2 * scale), seed) for row in range(rows)]
     several = 2 if {"pixel_attention_mask", "batch_num_images"} & set(takes) else 1
@@ -93,6 +97,17 @@ def _filled_patches(config: Any, row: int, units: int, seed: int) -> dict[str, T
     random = torch.Generator().manual_seed(1000 * seed + row)
     pixels = (torch.rand(1, count, size, generator=random) * 2 - 1) * mask[..., None]
     return {"pixel_values": pixels, "pixel_attention_mask": mask, "spatial_shapes": shape}
+
+
+def _placed_patches(vision: Any, row: int, units: int, seed: int) -> dict[str, Tensor]:
+    """An image as patches that tell their column and row, filled up to as many as the widest of any row has."""
+    side = vision.pooling_kernel_size
+    high, wide = side * units, side * (units + 1 + row % 2)
+    places = torch.arange(side**2 * units * (units + 2))
+    places = torch.where((places < high * wide)[:, None], torch.stack([places % wide, places // wide], 1), -1)
+    random = torch.Generator().manual_seed(1000 * seed + row)
+    pixels = torch.rand(1, len(places), 3 * vision.patch_size**2, generator=random) * (places[:, :1] >= 0)
+    return {"pixel_values": pixels, "image_position_ids": places[None]}
 
 
 def _question(model: Any, row: int, seed: int) -> dict[str, Tensor]:
@@ -162,6 +177,11 @@ def image_axes(images: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
             "pixel_attention_mask": (SEVERAL[1], PATCHES[0]),
             "spatial_shapes": (SEVERAL[1], "height_width"),
         }
+    if "image_position_ids" in images:
+        return {
+            "pixel_values": (SEVERAL[1], *PATCHES),
+            "image_position_ids": (SEVERAL[1], PATCHES[0], "point"),
+        }
     if "pixel_attention_mask" in images:
         return {"pixel_values": (*SEVERAL, *IMAGE_AXES[1:]), "pixel_attention_mask": (*SEVERAL, *IMAGE_AXES[2:])}
     if "image_grid_thw" in images:
@@ -173,7 +193,8 @@ def image_axes(images: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
 
 def takes_other_sizes(model: Any) -> bool:
     """Whether a model that is told the sizes of images runs on another than its configuration's."""
-    if takes_tiles(model) or not {"image_sizes", "image_grid_thw", "spatial_shapes"} & set(image_parameters(model)):
+    told = {"image_sizes", "image_grid_thw", "image_position_ids", "spatial_shapes"}
+    if takes_tiles(model) or not told & set(image_parameters(model)):
         return False
     try:
         with torch.no_grad():

@@ -7,7 +7,7 @@ import numpy as np
 if TYPE_CHECKING:
     from wherry_exporter.probes import Feed, Session
 
-TOKENS = ("input_ids", "inputs_embeds", "token_type_ids")
+TOKENS = ("input_ids", "inputs_embeds", "per_layer_inputs", "token_type_ids")
 """Inputs that tell of each token along their second axis."""
 
 

@@ -17,10 +17,18 @@ from transformers import ProcessorMixin
 from transformers.models.smolvlm import processing_smolvlm
 
 from wherry_exporter.data import Row
-from wherry_exporter.decoder import added_layers
+from wherry_exporter.decoder import embedded
 from wherry_exporter.errors import UsageError
 from wherry_exporter.front import LONGEST, Front, open_image, open_samples
-from wherry_exporter.images import features_of, features_read, graph_images, image_axes, image_parameters, takes_tiles
+from wherry_exporter.images import (
+    ALSO,
+    features_of,
+    features_read,
+    graph_images,
+    image_axes,
+    image_parameters,
+    takes_tiles,
+)
 from wherry_exporter.inputs import parameters_of
 from wherry_exporter.probes import Array, Feed, position_limit
 from wherry_exporter.sounds import features_heard, graph_name, sound_axes
@@ -86,11 +94,10 @@ class PromptFront(Front):
         ids, mask = tensors["input_ids"], tensors["attention_mask"]
         places = (ids == int(model.config.image_token_id)) & (features is not None)
         with torch.no_grad():
-            own = model.get_input_embeddings()(ids)
-            embeddings = torch.nn.functional.pad(own, (0, added_layers(model) * own.shape[-1]))
+            tensors |= embedded(model, ids)
+            embeddings = tensors["inputs_embeds"]
             if features is not None:
                 embeddings[places] = features
-            tensors["inputs_embeds"] = embeddings
             if has_encoder(model):
                 states = model.get_encoder()(inputs_embeds=embeddings, attention_mask=mask)
                 tensors["encoder_hidden_states"] = states.last_hidden_state
@@ -98,7 +105,7 @@ class PromptFront(Front):
                 tensors["use_cache_branch"] = torch.tensor([False])
         tensors["token_type_ids"] = places.to(torch.int64)
         found = {name: np.asarray(value.numpy()) for name, value in tensors.items()}
-        return found | {"grid_thw": found["image_grid_thw"]} if "image_grid_thw" in found else found
+        return found | {name: found[own] for name, own in ALSO.items() if own in found}
 
     def prompt(self, row: Row) -> Prompt:
         """One row.
@@ -233,7 +240,16 @@ def without_videos() -> Iterator[None]:
     """Processors lack what reads videos, which takes torchvision and num2words and which no graph takes."""
     every: Any = ProcessorMixin.get_attributes.__func__
     some = classmethod(lambda kind: [name for name in every(kind) if "video" not in name])
-    with patch.object(ProcessorMixin, "get_attributes", some), patch.object(processing_smolvlm, "num2words", str):
+    init = ProcessorMixin.__init__
+
+    def begin(self: Any, *parts: Any, video_processor: Any = None, **named: Any) -> None:  # noqa: ARG001
+        init(self, *parts, **named)
+
+    with (
+        patch.object(ProcessorMixin, "get_attributes", some),
+        patch.object(ProcessorMixin, "__init__", begin),
+        patch.object(processing_smolvlm, "num2words", str),
+    ):
         yield
 
 

@@ -15,7 +15,7 @@ from wherry_exporter.inputs import tensors_of
 from wherry_exporter.probes import Session, next_past, no_past, open_sessions, output_names
 from wherry_exporter.prompts import Prompt
 from wherry_exporter.seq2seq import rows_of
-from wherry_exporter.spliced import Embedded, Spliced, encode_seen
+from wherry_exporter.spliced import Embedded, Spliced, asked, encode_seen
 from wherry_exporter.tasks import has_encoder
 
 Array = np.ndarray[Any, Any]
@@ -155,7 +155,7 @@ class GraphRunner:
 
     def reading(self, prompt: Prompt) -> Step:
         for port in self.sessions["vision_encoder"].get_inputs() if "pixel_values" in prompt.seen else ():
-            shape = prompt.seen[port.name if port.name in prompt.seen else "image_grid_thw"].shape
+            shape = asked(prompt.seen, port.name).shape
             if any(isinstance(dim, int) and dim != size for dim, size in zip(port.shape, shape, strict=True)):
                 raise UsageError(f"the processor gives {port.name} of {shape}, of which the graph takes {port.shape}")
         if "encoder_model" in self.sessions:

@@ -10,9 +10,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
+from wherry_exporter.errors import ExportError
 from wherry_exporter.inputs import BATCH, SEQUENCE
-from wherry_exporter.tasks import composes, is_captioner
+from wherry_exporter.tasks import composes, is_captioner, sees_first
 
 
 class Step(Protocol):
@@ -68,6 +71,8 @@ class TokenStep:
 
 def encoder_decoder_of(model: Any) -> Any:
     """The model itself, or one that takes and gives what an encoder-decoder model of transformers does."""
+    if sees_first(model):
+        return _Reader(model)
     if is_captioner(model):
         return _Answerer(model) if hasattr(model, "text_encoder") else _Captioner(model)
     if hasattr(model, "get_image_features"):
@@ -121,6 +126,77 @@ class _Captioner(nn.Module):
         output = self.text_decoder(input_ids=decoder_input_ids, encoder_hidden_states=states, **cache)
         output.encoder_last_hidden_state = states
         return output
+
+
+class _Reader(nn.Module):
+    """Of a model whose words follow an image what writes: each layer attends to what the image is at that layer."""
+
+    main_input_name = "pixel_values"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.encoder, self.base, self.head = _Patches(model), model.base_model, model.get_output_embeddings()
+        self.config, self.generation_config = model.config, model.generation_config
+
+    def get_encoder(self) -> Any:
+        return self.encoder
+
+    def forward(
+        self,
+        pixel_values: Any = None,
+        decoder_input_ids: Any = None,
+        encoder_outputs: Any = None,
+        past_key_values: Any = None,
+        use_cache: bool = True,  # noqa: ARG002
+    ) -> Any:
+        encoded = self.encoder(pixel_values) if encoder_outputs is None else encoder_outputs
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache()) if past_key_values is None else past_key_values
+        layers = self.base.encoder.layer
+        for index, (layer, states) in enumerate(zip(layers, encoded[0].chunk(len(layers), 2), strict=True)):
+            if not cache.is_updated.get(index):
+                attention = layer.attention.self
+                pair = (
+                    project(states).unflatten(2, (-1, attention.attention_head_size)).transpose(1, 2)
+                    for project in (attention.key, attention.value)
+                )
+                cache.cross_attention_cache.update(*pair, index)
+                cache.is_updated[index] = True
+        past, new, seen = cache.self_attention_cache.get_seq_length(), decoder_input_ids.shape[1], encoded[0].shape[1]
+        behind = torch.arange(past + new) > past + torch.arange(new)[:, None]
+        mask = nn.functional.pad(torch.zeros(behind.shape).masked_fill(behind, torch.finfo().min), (seen, 0))
+        embeddings = self.base.embeddings(decoder_input_ids, past_key_values_length=past)
+        states = self.base.encoder(embeddings, mask, _BehindImage(cache)).last_hidden_state
+        return Seq2SeqLMOutput(logits=self.head(states), past_key_values=cache, encoder_last_hidden_state=encoded[0])
+
+
+class _BehindImage:
+    """Keys and values of an image, and behind them those of words, which alone grow."""
+
+    def __init__(self, cache: Any) -> None:
+        self.cache = cache
+
+    def update(self, keys: Tensor, values: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        image, words = self.cache.cross_attention_cache.layers[index], self.cache.self_attention_cache
+        keys, values = words.update(keys, values, index)
+        return torch.cat([image.keys, keys], 2), torch.cat([image.values, values], 2)
+
+
+class _Patches(nn.Module):
+    """What an image's patches are before each layer of a decoder whose words do not change them, side by side."""
+
+    main_input_name = "pixel_values"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.base, self.config = model.base_model, model.config.vision_config
+        if getattr(model.config, "num_image_with_embedding", None):
+            raise ExportError("it takes several frames of a video, each with an embedding of its own")
+
+    def forward(self, pixel_values: Any) -> Any:
+        states = [self.base.visual_projection(self.base.image_encoder(pixel_values).last_hidden_state)]
+        for layer in self.base.encoder.layer[:-1]:
+            states.append(layer(states[-1]))
+        return BaseModelOutput(last_hidden_state=torch.cat(states, 2))
 
 
 class _Answerer(nn.Module):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from wherry_exporter.images import ALSO
 from wherry_exporter.probes import Array, Feed, Session
 
 TOWERS = ("vision_encoder", "audio_encoder")
@@ -43,6 +44,11 @@ class Embedded:
         feed = dict(input_feed)
         embedded = self.embeddings.run(None, {"input_ids": feed.pop("input_ids")})[0]
         return self.decoder.run(output_names, {"inputs_embeds": embedded, **feed})
+
+
+def asked(given: Feed, name: str) -> Array:
+    """What an input of a graph takes of images or sounds."""
+    return given[name if name in given else ALSO[name]]
 
 
 def text_positions(length: int) -> Array:
@@ -86,8 +92,7 @@ class Spliced:
     def features(self) -> Array:
         """One vector for each such token, in order."""
         first, *_ = ports = self.tower.get_inputs()
-        names = {port.name for port in ports}
-        given = {name if name in names else "grid_thw": value for name, value in self.given.items()}
+        given = {port.name: asked(self.given, port.name) for port in ports}
         batches = [{first.name: each[None]} for each in given[first.name]] if first.shape[0] == 1 else [given]
         found = [self.tower.run(None, batch)[0] for batch in batches]
         features = np.concatenate([each.reshape(-1, each.shape[-1]) for each in found])
@@ -102,12 +107,12 @@ class Spliced:
     def run(self, output_names: Any, input_feed: Feed) -> Any:
         feed = dict(input_feed)
         ids = feed.pop("input_ids")
-        embeddings = self.embeddings.run(None, {"input_ids": ids})[0]
+        names = [port.name for port in self.embeddings.get_outputs()]
+        made = dict(zip(names, self.embeddings.run(names, {"input_ids": ids}), strict=True))
         prompt = ids.shape == feed["attention_mask"].shape  # what is written later may hold the token, but no image
         if prompt and (ids == self.token).any():
-            embeddings[ids == self.token] = self.features()
-        more = {
-            "inputs_embeds": embeddings,
+            made["inputs_embeds"][ids == self.token] = self.features()
+        more = made | {
             "token_type_ids": (ids == self.token).astype(np.int64),
             "position_ids": self._positions(feed["attention_mask"], ids.shape[1]),
         }

@@ -234,7 +234,12 @@ def composes(model: Any) -> bool:
 
 def is_captioner(model: Any) -> bool:
     """Whether a text decoder of its own attends to what a model for images gives, or a question to one about them."""
-    return hasattr(model, "vision_model") and hasattr(model, "text_decoder")
+    return (hasattr(model, "vision_model") and hasattr(model, "text_decoder")) or sees_first(model)
+
+
+def sees_first(model: Any) -> bool:
+    """Whether a decoder's text follows an image whose patches attend to each other alone, as GIT's."""
+    return hasattr(model.base_model, "image_encoder") and hasattr(model.base_model, "visual_projection")
 
 
 def task_of(model_class: Any) -> str | None:
@@ -262,6 +267,8 @@ def task_of(model_class: Any) -> str | None:
         return "image-text-to-text"
     if model_class.__name__ in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values():
         return "text2text-generation"  # BART's is good for filling masks too
+    if task == "text-generation" and "pixel_values" in inspect.signature(model_class.forward).parameters:
+        return "image-to-text"  # where images come before all words
     if task == "image-to-text" and model_class.main_input_name == "input_ids":
         return "image-text-to-text"
     if task == "image-text-to-text" and model_class.main_input_name == "pixel_values" and not features:

@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
+from unittest.mock import patch
 
 import onnx_ir as ir
 import torch
@@ -33,9 +34,6 @@ from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.pair import fused_encoder_and_decoder, plain_encoder_and_decoder
 from wherry_exporter.stretched import stretched
 from wherry_exporter.tasks import has_encoder
-
-GRIDS = {"qwen2_vl": "grid_thw"}
-"""What transformers.js calls `image_grid_thw` otherwise."""
 
 
 class _Found(Exception):
@@ -152,6 +150,29 @@ class _FilledPatches(nn.Module):
         return features
 
 
+class _PlacedPatches(nn.Module):
+    """Images as patches that tell where they are, filled up, to the features of blocks of patches, in a row."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.tower, self.projector = model.model.vision_tower, model.model.embed_vision
+        self.side = int(model.config.vision_config.pooling_kernel_size)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        with patch.object(self.tower.pooler, "_avg_pool_by_positions", self._pooled):
+            states = self.tower(inputs["pixel_values"], inputs["image_position_ids"]).last_hidden_state
+        features: Tensor = self.projector(inputs_embeds=states)
+        return features
+
+    def _pooled(self, states: Tensor, places: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """The model's own pooling, for any number of patches: it finds the side of a block by a root."""
+        column, row = places.clamp(min=0).unbind(2)
+        across = (column.amax(1, keepdim=True) + 1) // self.side
+        block = column // self.side + across * (row // self.side)
+        within = (block[:, None] == torch.arange(length)[:, None]).to(states.dtype)  # (images, blocks, patches)
+        return within @ states / self.side**2, within.any(2)
+
+
 def _last_layer(model: Any, inputs: Mapping[str, Tensor]) -> nn.Module | None:
     """The module whose output is the features of all images; None where more is done to them."""
     outputs: list[tuple[nn.Module, Tensor]] = []
@@ -208,6 +229,8 @@ def _plain_vision(model: Any, images: dict[str, Tensor]) -> ir.Model:
             return _trace_vision(model, _PackedImages(model, tower, packing), images)
     if "spatial_shapes" in images:
         return _trace_vision(model, _FilledPatches(model), images)
+    if "image_position_ids" in images:
+        return _trace_vision(model, _PlacedPatches(model), images)
     module = _VisionEncoder(model, None if takes_tiles(model) else _last_layer(model, images), None)
     if "image_sizes" in images:  # a loop over images
         images = {"pixel_values": images["pixel_values"][:1]}
@@ -234,9 +257,11 @@ def _trace_vision(model: Any, module: nn.Module, inputs: dict[str, Tensor]) -> i
     graph = convert(module, {"inputs": inputs}, {"inputs": shapes}, list(inputs), ["image_features"])
     axes["image_features"] = ("num_features", *(str(dim) for dim in list(graph.graph.outputs[0].shape or ())[1:]))
     name_axes(graph, axes)
-    known = GRIDS.get(model.config.model_type, "image_grid_thw")
+    known = {"image_position_ids": "pixel_position_ids"}
+    if model.config.model_type == "qwen2_vl":
+        known["image_grid_thw"] = "grid_thw"
     for value in graph.graph.inputs:
-        value.name = known if value.name == "image_grid_thw" else value.name
+        value.name = known.get(value.name, value.name)
     return graph
 
 

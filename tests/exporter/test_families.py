@@ -483,8 +483,8 @@ PIX2STRUCT = {
 }
 
 STEPWISE = {"FSMTForConditionalGeneration", "ProphetNetForConditionalGeneration"}
-CACHES_COPIED = {*STEPWISE, "VisionEncoderDecoderModel", "LEDForConditionalGeneration"}
-"""Those of TrOCR's and LED's decoders too, which flatten batch and heads."""
+CACHES_COPIED = {*STEPWISE, "VisionEncoderDecoderModel", "LEDForConditionalGeneration", "GitForCausalLM"}
+"""Those of TrOCR's and LED's decoders too, which flatten batch and heads, and GIT's, which puts words behind them."""
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "T5ForConditionalGeneration": T5,
     "MT5ForConditionalGeneration": {**T5, "num_layers": 1, "feed_forward_proj": "gated-gelu"},
@@ -506,6 +506,7 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
         "vision_config": VISION,
     },
     "Pix2StructForConditionalGeneration": PIX2STRUCT,
+    "GitForCausalLM": {**TEXT, "vision_config": VISION},  # words behind an image, whose patches do not see them
     "NllbMoeForConditionalGeneration": {**BART, **ONE_LAYER, "num_experts": 2},
     "SwitchTransformersForConditionalGeneration": {
         **T5,
@@ -1308,6 +1309,7 @@ def test_what_optimum_does_not_know_is_told_by_its_kind():
     tasks = {
         "Llama4ForConditionalGeneration": "image-text-to-text",
         "BlipForConditionalGeneration": "image-to-text",
+        "GitForCausalLM": "image-to-text",
         "BlipForQuestionAnswering": "visual-question-answering",
         "Blip2ForConditionalGeneration": "image-text-to-text",
         "LayoutLMForQuestionAnswering": "question-answering",
@@ -1357,7 +1359,7 @@ def inputs_of(model: Any) -> dict[str, Any]:
         patches[:, :, :2] = 1 + np.stack(np.divmod(np.arange(12), 4), 1)
         patches[1, 8:] = 0
         return {"flattened_patches": patches, "attention_mask": patches.any(2).astype(np.int64)}
-    if model.main_input_name == "pixel_values":
+    if model.main_input_name == "pixel_values" or is_captioner(model):
         return {"pixel_values": random.normal(size=(2, 3, 32, 32)).astype(np.float32)}
     mask = np.ones((2, 9), np.int64)
     mask[1, 6:] = 0

@@ -100,6 +100,7 @@ def words() -> Any:
             "eoi_token": "<global-img>",
             "image_break_token": "[IMG_BREAK]",
             "image_end_token": "[IMG_END]",
+            **dict.fromkeys(("audio_token", "boa_token", "eoa_token"), "<fake_token_around_image>"),
         },
     )
 
@@ -211,6 +212,38 @@ def gemma3(tokenizer: Any) -> tuple[Any, Any]:
     return transformers.Gemma3ForConditionalGeneration(config), processor
 
 
+def gemma4(tokenizer: Any) -> tuple[Any, Any]:
+    """As the small ones: tokens add to each layer, and the last layers have the keys and values of others."""
+    adding = {"vocab_size_per_layer_input": 160, "hidden_size_per_layer_input": 8}
+    return _gemma4(tokenizer, num_hidden_layers=4, num_kv_shared_layers=2, **adding)
+
+
+def gemma4_ahead(tokenizer: Any) -> tuple[Any, Any]:
+    """As the large ones: an image's tokens attend to all of it, in layers with a window."""
+    alone = {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0}
+    return _gemma4(tokenizer, use_bidirectional_attention="vision", **alone)
+
+
+def _gemma4(tokenizer: Any, **more: Any) -> tuple[Any, Any]:
+    tokenizer.chat_template = TEMPLATE
+    heads = {"head_dim": 16, "global_head_dim": 32, "num_global_key_value_heads": 1, "sliding_window": 96}
+    text = {**LONG, **heads, "layer_types": None, "tie_word_embeddings": False} | more
+    text["layer_types"] = ["sliding_attention", "full_attention"] * (text["num_hidden_layers"] // 2)
+    vision = {
+        **VISION,
+        "num_key_value_heads": 4,
+        "head_dim": 8,
+        "pooling_kernel_size": 2,
+        "position_embedding_size": 64,
+    }
+    ids = {"image_token_id": 150, "boi_token_id": 152, "eoi_token_id": 154}
+    config = transformers.Gemma4Config(text_config=text, vision_config=vision, audio_config=None, **ids)
+    images = transformers.Gemma4ImageProcessorPil(patch_size=8, pooling_kernel_size=2, max_soft_tokens=70)
+    sounds = transformers.Gemma4AudioFeatureExtractor()
+    processor = transformers.Gemma4Processor(sounds, images, tokenizer, SimpleNamespace())
+    return transformers.Gemma4ForConditionalGeneration(config), processor
+
+
 def paligemma(tokenizer: Any) -> tuple[Any, Any]:
     text = {**LONG, "model_type": "gemma", "head_dim": 16, "tie_word_embeddings": False}
     vision = {**VISION, "model_type": "siglip_vision_model", "projection_dim": 64}
@@ -304,6 +337,8 @@ MAKERS = {
         florence2,
         smolvlm,
         gemma3,
+        gemma4,
+        gemma4_ahead,
         paligemma,
         qwen2_5_vl,
         qwen3_vl,

@@ -384,7 +384,7 @@ def test_zero_shot_object_detection(exported, theirs, images):
         assert ours(image, candidate_labels=LABELS, threshold=0.1, top_k=2) == found[:2]
 
 
-@pytest.mark.parametrize("name", ["trocr", "pix2struct", pytest.param("blip", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("name", ["trocr", "pix2struct", "git", pytest.param("blip", marks=pytest.mark.sweep)])
 def test_image_to_text(exported, folders, images, name, tmp_path):
     kind, _, processor, _ = TINY[name]
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders(name))

@@ -12,7 +12,7 @@ Array = np.ndarray[Any, Any]
 Given = Mapping[str, Array]
 """Inputs of a graph by name, a row for each sequence (positions of images: behind their first axis)."""
 
-TOKENS = ("inputs_embeds", "position_ids", "token_type_ids")
+TOKENS = ("inputs_embeds", "per_layer_inputs", "position_ids", "token_type_ids")
 """Those that tell of a prompt's tokens, and are not given again in later steps."""
 
 
@@ -33,7 +33,8 @@ class Batch(Protocol):
         """Read (new, length) tokens as new rows, behind those there are; gives (new, vocabulary) logits if wanted.
 
         `given` is what else the graph takes of each row, such as `encoder_hidden_states` (1, states, size), or is told
-        of its tokens: `inputs_embeds` (1, length, size), `token_type_ids` (1, length), `position_ids` (3, 1, length).
+        of its tokens: `inputs_embeds` (1, length, size), `per_layer_inputs` (1, length, layers, size), `token_type_ids`
+        (1, length), `position_ids` (3, 1, length).
         """
 
     def extend(self, ids: Array, *, logits: bool = True) -> Array | None:

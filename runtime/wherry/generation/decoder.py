@@ -179,7 +179,7 @@ class Decoder:
             "token_type_ids": np.zeros_like(ids),
         }
         if self.embed is not None and "inputs_embeds" not in given:
-            made |= self.embed.run({"input_ids": ids}, ["inputs_embeds"])
+            made |= self.embed.run({"input_ids": ids})
         return made | dict(given)
 
     def attention(self, ids: Array, given: Given, layers: Collection[int]) -> dict[int, Array]:

@@ -188,12 +188,12 @@ class Steps:
         if embed is None:
             feeds["input_ids"] = self.ids
         else:
-            port = embed.outputs["inputs_embeds"]
-            embeds = embed.value(np.empty((rows, 1, _size(port.shape[-1])), port.dtype))
             self.embedding = embed.raw.io_binding()
             self._bind(self.embedding, embed, {"input_ids": self.ids})
-            self.embedding.bind_ortvalue_output("inputs_embeds", embeds)
-            self.binding.bind_ortvalue_input("inputs_embeds", embeds)
+            for name, port in embed.outputs.items():
+                value = embed.value(np.empty((rows, 1, *map(_size, port.shape[2:])), port.dtype))
+                self.embedding.bind_ortvalue_output(name, value)
+                self.binding.bind_ortvalue_input(name, value)
         self._bind(self.binding, session, feeds)
         cache.bind(self.binding, decoder.present, 0, rows)
         port = session.outputs["logits"]

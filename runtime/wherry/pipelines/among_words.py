@@ -82,13 +82,13 @@ class AmongWordsPipeline(TextGenerationPipeline):
     def embedded(self, ids: Array, features: Array) -> dict[str, Array]:
         """The embeddings of tokens (1, length), with features (tokens, size) in the places that are theirs."""
         places = ids == self.token
-        embeddings = self.sessions["embed_tokens"].run({"input_ids": ids})["inputs_embeds"]
+        made = self.sessions["embed_tokens"].run({"input_ids": ids})
         if int(places.sum()) != len(features):
             raise InputError(
                 f"the {self.things} have {len(features)} features, and the prompt {int(places.sum())} tokens for them"
             )
-        embeddings[places] = features
-        return {"inputs_embeds": embeddings, "token_type_ids": places.astype(np.int64)}
+        made["inputs_embeds"][places] = features
+        return made | {"token_type_ids": places.astype(np.int64)}
 
     def _prompts(self, parts: Any, text: Any) -> tuple[list[Any], bool]:
         """Chats, or texts with what is among their words; and whether there is but one."""

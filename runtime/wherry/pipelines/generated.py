@@ -39,8 +39,13 @@ def defaults(bundle: Bundle) -> GenerationConfig:
 
 
 def captioner_defaults(bundle: Bundle) -> GenerationConfig:
-    """The same for what writes about images: BLIP begins with one token of its text model, and ends with another."""
+    """The same for what writes about images.
+
+    BLIP begins with one token of its text model, and ends with another; GIT begins as a decoder of text does.
+    """
     told = defaults(bundle)
+    if bundle.config.get("model_type") == "git":
+        return told.updated(decoder_start_token_id=bundle.config.get("bos_token_id", 101))
     if bundle.config.get("model_type") != "blip":
         return told
     text = bundle.config.get("text_config") or {}

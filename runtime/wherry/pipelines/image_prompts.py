@@ -39,6 +39,10 @@ def _gemma(_view: View, features: int, marks: Marks) -> str:
     return f"\n\n{marks.begin}{marks.image * features}{marks.end}\n\n"
 
 
+def _between(_view: View, features: int, marks: Marks) -> str:
+    return f"{marks.begin}{marks.image * features}{marks.end}"
+
+
 def _idefics(view: View, features: int, marks: Marks) -> str:
     around, seen = "<fake_token_around_image>", marks.image * features
     rows = [
@@ -57,6 +61,7 @@ def _in_rows(view: View, features: int, marks: Marks) -> str:
 
 WRITERS: Mapping[str, Writer] = {
     "gemma3": _gemma,
+    "gemma4": _between,
     "glm46v": _bare,
     "glm4v": _bare,
     "glm_ocr": _bare,
@@ -101,7 +106,8 @@ class ImagePrompts:
             raise BundleError(f"how {kind} takes images among words is not known: known are {', '.join(WRITERS)}")
         self._write, self._bos = WRITERS[kind], tokenizer.special_tokens.get("bos_token", "")
         self.token = int(config.get("image_token_id") or config.get("image_token_index") or -1)
-        found = [self.token, *(int(config.get(f"{name}_token_index") or -1) for name in ("boi", "eoi"))]
+        marks = (config.get(f"{name}_token_id", config.get(f"{name}_token_index")) for name in ("boi", "eoi"))
+        found = [self.token, *(int(mark or -1) for mark in marks)]
         texts = [tokenizer.id_to_token(token) if token >= 0 else None for token in found]
         if texts[0] is None:
             raise BundleError(f"config.json's image_token_id is {self.token}, which the tokenizer does not have")

@@ -83,7 +83,7 @@ class ImageTextToTextPipeline(AmongWordsPipeline):
         text, images = (prompt.text, prompt.parts) if isinstance(prompt, Mixed) else self.apart(prompt)
         views = [self._view(image, f"image {number}") for number, image in enumerate(images)]
         features = self._features(views) if views else []
-        parts = [len(view.pixels) if view.grid is None and view.size is None else 1 for view in views]
+        parts = [len(view.pixels) if view.has_parts else 1 for view in views]
         counts = [len(each) // count for each, count in zip(features, parts, strict=True)]
         written = self.prompts(text, views, counts)
         bos = self.tokenizer.special_tokens.get("bos_token")
@@ -105,6 +105,8 @@ class ImageTextToTextPipeline(AmongWordsPipeline):
             batches = [part[None] for view in views for part in view.pixels]
         else:
             batches = [np.concatenate([view.pixels for view in views])]
+        if all(view.places is not None for view in views):
+            batches, more["pixel_position_ids"] = _filled(views, taken[1])
         if len(taken) == 5:
             count, _, *size = batches[0].shape
             batches = [batches[0][None]]
@@ -132,6 +134,21 @@ class ImageTextToTextPipeline(AmongWordsPipeline):
             grids = [view.grid for view in views if view.grid is not None]
             found["position_ids"] = positions(ids[0] == self.token, grids, merge)
         return found
+
+
+def _filled(views: Sequence[View], width: int | str) -> tuple[list[Array], Array]:
+    """Images as patches, filled up to as many as the graph takes, or the widest has; and where those are.
+
+    Returns:
+        one float32 (images, patches, values), and int64 (images, patches, 2), -1 where there is none.
+    """
+    width = width if isinstance(width, int) else max(len(view.pixels) for view in views)
+    pixels = np.zeros((len(views), width, views[0].pixels.shape[1]), np.float32)
+    places = np.full((len(views), width, 2), -1)
+    for image, view in enumerate(views):
+        pixels[image, : len(view.pixels)] = view.pixels
+        places[image, : len(view.pixels)] = view.places
+    return [pixels], places
 
 
 PIPELINE = ImageTextToTextPipeline

@@ -20,7 +20,8 @@ class ImageWriterPipeline(ImagePipeline, TextPipeline):
         super().__init__(*arguments, **options)
         self.decoder = open_decoder(self.sessions, "left", self.bundle.config)
         self.defaults = captioner_defaults(self.bundle)
-        parts = (self.bundle.config.get(name) or {} for name in ("text_config", "decoder"))
+        config = self.bundle.config
+        parts = (config.get("text_config") or {}, config.get("decoder") or {}, config)
         self.positions = next((int(part[POSITIONS]) for part in parts if part.get(POSITIONS)), None)
         if self.positions is not None and _new_tokens(self.defaults) >= self.positions:
             self.defaults = self.defaults.updated(max_new_tokens=self.positions - 1)

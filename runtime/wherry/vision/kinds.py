@@ -114,6 +114,11 @@ def _pixtral(settings: Settings) -> Rule:
     return sizes.patched(limits, edges)
 
 
+def _gemma4(settings: Settings) -> Rule:
+    patch, side = settings["patch_size"], settings["pooling_kernel_size"]
+    return sizes.filling(settings["max_soft_tokens"] * (side * patch) ** 2, side * patch)
+
+
 def _sam(settings: Settings) -> Rule:
     return sizes.longer(settings["size"]["longest_edge"])
 
@@ -155,6 +160,9 @@ KINDS: Mapping[str, Kind] = {
         }
     ),
     "Gemma3": Kind({**SQUARE, "resample": 2}),
+    "Gemma4": Kind(
+        {"do_normalize": False, "patch_size": 16, "max_soft_tokens": 280, "pooling_kernel_size": 3}, _gemma4
+    ),
     "Glm46V": Kind(GLM, _glm),
     "Glm4v": Kind(GLM, _glm),
     "GLPN": Kind({"resample": 2, "size_divisor": 32, "do_normalize": None}, _glpn),

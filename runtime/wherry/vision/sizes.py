@@ -212,6 +212,22 @@ def patched(limits: Sequence[int], edges: Sequence[int]) -> Rule:
     return rule
 
 
+def filling(most: int, multiple: int) -> Rule:
+    """Gemma 4's: each edge down to a multiple, as large as that many pixels allow; a slender image's, one at least."""
+
+    def rule(height: int, width: int) -> Size:
+        scale = sqrt(most / (height * width))
+        tall, wide = (floor(scale * edge / multiple) * multiple for edge in (height, width))
+        limit = most // multiple**2 * multiple
+        if not tall:
+            return multiple, min(width // height * multiple, limit)
+        if not wide:
+            return min(height // width * multiple, limit), multiple
+        return tall, wide
+
+    return rule
+
+
 def between(least: int, most: int, multiple: int) -> Rule:
     """Qwen's: each edge to the nearest multiple, or such that there are `least` to `most` pixels."""
 

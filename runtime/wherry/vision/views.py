@@ -1,7 +1,7 @@
 """An image among words: what a graph for images takes of it, whole, in parts or as patches.
 
 Knows nothing of graphs and tasks. The rules are those of transformers' Idefics3, LLaVA-NeXT, Qwen2-VL, GLM-4V,
-PaddleOCR-VL and Pixtral image processors.
+PaddleOCR-VL, Pixtral and Gemma 4 image processors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,6 +36,7 @@ class View:
         columns: likewise.
         grid: int64 (1, 3), patches in time, height and width, where it comes as patches.
         size: the image's own height and width, where its features are read by them; the whole is the first part then.
+        places: int64 (patches, 2), the column and row of each patch, where those are told.
     """
 
     pixels: Array
@@ -43,6 +44,12 @@ class View:
     columns: int = 0
     grid: Array | None = None
     size: sizes.Size | None = None
+    places: Array | None = None
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the image is there as parts of the same number of features."""
+        return self.grid is None and self.size is None and self.places is None
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ class Viewer:
         offered: (height, width) of what an image may be cut into tiles of, each of `edge`.
         small: whether patches are small images, row by row, and not values, those of a feature together.
         side: pixels an edge of a feature, where rows of features are told apart; 0 where they are not.
+        placed: whether patches, row by row, tell their places.
     """
 
     processor: ImageProcessor
@@ -68,6 +76,7 @@ class Viewer:
     offered: Sequence[Sequence[int]] = ()
     small: bool = False
     side: int = 0
+    placed: bool = False
 
     @classmethod
     def load(cls, folder: Path) -> "Viewer":
@@ -118,6 +127,8 @@ class Viewer:
                 patch=(int(told["patch_size"]), int(told["temporal_patch_size"]), int(told["merge_size"])),
                 small=kind == "PaddleOCRVL",
             )
+        if kind == "Gemma4":
+            return cls(processor, patch=(int(told["patch_size"]), 1, int(told["pooling_kernel_size"])), placed=True)
         return cls(processor)
 
     def __call__(self, image: Any, *, name: str = "image") -> View:
@@ -130,13 +141,15 @@ class Viewer:
             return self._tiled(image, self.edge, self.first, name)
         if self.edge is not None:
             return self._cut(image, self.edge, name)
-        if self.patch is not None and max(image.size) > SLENDER * min(image.size):
+        if self.patch is not None and not self.placed and max(image.size) > SLENDER * min(image.size):
             raise InputError(f"{name} is {image.width}x{image.height}, more slender than 1:{SLENDER}: cut it first")
         pixels = self.processor(image, name=name).pixels
         if self.side:
             return View(pixels[None], pixels.shape[1] // self.side, pixels.shape[2] // self.side)
         if self.patch is None:
             return View(pixels[None])
+        if self.placed:
+            return placed(pixels, self.patch[0])
         return row_by_row(pixels, self.patch[0]) if self.small else packed(pixels, *self.patch)
 
     def _cut(self, image: Any, edge: int, name: str) -> View:
@@ -191,6 +204,15 @@ def row_by_row(pixels: Array, edge: int) -> View:
     high, wide = (length // edge for length in size)
     patches = pixels.reshape(channels, high, edge, wide, edge).transpose(1, 3, 0, 2, 4)
     return View(patches.reshape(high * wide, channels, edge, edge), grid=np.array([[1, high, wide]]))
+
+
+def placed(pixels: Array, edge: int) -> View:
+    """An image (3, height, width) as patches, row by row, channels last in each, with their columns and rows."""
+    channels, *size = pixels.shape
+    high, wide = (length // edge for length in size)
+    patches = pixels.reshape(channels, high, edge, wide, edge).transpose(1, 3, 2, 4, 0).reshape(high * wide, -1)
+    places = np.indices((high, wide))[::-1].reshape(2, -1).T
+    return View(patches, places=places)
 
 
 def positions(image: Array, grids: Sequence[Array], merge: int) -> Array:
