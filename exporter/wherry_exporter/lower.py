@@ -47,6 +47,8 @@ class Lowering:
         total: () int32, total_sequence.
         rotary: cosine and sine tables, (max_position, rotary_size / 2), when the layer at hand asked for rotation.
         interleaved: whether rotation pairs neighbouring elements instead of halves.
+        calls: how many layers attend.
+        keys: of the new tokens, by the layers that keep them.
     """
 
     attention_mask: Tensor | None = None
@@ -58,6 +60,7 @@ class Lowering:
     rotary: tuple[Tensor, Tensor] | None = None
     interleaved: bool = False
     calls: int = 0
+    keys: dict[int, Tensor] = field(default_factory=dict)
 
     def begin(
         self,
@@ -67,7 +70,7 @@ class Lowering:
     ) -> None:
         """Start one traced forward."""
         self.attention_mask, self.patch_mask = attention_mask, patch_mask
-        self.past, self.present, self.calls = past, [], 0
+        self.past, self.present, self.calls, self.keys = past, [], 0, {}
         if past:
             assert attention_mask is not None
             self.seqlens_k = (attention_mask.sum(1) - 1).to(torch.int32)
@@ -131,7 +134,8 @@ class Lowering:
             return output.reshape(batch, length, heads, size), None
 
         assert self.attention_mask is not None
-        past_key, past_value = self.past[module.layer_idx]
+        layer = next((at for at, known in self.keys.items() if known is key), module.layer_idx)
+        past_key, past_value = self.past[layer]
         inputs += [past_key, past_value, self.seqlens_k, self.total]
         attributes["kv_num_heads"] = kv_heads
         if options.get("sliding_window"):
@@ -151,7 +155,9 @@ class Lowering:
             shapes=[[batch, length, heads * size], cache, cache],
             version=1,
         )
-        self.present.append((present_key, present_value))
+        if layer not in self.keys:  # others attend to what that layer keeps
+            self.present.append((present_key, present_value))
+            self.keys[layer] = key
         return output.reshape(batch, length, heads, size), None
 
 

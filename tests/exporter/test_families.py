@@ -421,6 +421,14 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen3ForCausalLM": ("right", {**WIDE, "head_dim": 32}),
     "Gemma2ForCausalLM": ("right", GEMMA),
     "Gemma3ForCausalLM": ("right", {**GEMMA, "layer_types": ["sliding_attention", "full_attention"]}),
+    "Gemma4ForCausalLM": (  # the last layers attend to what others keep, and tokens add to each layer
+        "right",
+        {
+            **{**GEMMA, "num_hidden_layers": 4, "num_kv_shared_layers": 2, "global_head_dim": 24},
+            **{"layer_types": ["sliding_attention", "full_attention"] * 2, "tie_word_embeddings": False},
+            **{"vocab_size_per_layer_input": 120, "hidden_size_per_layer_input": 8},
+        },
+    ),
     "Phi3ForCausalLM": ("right", WIDE),
     "BartForCausalLM": ("right", {**BART, "is_decoder": True}),
     "BertLMHeadModel": ("right", {**TEXT, "is_decoder": True}),

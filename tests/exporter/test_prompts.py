@@ -357,6 +357,7 @@ READ_APART = (
     "idefics3",
     "qwen2_vl",
     "smolvlm",
+    "gemma4",
     "qwen2_5_vl",
     "qwen3_vl",
     "paddleocr_vl",
