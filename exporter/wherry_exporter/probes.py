@@ -101,7 +101,8 @@ class ModelProbe:
             tokenizer = Tokenizer.load(folder)
             longest = " ".join([*SENTENCES, PROSE])
             texts = [list(SENTENCES[first:last]) for first, last in BATCHES] + [[longest, SENTENCES[0]]]
-            self.feeds = [text_feed(self.model, tokenizer, batch, self.names) for batch in texts]
+            asks = checkpoint.task == "question-answering"
+            self.feeds = [text_feed(self.model, tokenizer, batch, self.names, asks=asks) for batch in texts]
             if chooses(self.model):
                 self.feeds = [as_choices(feed) for feed in self.feeds]
         else:
@@ -362,10 +363,13 @@ def vectors_of(output: Array) -> Array:
     return output.reshape(-1, output.shape[-1]) if output.ndim else output.reshape(1, 1)
 
 
-def text_feed(model: Any, tokenizer: Tokenizer, texts: Sequence[str], names: Sequence[str]) -> Feed:
-    """Texts as the inputs of a graph, padded to the longest."""
+def text_feed(
+    model: Any, tokenizer: Tokenizer, texts: Sequence[str], names: Sequence[str], *, asks: bool = False
+) -> Feed:
+    """Texts as the inputs of a graph, padded to the longest; each behind the next one if it `asks` that."""
     limit = position_limit(model)
-    encoded = tokenizer.encode(texts, max_length=min(limit, tokenizer.model_max_length or limit, LONGEST))
+    limit = min(limit, tokenizer.model_max_length or limit, LONGEST)
+    encoded = tokenizer.encode([*texts[1:], texts[0]] if asks else texts, texts if asks else None, max_length=limit)
     given = {
         "input_ids": encoded.input_ids,
         "attention_mask": encoded.attention_mask,

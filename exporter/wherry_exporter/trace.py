@@ -7,7 +7,7 @@ and no file.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import onnx_ir as ir
@@ -31,6 +31,7 @@ from wherry_exporter.pair import (
 from wherry_exporter.sizes import ShortSizes
 from wherry_exporter.speech import text_to_frames
 from wherry_exporter.stretched import stretched
+from wherry_exporter.strided import strided_positions
 from wherry_exporter.tasks import TASKS, shape_of
 from wherry_exporter.towers import parts_of
 from wherry_exporter.transducer import sound_to_tokens
@@ -87,7 +88,10 @@ class _Model(nn.Module):
         if self.lowering:
             self.lowering.begin(inputs.get("attention_mask"), patch_mask=inputs.get("pixel_attention_mask"))
         sizes = nullcontext() if set(inputs) <= set(TEXT) else ShortSizes()
-        with stretched(self.model), crops_for_all(self.model), windows_as_masks(self.model), sizes:
+        with ExitStack() as stack:
+            for swapped in (stretched, crops_for_all, windows_as_masks, strided_positions):
+                stack.enter_context(swapped(self.model))
+            stack.enter_context(sizes)
             outputs = tensors_of(self.model(**inputs))
         return {name: outputs[name] for name in TASKS[self.task].outputs if name in outputs} or outputs
 

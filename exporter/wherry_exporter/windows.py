@@ -5,6 +5,7 @@ any length, and costs what attention over all of it does. Knows no architecture,
 """
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -27,12 +28,20 @@ def windows_as_masks(model: nn.Module) -> Iterator[None]:
                 merge = partial(_merged, everywhere, module._merge_to_attention_mask)
                 stack.enter_context(patch.object(module, "_pad_to_window_size", _as_it_is))
                 stack.enter_context(patch.object(module, "_merge_to_attention_mask", merge))
+        source = sys.modules[type(model).__module__]
+        if hasattr(source, "_get_question_end_index"):
+            stack.enter_context(patch.object(source, "_get_question_end_index", _first))
         yield
 
 
 def _as_it_is(pad_token_id: int, **given: Any) -> tuple[Any, ...]:  # noqa: ARG001
     """No padding, and what would be padded."""
     return 0, *given.values()
+
+
+def _first(ids: Tensor, token: int) -> Tensor:
+    """Where each row has that token first, (batch,); the model counts them too."""
+    return (ids == token).int().argmax(1)
 
 
 def _merged(everywhere: list[Any], merge: Any, attention_mask: Tensor, global_attention_mask: Tensor) -> Any:
