@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wherry.vision import tiles
-from wherry_exporter.inputs import BATCH, IMAGE_AXES, random_inputs
+from wherry_exporter.inputs import BATCH, IMAGE_AXES, parameters_of, random_inputs
 
 WHOLE = ("image_sizes", "batch_num_images")
 """What tells of a batch of images how much of each is padding; images of one size have none."""
@@ -33,8 +33,11 @@ SEVERAL = (BATCH, "num_images")
 
 
 def image_parameters(model: Any) -> list[str]:
-    """The names of what a model makes images' features of."""
-    return list(inspect.signature(model.get_image_features).parameters)
+    """The names of what a model makes images' features of, or hands on to its tower."""
+    names = list(inspect.signature(model.get_image_features).parameters)
+    tower = getattr(model.model, "vision_tower", None)
+    handed = tower is not None and "image_sizes" in parameters_of(tower) and "image_sizes" not in names
+    return [*names, "image_sizes"] if handed else names
 
 
 def takes_tiles(model: Any) -> bool:

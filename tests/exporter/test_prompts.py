@@ -578,31 +578,37 @@ def test_prompts_that_do_not_fit_are_refused(seen, theirs, given, told):
 
 
 @pytest.mark.sweep
-def test_rows_of_features_are_told_apart(tmp_path):
-    """As Mistral 3's processor does, which transformers does not make without torchvision."""
+@pytest.mark.parametrize(
+    ("kind", "merged", "rows"), [("Mistral3", 2, ((2, 3), (3, 2))), ("Llava", 1, ((3, 5), (5, 4)))]
+)
+def test_rows_of_features_are_told_apart(tmp_path, kind, merged, rows):
+    """As the processor of Mistral 3 and of Pixtral does, which transformers does not make without torchvision."""
     text = {**LONG, "model_type": "mistral", "head_dim": 16, "tie_word_embeddings": False}
     vision = {**VISION, "model_type": "pixtral", "head_dim": 8}
     torch.manual_seed(0)
-    model = transformers.Mistral3ForConditionalGeneration(
-        transformers.Mistral3Config(text_config=text, vision_config=vision, spatial_merge_size=2, image_token_index=150)
-    ).eval()
+    settings: dict[str, Any] = {"text_config": text, "vision_config": vision, "image_token_id": 150}
+    settings |= {"vision_feature_layer": -1, "spatial_merge_size": merged, "vision_feature_select_strategy": "full"}
+    config = getattr(transformers, f"{kind}Config")(**settings)
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.15)
     model.save_pretrained(tmp_path / "model")
     tokenizer = words()
     tokenizer.save_pretrained(tmp_path / "model")
-    images = transformers.PixtralImageProcessorPil(size={"longest_edge": 40}, patch_size=16)
+    images = transformers.PixtralImageProcessorPil(size={"longest_edge": 40}, patch_size=8 * merged)
     images.save_pretrained(tmp_path / "model")
-    told = {"processor_class": "PixtralProcessor", "patch_size": 8, "spatial_merge_size": 2, "image_token": "<image>"}
+    told = {"processor_class": "PixtralProcessor", "patch_size": 8, "spatial_merge_size": merged}
+    told["image_token"] = "<image>"
     (tmp_path / "model/processor_config.json").write_text(json.dumps(told))
     random = np.random.default_rng(0)
     pictures = [Image.fromarray(random.integers(0, 255, size, dtype=np.uint8)) for size in ((24, 48, 3), (48, 30, 3))]
     bundle = export(tmp_path / "model", tmp_path / "bundle", precision=["fp32"])
 
     given = images(pictures, return_tensors="pt")
-    assert given["image_sizes"].tolist() == [[32, 48], [48, 32]]  # 20 by 40 and 40 by 25, filled up to whole features
+    sizes = [[8 * merged * length for length in each] for each in rows]
+    assert given["image_sizes"].tolist() == sizes  # 20 by 40 and 40 by 25, filled up to whole features
     row = "[IMG_BREAK]".join
-    seen = [f"{row(['<image>' * columns] * rows)}[IMG_END]" for rows, columns in ((2, 3), (3, 2))]
+    seen = [f"{row(['<image>' * wide] * high)}[IMG_END]" for high, wide in rows]
     ids = tokenizer(f"A{seen[0]} and {seen[1]}?", return_tensors="pt").input_ids
     expected = model.generate(ids, **given, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
     pipe = pipeline(model=bundle.folder, device="cpu")
