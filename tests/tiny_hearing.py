@@ -72,6 +72,16 @@ FAMILIES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "Voxtral": (["audio_values"], {"audio_config": {**GLM, "intermediate_size": 128}, "text": "llama"}),
     "GlmAsr": (["input_features", "input_features_mask"], {"audio_config": GLM, "text": "llama"}),
     "AudioFlamingo3": (["input_features", "input_features_mask"], {"audio_config": HEARING, "text": "qwen2"}),
+    "Qwen2Audio": (
+        ["input_features", "input_features_mask"],
+        {
+            "audio_config": {
+                **{name: size for name, size in QWEN.items() if name.startswith(("encoder", "num_mel", "d_model"))},
+                "max_source_positions": 40,
+            },
+            "text": "qwen2",
+        },
+    ),
     "Qwen3ASR": (["input_features", "input_features_mask"], {"audio_config": QWEN, "text": "qwen3"}),
     "GraniteSpeech": (
         ["input_features"],

@@ -1,6 +1,6 @@
 """The sounds of a model that hears them among its words: random ones, and the features that the model makes of them.
 
-What the model takes is read off the signature of its `get_audio_features`. Knows nothing of graphs.
+What the model takes is read off the signature of its `get_audio_features`, where it has one. Knows nothing of graphs.
 """
 
 import inspect
@@ -13,7 +13,7 @@ from torch import Tensor
 from wherry_exporter.images import joined
 from wherry_exporter.inputs import BATCH
 
-FEATURES, MASK = "input_features", "input_features_mask"
+FEATURES, MASK, OTHER_MASK = "input_features", "input_features_mask", "feature_attention_mask"
 FRAMES = "num_frames"
 VALUES = {"voxtral": "audio_values"}
 """What transformers.js calls `input_features` otherwise."""
@@ -26,8 +26,8 @@ def sound_axes(model: Any) -> dict[str, tuple[int | str, ...]]:
     size, bins_first = _bins(model.config)
     frames = (BATCH, size, FRAMES) if bins_first else (BATCH, FRAMES, size)
     inner = getattr(model, "model", model)
-    takes = inspect.signature(inner.get_audio_features).parameters
-    return {FEATURES: frames} | ({MASK: (BATCH, FRAMES)} if MASK in takes else {})
+    takes = inspect.signature(getattr(inner, "get_audio_features", _heard_by_tower)).parameters
+    return {FEATURES: frames} | {mask: (BATCH, FRAMES) for mask in (MASK, OTHER_MASK) if mask in takes}
 
 
 def _bins(config: Any) -> tuple[int, bool]:
@@ -62,14 +62,17 @@ def _sound(model: Any, row: int, frames: int, seed: int) -> dict[str, Tensor]:
     sizes = {BATCH: 1, FRAMES: frames}
     shape = [sizes[axis] if isinstance(axis, str) else axis for axis in axes[FEATURES]]
     values = {FEATURES: torch.randn(*shape, generator=random)}
-    if MASK in axes:
-        values[MASK] = (torch.arange(frames)[None] < frames - row % 2 * frames // 4).to(torch.int64)
+    for mask in (MASK, OTHER_MASK):
+        if mask in axes:
+            values[mask] = (torch.arange(frames)[None] < frames - row % 2 * frames // 4).to(torch.int64)
     return values
 
 
 def graph_name(model: Any, name: str) -> str:
     """What a graph calls what the model takes under a name."""
-    return VALUES.get(model.config.model_type, name) if name == FEATURES else name
+    if name == FEATURES:
+        return VALUES.get(model.config.model_type, name)
+    return MASK if name == OTHER_MASK else name
 
 
 def takes_other_lengths(model: Any) -> bool:
@@ -80,5 +83,17 @@ def takes_other_lengths(model: Any) -> bool:
 
 def features_heard(model: Any, sounds: Mapping[str, Tensor]) -> Tensor:
     """One vector for each token of a sound, those of all sounds in order: (tokens, size)."""
+    if not hasattr(model, "get_audio_features"):
+        return _heard_by_tower(model.model, **sounds)
     features: Tensor = model.get_audio_features(**sounds).pooler_output
     return features.flatten(0, -2)
+
+
+def _heard_by_tower(model: Any, input_features: Tensor, feature_attention_mask: Tensor) -> Tensor:
+    """As `features_heard`, of a model that makes them amid its forward, such as Qwen2-Audio."""
+    lengths, counts = model.audio_tower._get_feat_extract_output_lengths(feature_attention_mask.sum(1))
+    frames = torch.arange((input_features.shape[2] - 1) // 2 + 1)
+    heard = (frames < lengths[:, None])[:, None, None, :].expand(-1, 1, len(frames), -1)
+    states = model.audio_tower(input_features, attention_mask=heard).last_hidden_state
+    features: Tensor = model.multi_modal_projector(states)
+    return features[torch.arange(features.shape[1]) < counts[:, None]]

@@ -217,8 +217,10 @@ def has_encoder(model: Any) -> bool:
 
 
 def hears(model: Any) -> bool:
-    """Whether a model makes features of sounds that stand in the places of tokens."""
-    return hasattr(model, "get_audio_features") and hasattr(model.config, "audio_token_id")
+    """Whether a model makes features of sounds that stand in the places of tokens, or tells what does."""
+    tower = getattr(getattr(model, "model", None), "audio_tower", None)
+    told = hasattr(model, "get_audio_features") or hasattr(tower, "_get_feat_extract_output_lengths")
+    return told and hasattr(model.config, "audio_token_id")
 
 
 def transduces(model_class: Any) -> bool:
@@ -239,7 +241,8 @@ def is_captioner(model: Any) -> bool:
 
 def sees_first(model: Any) -> bool:
     """Whether a decoder's text follows an image whose patches attend to each other alone, as GIT's."""
-    return hasattr(model.base_model, "image_encoder") and hasattr(model.base_model, "visual_projection")
+    base = getattr(model, "base_model", None)
+    return hasattr(base, "image_encoder") and hasattr(base, "visual_projection")
 
 
 def task_of(model_class: Any) -> str | None:
@@ -260,6 +263,9 @@ def task_of(model_class: Any) -> str | None:
     if transduces(model_class):
         return "automatic-speech-recognition"
     features = {kind for kind in ("audio", "image", "text") if hasattr(model_class, f"get_{kind}_features")}
+    takes = inspect.signature(model_class.forward).parameters
+    if "feature_attention_mask" in takes:  # Qwen2-Audio makes them amid its forward
+        features.add("audio")
     writes = model_class.main_input_name == "input_ids" and hasattr(model_class, "generate")
     if features == {"audio"} and writes:
         return "audio-text-to-text"
@@ -267,7 +273,7 @@ def task_of(model_class: Any) -> str | None:
         return "image-text-to-text"
     if model_class.__name__ in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values():
         return "text2text-generation"  # BART's is good for filling masks too
-    if task == "text-generation" and "pixel_values" in inspect.signature(model_class.forward).parameters:
+    if task == "text-generation" and "pixel_values" in takes:
         return "image-to-text"  # where images come before all words
     if task == "image-to-text" and model_class.main_input_name == "input_ids":
         return "image-text-to-text"

@@ -1226,24 +1226,9 @@ def test_a_model_fed_with_images_first_is_refused_in_one_line(folder):
 
 
 def test_a_model_that_takes_images_into_its_decoder_is_refused_in_one_line(folder):
-    with pytest.raises(
-        TaskError, match="GitForCausalLM cannot be exported for image-text-to-text: it tells no"
-    ) as told:
-        trace_verified(checkpoint("GitForCausalLM", {**TEXT, "vision_config": VISION}), folder)
-    assert "\n" not in str(told.value)
-
-
-def test_a_model_that_tells_no_features_of_sounds_is_refused_in_one_line(folder):
-    sounds = {
-        "d_model": 32,
-        "encoder_layers": 1,
-        "encoder_attention_heads": 4,
-        "encoder_ffn_dim": 48,
-        "num_mel_bins": 8,
-    }
-    settings = {"audio_config": sounds, "text_config": {**LONG, "model_type": "qwen2"}, "audio_token_index": 119}
-    with pytest.raises(TaskError, match="it takes sounds among its words, and tells no features of them") as told:
-        trace_verified(checkpoint("Qwen2AudioForConditionalGeneration", settings), folder)
+    settings = {**T5, "image_size": 32, "patch_size": 8, "max_2d_position_embeddings": 32}
+    with pytest.raises(TaskError, match="UdopForConditionalGeneration cannot be exported for .*: it tells no") as told:
+        trace_verified(checkpoint("UdopForConditionalGeneration", settings), folder)
     assert "\n" not in str(told.value)
 
 

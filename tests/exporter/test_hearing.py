@@ -79,6 +79,9 @@ def test_weights_that_change_with_what_is_heard_are_refused():
     )
     with pytest.raises(TaskError, match="an adapter changes its weights where it hears: merge that first"):
         shape_of("audio-text-to-text", model)
+    del model.get_audio_features
+    with pytest.raises(TaskError, match="it takes sounds among its words, and tells no features of them"):
+        shape_of("audio-text-to-text", model)
 
 
 TEMPLATE = (
@@ -110,9 +113,10 @@ def tokenizer() -> Any:
     )
 
 
-@pytest.fixture(
-    scope="module", params=["GlmAsr", "Voxtral", "Qwen3ASR", pytest.param("AudioFlamingo3", marks=pytest.mark.sweep)]
-)
+RARE = (pytest.param(name, marks=pytest.mark.sweep) for name in ("AudioFlamingo3", "Qwen2Audio"))
+
+
+@pytest.fixture(scope="module", params=["GlmAsr", "Voxtral", "Qwen3ASR", *RARE])
 def heard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A checkpoint, its bundle, and sounds."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -135,8 +139,9 @@ def heard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     bundle = export(folder / "model", folder / "bundle", precision=["fp32", "int8"])
     random = np.random.default_rng(0)
     loud = np.linspace(0.9, 0.1, 40 * RATE)
+    longer = 29 if request.param == "Qwen2Audio" else 33  # seconds; it hears one window alone
     sounds = [
-        (random.standard_normal(count) * loud[:count]).astype(np.float32) for count in (8 * RATE // 10, 33 * RATE)
+        (random.standard_normal(count) * loud[:count]).astype(np.float32) for count in (8 * RATE // 10, longer * RATE)
     ]
     return SimpleNamespace(
         model=model,
@@ -196,7 +201,10 @@ def test_what_does_not_fit_is_refused(heard, tmp_path, capsys):
         (("none.wav", "<audio>"), "no such sound file: 'none.wav'"),
         (([[heard.sounds[0]]], ["a", "b"]), "2 texts and sounds for 1"),
         (([{"role": "user", "content": [{"type": "audio"}]}],), "a part of type audio needs one of audio, path, url"),
-        ((np.zeros(6 * 30 * RATE, np.float32), "<audio>"), "all there is room for"),
+        (
+            (np.zeros(6 * 30 * RATE, np.float32), "<audio>"),
+            "180.0 seconds, of which this model hears 30: cut it" if pipe.alone else "all there is room for",
+        ),
     ):
         with pytest.raises(InputError, match=told):
             pipe(*given)

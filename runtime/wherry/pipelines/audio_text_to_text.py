@@ -18,12 +18,16 @@ from wherry.pipelines.text_generation import is_chat
 TAKES = {
     "audioflamingo3": WhisperFeatures,
     "glmasr": WhisperFeatures,
+    "qwen2_audio": WhisperFeatures,
     "qwen3_asr": WholeFeatures,
     "voxtral": WhisperFeatures,
 }
 """Models and what they take of sounds; Whisper's features are those of windows."""
 TOGETHER = ("voxtral",)
 """Models where the loudest frame of all windows scales each."""
+
+IN_ONE = ("qwen2_audio",)
+"""Models that hear one window a sound."""
 
 IN_WINDOWS = 3600
 """Seconds of a sound that is cut, which would fill most models' contexts many times."""
@@ -54,8 +58,8 @@ class AudioTextToTextPipeline(AmongWordsPipeline):
         extractor = load(self.bundle.folder)
         if not isinstance(extractor, TAKES[model]):
             raise BundleError(f"{self.bundle.folder}: the feature extractor of its files is not one for {model}")
-        self.extractor, self.together = extractor, model in TOGETHER
-        self.token = int(config.get("audio_token_id") or -1)
+        self.extractor, self.together, self.alone = extractor, model in TOGETHER, model in IN_ONE
+        self.token = int(config.get("audio_token_id") or config.get("audio_token_index") or -1)
         place = self.tokenizer.id_to_token(self.token) if self.token >= 0 else None
         if place is None:
             raise BundleError(f"config.json's audio_token_id is {self.token}, which the tokenizer does not have")
@@ -117,7 +121,11 @@ class AudioTextToTextPipeline(AmongWordsPipeline):
         """A vector for each token of a sound, in order: float (tokens, size)."""
         opened = open_sound(sound, self.extractor.rate, name)
         if isinstance(self.extractor, WhisperFeatures):
-            features, mask = self._windows(self.extractor, opened.samples(IN_WINDOWS))
+            samples = opened.samples(IN_WINDOWS)
+            if self.alone and len(samples) > self.extractor.length:
+                seconds, most = (count / self.extractor.rate for count in (len(samples), self.extractor.length))
+                raise InputError(f"{name} has {seconds:.1f} seconds, of which this model hears {most:g}: cut it first")
+            features, mask = self._windows(self.extractor, samples)
         else:
             features, mask = self.extractor([opened.samples(LONGEST)]).values()
         graph, found = self.sessions[self.tower], []
