@@ -14,6 +14,8 @@ from wherry_exporter.images import joined
 from wherry_exporter.inputs import BATCH
 
 FEATURES, MASK, OTHER_MASK = "input_features", "input_features_mask", "feature_attention_mask"
+MASKED = "attention_mask"
+"""Tells which features are of sounds, where a model gives others too."""
 FRAMES = "num_frames"
 VALUES = {"voxtral": "audio_values"}
 """What transformers.js calls `input_features` otherwise."""
@@ -34,8 +36,16 @@ def _bins(config: Any) -> tuple[int, bool]:
     """The size of a frame of the spectrogram, and whether the frames stand behind it."""
     if not hasattr(config, "audio_config"):
         return int(config.encoder_config.input_dim), False
+    if channels := _channels(config):  # as many as there are bins
+        return channels, False
     stacked = getattr(config.audio_config, "num_stacked_frames", None)
     return int(config.audio_config.num_mel_bins) * (stacked or 1), stacked is None
+
+
+def _channels(config: Any) -> int | None:
+    """Of the first convolution over a sound, as Gemma 4 tells it, whose masks are of truth values."""
+    found = getattr(getattr(config, "audio_config", None), "subsampling_conv_channels", None)
+    return int(found[0]) if found else None
 
 
 def sound_inputs(model: Any, *, rows: int, seed: int, scale: int = 1) -> list[dict[str, Tensor]]:
@@ -64,7 +74,8 @@ def _sound(model: Any, row: int, frames: int, seed: int) -> dict[str, Tensor]:
     values = {FEATURES: torch.randn(*shape, generator=random)}
     for mask in (MASK, OTHER_MASK):
         if mask in axes:
-            values[mask] = (torch.arange(frames)[None] < frames - row % 2 * frames // 4).to(torch.int64)
+            heard = torch.arange(frames)[None] < frames - row % 2 * frames // 4
+            values[mask] = heard if _channels(model.config) else heard.to(torch.int64)
     return values
 
 
@@ -83,10 +94,12 @@ def takes_other_lengths(model: Any) -> bool:
 
 def features_heard(model: Any, sounds: Mapping[str, Tensor]) -> Tensor:
     """One vector for each token of a sound, those of all sounds in order: (tokens, size)."""
-    if not hasattr(model, "get_audio_features"):
-        return _heard_by_tower(model.model, **sounds)
-    features: Tensor = model.get_audio_features(**sounds).pooler_output
-    return features.flatten(0, -2)
+    inner = getattr(model, "model", model)
+    if not hasattr(inner, "get_audio_features"):
+        return _heard_by_tower(inner, **sounds)
+    output = inner.get_audio_features(**sounds)
+    features: Tensor = output.pooler_output
+    return features[output.attention_mask] if MASKED in output else features.flatten(0, -2)
 
 
 def _heard_by_tower(model: Any, input_features: Tensor, feature_attention_mask: Tensor) -> Tensor:

@@ -108,11 +108,13 @@ def _remove_assertions(module: GraphModule) -> GraphModule:
 
 
 _rewrite = RewriteRule.try_rewrite
+CLIPS = ("FuseMinMaxToClip", "FuseMaxMinToClip", "FuseSuccessiveMin", "FuseSuccessiveMax")
+"""Rules that name bounds by what they are of, so that of two pairs for the same tensor one goes missing."""
 
 
 def _try_rewrite(rule: Any, model: Any, graph: Any, node: Any, **options: Any) -> Any:
-    """Leave nodes alone whose operator is not the first one that a rule is about."""
-    if not rule._target_pattern.output_nodes[0].op.matches(node.op_type):
+    """Leave nodes alone whose operator is not the first one that a rule is about, or whose bounds it would lose."""
+    if rule.name in CLIPS or not rule._target_pattern.output_nodes[0].op.matches(node.op_type):
         return None
     return _rewrite(rule, model, graph, node, **options)
 
