@@ -35,14 +35,15 @@ def _trace(checkpoint: Checkpoint, *, fused: bool) -> Traced:
     model: Any = checkpoint.model
     decoder = (fused_decoder if fused else plain_decoder)(model, "inputs_embeds")
     graphs = {
-        "audio_encoder": _trace_audio(model),
+        "audio_encoder": traced_audio(model),
         "embed_tokens": embeddings_of(model),
         "decoder_model_merged": decoder,
     }
     return Traced(graphs, padding_side="right" if fused else "left")
 
 
-def _trace_audio(model: Any) -> ir.Model:
+def traced_audio(model: Any) -> ir.Model:
+    """The graph of sounds' features."""
     inputs, axes = joined(sound_inputs(model, rows=2, seed=0, scale=2)), sound_axes(model)
     free = {BATCH: Dim(BATCH)} | ({FRAMES: Dim.AUTO} if takes_other_lengths(model) else {})
     shapes = {

@@ -26,7 +26,7 @@ from wherry_exporter.runners import Feed, TorchRunner
 from wherry_exporter.seq2seq import encoder_decoder_of
 from wherry_exporter.sounds import features_heard, graph_name, sound_inputs
 from wherry_exporter.speech import with_speech
-from wherry_exporter.tasks import TASKS, has_encoder, shape_of
+from wherry_exporter.tasks import TASKS, has_encoder, hears, shape_of
 from wherry_exporter.towers import with_points
 from wherry_exporter.transducer import some_steps
 
@@ -147,6 +147,9 @@ class Entries:
             tensors["pixel_values"] = tensors["pixel_values"][:1]
         tensors |= random_inputs(model, ["input_ids", "attention_mask"], batch=2, scale=2, seed=seed)
         assert isinstance(self.front, PromptFront)
+        if hears(model):
+            sounds = joined(sound_inputs(model, rows=2, seed=seed, scale=2))
+            tensors |= {graph_name(model, name): value for name, value in sounds.items()}
         return self.front.known({name: value.numpy() for name, value in tensors.items()})
 
     def _with_sound(self, seed: int) -> Feed:

@@ -173,6 +173,15 @@ class VisionLanguageProbe(AmongWordsProbe):
     def _features(self, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return features_of(self.model, given)
 
+    def pairs(self, opened: dict[str, Session]) -> Iterator[tuple[str, Pair]]:
+        yield from super().pairs(opened)
+        for scale in (2, 3) if "audio_encoder" in opened else ():
+            sounds = joined(sound_inputs(self.model, rows=2, seed=scale, scale=scale))
+            given = {graph_name(self.model, name): value.numpy() for name, value in sounds.items()}
+            with torch.no_grad():
+                expected = features_heard(self.model, sounds).numpy()
+            yield "audio_features", (expected, opened["audio_encoder"].run(None, given)[0])
+
     def _spliced(self, opened: dict[str, Session], rows: slice) -> Spliced:
         seen = joined(self.given[rows])
         images = {name: value.numpy() for name, value in graph_images(seen).items()}

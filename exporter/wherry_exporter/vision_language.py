@@ -1,6 +1,7 @@
 """A decoder that sees images to three graphs: the images' features, the tokens' embeddings, and the decoder over both.
 
-Whoever runs them puts the features in the places of the image tokens. Knows no architecture.
+One that hears too has a fourth, of sounds' features. Whoever runs them puts features in the places of the tokens that
+stand for them. Knows no architecture.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from wherry_exporter.audio_language import traced_audio
 from wherry_exporter.convert import Traced, convert, name_axes
 from wherry_exporter.decoder import embeddings_of, fused_decoder, plain_decoder, stepwise_decoder
 from wherry_exporter.grids import Packing, packed_images
@@ -33,7 +35,7 @@ from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
 from wherry_exporter.pair import fused_encoder_and_decoder, plain_encoder_and_decoder
 from wherry_exporter.stretched import stretched
-from wherry_exporter.tasks import has_encoder
+from wherry_exporter.tasks import has_encoder, hears
 
 
 class _Found(Exception):
@@ -206,6 +208,8 @@ def _trace(checkpoint: Checkpoint, *, fused_vision: bool, text: Literal["fused",
         graphs = dict((fused_encoder_and_decoder if text == "fused" else plain_encoder_and_decoder)(checkpoint).graphs)
     else:
         graphs = {"decoder_model_merged": DECODERS[text](model, "inputs_embeds")}
+    if hears(model):
+        graphs["audio_encoder"] = traced_audio(model)
     graphs = {
         "vision_encoder": (_fused_vision if fused_vision else _plain_vision)(model, images),
         "embed_tokens": embeddings_of(model),

@@ -100,7 +100,9 @@ def words() -> Any:
             "eoi_token": "<global-img>",
             "image_break_token": "[IMG_BREAK]",
             "image_end_token": "[IMG_END]",
-            **dict.fromkeys(("audio_token", "boa_token", "eoa_token"), "<fake_token_around_image>"),
+            "audio_token": "<fake_token_around_image>",
+            "boa_token": "[IMG_BREAK]",
+            "eoa_token": "[IMG_END]",
         },
     )
 
@@ -213,18 +215,20 @@ def gemma3(tokenizer: Any) -> tuple[Any, Any]:
 
 
 def gemma4(tokenizer: Any) -> tuple[Any, Any]:
-    """As the small ones: tokens add to each layer, and the last layers have the keys and values of others."""
+    """As the small ones: it hears, tokens add to each layer, and the last layers have the keys and values of others."""
     adding = {"vocab_size_per_layer_input": 160, "hidden_size_per_layer_input": 8}
-    return _gemma4(tokenizer, num_hidden_layers=4, num_kv_shared_layers=2, **adding)
+    heads = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4}
+    sounds = {**heads, "output_proj_dims": 32, "subsampling_conv_channels": [16, 4]}
+    return _gemma4(tokenizer, sounds, num_hidden_layers=4, num_kv_shared_layers=2, **adding)
 
 
 def gemma4_ahead(tokenizer: Any) -> tuple[Any, Any]:
     """As the large ones: an image's tokens attend to all of it, in layers with a window."""
     alone = {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0}
-    return _gemma4(tokenizer, use_bidirectional_attention="vision", **alone)
+    return _gemma4(tokenizer, None, use_bidirectional_attention="vision", **alone)
 
 
-def _gemma4(tokenizer: Any, **more: Any) -> tuple[Any, Any]:
+def _gemma4(tokenizer: Any, sounds: dict[str, Any] | None, **more: Any) -> tuple[Any, Any]:
     tokenizer.chat_template = TEMPLATE
     heads = {"head_dim": 16, "global_head_dim": 32, "num_global_key_value_heads": 1, "sliding_window": 96}
     text = {**LONG, **heads, "layer_types": None, "tie_word_embeddings": False} | more
@@ -236,12 +240,17 @@ def _gemma4(tokenizer: Any, **more: Any) -> tuple[Any, Any]:
         "pooling_kernel_size": 2,
         "position_embedding_size": 64,
     }
+    vision["use_clipped_linears"] = True
     ids = {"image_token_id": 150, "boi_token_id": 152, "eoi_token_id": 154}
-    config = transformers.Gemma4Config(text_config=text, vision_config=vision, audio_config=None, **ids)
+    ids |= {"audio_token_id": 153, "boa_token_id": 155, "eoa_token_index": 156}
+    config = transformers.Gemma4Config(text_config=text, vision_config=vision, audio_config=sounds, **ids)
+    model = transformers.Gemma4ForConditionalGeneration(config)
+    for name, bound in model.named_buffers():
+        if name.endswith(("put_min", "put_max")):
+            bound.fill_(1.5 if name.endswith("max") else -1.5)
     images = transformers.Gemma4ImageProcessorPil(patch_size=8, pooling_kernel_size=2, max_soft_tokens=70)
-    sounds = transformers.Gemma4AudioFeatureExtractor()
-    processor = transformers.Gemma4Processor(sounds, images, tokenizer, SimpleNamespace())
-    return transformers.Gemma4ForConditionalGeneration(config), processor
+    extractor = transformers.Gemma4AudioFeatureExtractor(feature_size=16)
+    return model, transformers.Gemma4Processor(extractor, images, tokenizer, SimpleNamespace())
 
 
 def paligemma(tokenizer: Any) -> tuple[Any, Any]:
@@ -575,6 +584,26 @@ def test_prompts_that_do_not_fit_are_refused(seen, theirs, given, told):
         filled[-1] = filled[-1].replace("{place}", pipe.prompts.place)
     with pytest.raises(InputError, match=told):
         pipe(*filled)
+
+
+@pytest.mark.parametrize("seen", [pytest.param("gemma4", marks=pytest.mark.sweep)], indirect=True)
+def test_what_sees_may_hear_too(seen, tmp_path):
+    """A bundle for images among words has the graph of sounds' features, and runs for those."""
+    pipe = pipeline("audio-text-to-text", seen.bundle.folder, device="cpu")
+    random = np.random.default_rng(0)
+    sounds = [(random.standard_normal(count) * 0.1).astype(np.float32) for count in (9000, 21_001)]
+    text = "A<fake_token_around_image> and <fake_token_around_image>?"
+    given = seen.processor(text=[text], audio=sounds, return_tensors="pt")
+    options: dict[str, Any] = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+    answer = seen.model.generate(**given, **options, output_logits=True, return_dict_in_generate=True)
+    tokens = answer.sequences[0, given["input_ids"].shape[1] :]
+    (found,), (other,) = (pipe(each, text, logprobs=True, **options) for each in (sounds, sounds[::-1]))
+    for told, turned, token, logits in zip(found["logprobs"], other["logprobs"], tokens, answer.logits, strict=True):
+        assert told.token == token
+        assert told.logprob == pytest.approx(float(logits[0].log_softmax(-1)[token]), abs=1e-4)
+        assert abs(told.logprob - turned.logprob) > 1e-3  # what is heard counts, and where
+    with pytest.raises(InputError, match=r"sound 0 has 31.0 seconds, of which this model hears 30: cut it first"):
+        pipe(np.zeros(31 * 16_000, np.float32), "<fake_token_around_image>")
 
 
 @pytest.mark.sweep

@@ -9,7 +9,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from wherry.audio.spectrum import Decibels, Fbank, InSilence, LogMel, htk_filters, kaldi_filters, slaney_filters
+from wherry.audio.spectrum import (
+    Decibels,
+    Fbank,
+    InSilence,
+    LogMel,
+    frames,
+    htk_filters,
+    kaldi_filters,
+    slaney_filters,
+)
 from wherry.errors import BundleError
 from wherry.files import read_json
 
@@ -179,6 +188,45 @@ class ParakeetFeatures:
         return {"input_features": features, "attention_mask": mask.astype(np.int64)}
 
 
+class GemmaFeatures:
+    """Log-mel spectrograms (frames, mels) of whole sounds, whose first frame is half in silence: Gemma 4's."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.rate, mels = _whole(settings, "sampling_rate", 16000), _whole(settings, "feature_size", 128)
+        self.length = 30 * self.rate
+        size, self.hop = (
+            round(self.rate * float(settings.get(f"{name}_length_ms", default)) / 1000)
+            for name, default in (("frame", 20), ("hop", 10))
+        )
+        for name in ("preemphasis", "dither"):
+            if settings.get(name):
+                raise ValueError(f"{name} of {settings[name]!r:.80} is not followed: only 0 is")
+        self.window = np.hanning(size + 1)[:-1].astype(np.float32)
+        self.bins = 2 ** ((size - 1).bit_length() + bool(settings.get("fft_overdrive")))
+        lowest, highest = (float(settings.get(f"{name}_frequency", at)) for name, at in (("min", 0), ("max", 8000)))
+        self.filters = htk_filters(1 + self.bins // 2, mels, self.rate, lowest, highest)
+        self.floor, self.scale = (
+            float(settings.get(name, default)) for name, default in (("mel_floor", 1e-3), ("input_scale_factor", 1.0))
+        )
+        self.mean, self.deviation = (
+            np.asarray(settings.get(f"per_bin_{name}") or default, np.float64)
+            for name, default in (("mean", 0.0), ("stddev", 1.0))
+        )
+
+    def __call__(self, sounds: Sequence[Array]) -> dict[str, Array]:
+        size = len(self.window)
+        counts = np.array([max(0, -(-(len(samples) - size + self.hop) // self.hop)) for samples in sounds])
+        longest = -(-max(map(len, sounds)) // 128) * 128
+        found = [self._one(np.pad(samples, (size // 2, longest - len(samples)))) for samples in sounds]
+        mask = np.arange(len(found[0])) < counts[:, None]
+        return {"input_features": np.stack(found) * mask[..., None], "input_features_mask": mask}
+
+    def _one(self, samples: Array) -> Array:
+        windowed = frames(samples[:-1] * np.float32(self.scale), len(self.window), self.hop) * self.window
+        mel = np.abs(np.fft.rfft(windowed, self.bins)) @ self.filters
+        return np.asarray((np.log(mel + self.floor) - self.mean) / self.deviation, np.float32)
+
+
 class ClapFeatures:
     """CLAP's spectrograms (1 or 4, frames, mels) of one length, which shorter sounds are repeated to fill.
 
@@ -224,13 +272,22 @@ def _shrunken(frames: Array, count: int) -> Array:
     return np.asarray((1 - share) * frames[before] + share * frames[np.minimum(before + 1, len(frames) - 1)])
 
 
-Known = WhisperFeatures | WholeFeatures | WaveFeatures | SpectrogramFeatures | ParakeetFeatures | ClapFeatures
+Known = (
+    WhisperFeatures
+    | WholeFeatures
+    | WaveFeatures
+    | SpectrogramFeatures
+    | ParakeetFeatures
+    | GemmaFeatures
+    | ClapFeatures
+)
 EXTRACTORS: Mapping[str, type[Known]] = {
     "WhisperFeatureExtractor": WhisperFeatures,
     "Qwen3ASRFeatureExtractor": WholeFeatures,
     "Wav2Vec2FeatureExtractor": WaveFeatures,
     "ASTFeatureExtractor": SpectrogramFeatures,
     "ParakeetFeatureExtractor": ParakeetFeatures,
+    "Gemma4AudioFeatureExtractor": GemmaFeatures,
     "ClapFeatureExtractor": ClapFeatures,
 }
 
@@ -242,11 +299,10 @@ def load(folder: Path) -> Known:
         BundleError: there is no preprocessor_config.json, or one that tells of no feature extractor known here.
     """
     path = folder / "preprocessor_config.json"
-    if path.exists():
-        settings = read_json(path)
-    else:
-        path = folder / "processor_config.json"
-        settings = read_json(path).get("feature_extractor") or {} if path.exists() else {}
+    settings = read_json(path) if path.exists() else {}
+    whole = folder / "processor_config.json"
+    if "feature_extractor_type" not in settings and whole.exists():
+        path, settings = whole, read_json(whole).get("feature_extractor") or settings
     name = str(settings.get("feature_extractor_type"))
     if not settings:
         raise BundleError(f"{folder} has no preprocessor_config.json, which says what the model takes of a sound")

@@ -161,7 +161,7 @@ TASKS: Mapping[str, Task] = {
     ),
     "audio-text-to-text": Task(
         "audio_text_to_text",
-        ("audio-text-to-text",),
+        ("audio-text-to-text", "image-text-to-text"),
         "text about sounds, and chat with them",
         takes="sound",
         call='pipe("harbour.wav", "<|audio|> What is said?")',

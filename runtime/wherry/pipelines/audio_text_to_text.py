@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from wherry.audio import load, open_sound
-from wherry.audio.features import WhisperFeatures, WholeFeatures, scaled
+from wherry.audio.features import GemmaFeatures, WhisperFeatures, WholeFeatures, scaled
 from wherry.errors import BundleError, InputError
 from wherry.generation import GenerationConfig
 from wherry.generation.batch import Given
@@ -17,6 +17,7 @@ from wherry.pipelines.text_generation import is_chat
 
 TAKES = {
     "audioflamingo3": WhisperFeatures,
+    "gemma4": GemmaFeatures,
     "glmasr": WhisperFeatures,
     "qwen2_audio": WhisperFeatures,
     "qwen3_asr": WholeFeatures,
@@ -26,7 +27,7 @@ TAKES = {
 TOGETHER = ("voxtral",)
 """Models where the loudest frame of all windows scales each."""
 
-IN_ONE = ("qwen2_audio",)
+IN_ONE = ("gemma4", "qwen2_audio")
 """Models that hear one window a sound."""
 
 IN_WINDOWS = 3600
@@ -64,6 +65,8 @@ class AudioTextToTextPipeline(AmongWordsPipeline):
         if place is None:
             raise BundleError(f"config.json's audio_token_id is {self.token}, which the tokenizer does not have")
         self.place = place
+        marks = (config.get(f"{name}_token_id", config.get(f"{name}_token_index")) for name in ("boa", "eoa"))
+        self.begin, self.end = ("" if mark is None else self.tokenizer.id_to_token(int(mark)) or "" for mark in marks)
 
     def __call__(  # type: ignore[override]
         self,
@@ -112,7 +115,8 @@ class AudioTextToTextPipeline(AmongWordsPipeline):
             )
         features = [self._features(sound, f"sound {number}") for number, sound in enumerate(sounds)]
         written = between[0] + "".join(
-            self.place * len(each) + rest for each, rest in zip(features, between[1:], strict=True)
+            f"{self.begin}{self.place * len(each)}{self.end}{rest}"
+            for each, rest in zip(features, between[1:], strict=True)
         )
         row = self.tokens(written, config, special=not is_chat(prompt), truncation=truncation)
         return row, self.embedded(np.array([row]), np.concatenate(features)) if features else {}
@@ -120,14 +124,15 @@ class AudioTextToTextPipeline(AmongWordsPipeline):
     def _features(self, sound: Any, name: str) -> Array:
         """A vector for each token of a sound, in order: float (tokens, size)."""
         opened = open_sound(sound, self.extractor.rate, name)
+        in_windows = isinstance(self.extractor, WhisperFeatures)
+        samples = opened.samples(IN_WINDOWS if in_windows or self.alone else LONGEST)
+        if self.alone and len(samples) > (self.extractor.length or 0):
+            seconds, most = (count / self.extractor.rate for count in (len(samples), self.extractor.length or 0))
+            raise InputError(f"{name} has {seconds:.1f} seconds, of which this model hears {most:g}: cut it first")
         if isinstance(self.extractor, WhisperFeatures):
-            samples = opened.samples(IN_WINDOWS)
-            if self.alone and len(samples) > self.extractor.length:
-                seconds, most = (count / self.extractor.rate for count in (len(samples), self.extractor.length))
-                raise InputError(f"{name} has {seconds:.1f} seconds, of which this model hears {most:g}: cut it first")
             features, mask = self._windows(self.extractor, samples)
         else:
-            features, mask = self.extractor([opened.samples(LONGEST)]).values()
+            features, mask = self.extractor([samples]).values()
         graph, found = self.sessions[self.tower], []
         for first in range(0, len(features), AT_ONCE):
             rows = slice(first, first + AT_ONCE)
