@@ -243,7 +243,9 @@ def _gemma4(tokenizer: Any, sounds: dict[str, Any] | None, **more: Any) -> tuple
     vision["use_clipped_linears"] = True
     ids = {"image_token_id": 150, "boi_token_id": 152, "eoi_token_id": 154}
     ids |= {"audio_token_id": 153, "boa_token_id": 155, "eoa_token_index": 156}
-    config = transformers.Gemma4Config(text_config=text, vision_config=vision, audio_config=sounds, **ids)
+    config = transformers.Gemma4Config(
+        tie_word_embeddings=False, text_config=text, vision_config=vision, audio_config=sounds, **ids
+    )
     model = transformers.Gemma4ForConditionalGeneration(config)
     for name, bound in model.named_buffers():
         if name.endswith(("put_min", "put_max")):

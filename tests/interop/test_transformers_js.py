@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from tiny_images import make
 from tiny_sounds import make as make_sound
 from wherry import pipeline
 from wherry_exporter import export, storage
+from wherry_exporter.images import features_of, image_inputs
 from wherry_exporter.samples import sample
 from wherry_exporter.sounds import features_heard, sound_inputs
 
@@ -37,7 +39,7 @@ SPEECH = {"language": "en", "task": "transcribe"}
 def folder(tmp_path_factory):
     """Where transformers.js is installed, beside our scripts."""
     folder = tmp_path_factory.mktemp("transformers-js")
-    for name in ("package.json", "run.mjs", "towers.mjs", "music.mjs", "hearing.mjs"):
+    for name in ("package.json", "run.mjs", "towers.mjs", "music.mjs", "prompts.mjs"):
         shutil.copy(HERE / name, folder)
     (folder / "models").mkdir()
     call("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", cwd=folder)  # scripts would fetch CUDA
@@ -172,17 +174,64 @@ def test_music(folder, tmp_path, guidance):
     np.testing.assert_allclose(theirs["data"][:-ended], ours[:-ended], atol=1e-5)
 
 
+def written_after(folder: Path, model: Any, ids: list[int], given: dict[str, Any], **names: str) -> None:
+    """Export a model, and compare the tokens that it writes behind a prompt with those of `generate`.
+
+    Args:
+        given: images and sounds, as the model takes them.
+        names: of those that transformers.js calls otherwise.
+    """
+    kind = type(model).__name__
+    words = AutoTokenizer.from_pretrained(sample("smollm2"))
+    export(model, folder / "models" / kind, tokenizer=words, precision=["fp32"])
+    tokens = torch.tensor([ids])
+    given = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)} | given
+    expected = model.generate(**given, max_new_tokens=16, min_new_tokens=16, do_sample=False)[0].tolist()
+    assert len(set(expected[len(ids) :])) > 4
+    told = {
+        names.get(name, name): {
+            "type": str(value.dtype).removeprefix("torch."),
+            "data": value.flatten().tolist(),
+            "dims": list(value.shape),
+        }
+        for name, value in given.items()
+    }
+    (folder / "inputs.json").write_text(json.dumps({"tensors": told, "tokens": 16}))
+    call("node", "prompts.mjs", f"{folder}/models/", kind, kind, "inputs.json", "tokens.json", cwd=folder)
+    assert json.loads((folder / "tokens.json").read_text()) == expected
+
+
 def test_sounds_among_words(folder):
     model = hearing("Voxtral", vocab_size=49152)
-    tokenizer = AutoTokenizer.from_pretrained(sample("smollm2"))
-    export(model, folder / "models" / "voxtral", tokenizer=tokenizer, precision=["fp32"])
     (sound,) = sound_inputs(model, rows=1, seed=5)
     ids = [7, *[AUDIO] * len(features_heard(model, sound)), 9, 10]
-    tokens = torch.tensor([ids])
-    options = {"max_new_tokens": 16, "min_new_tokens": 16, "do_sample": False}
-    expected = model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), **sound, **options)
-    features = sound["input_features"]
-    inputs = {"ids": ids, "features": features.flatten().tolist(), "dims": list(features.shape), "tokens": 16}
-    (folder / "inputs.json").write_text(json.dumps(inputs))
-    call("node", "hearing.mjs", f"{folder}/models/", "voxtral", "inputs.json", "tokens.json", cwd=folder)
-    assert json.loads((folder / "tokens.json").read_text()) == expected[0].tolist()
+    written_after(folder, model, ids, sound, input_features="audio_values")
+
+
+def test_images_and_sounds_among_words(folder):
+    """Gemma 4, whose tokens add to each layer and whose last layers have the keys and values of others."""
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    text = {
+        **{**heads, "vocab_size": 49152, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4},
+        **{"vocab_size_per_layer_input": 49152, "hidden_size_per_layer_input": 16, "num_kv_shared_layers": 2},
+        **{"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 96, "global_head_dim": 32},
+        **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 256},
+    }
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    config = transformers.Gemma4Config(
+        text_config=text,
+        vision_config={**heads, **small, "pooling_kernel_size": 2, "patch_size": 4, "position_embedding_size": 64},
+        audio_config={**heads, **small, "output_proj_dims": 32, "subsampling_conv_channels": [8, 4]},
+        image_token_id=119,
+        audio_token_id=117,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(0)
+    model = transformers.Gemma4ForConditionalGeneration(config).eval()
+    for name, parameter in model.named_parameters():
+        mean = float(name.endswith("weight")) if parameter.ndim == 1 else 0.0
+        spread = 0.1 if parameter.ndim == 1 else 1.0 if "embed_tokens" in name else 0.3
+        torch.nn.init.normal_(parameter, mean, spread)
+    (image,), (sound,) = image_inputs(model, rows=1, seed=5), sound_inputs(model, rows=1, seed=5)
+    seen, heard = len(features_of(model, image)), len(features_heard(model, sound))
+    written_after(folder, model, [7, *[119] * seen, 9, *[117] * heard, 10], image | sound)
