@@ -15,7 +15,7 @@ from wherry_exporter.errors import UsageError
 from wherry_exporter.examine import Examiner, configuration, refuse_rows
 from wherry_exporter.front import Front, batches
 from wherry_exporter.images import graph_images, image_inputs, image_parameters, joined
-from wherry_exporter.inputs import TEXT, as_choices, chooses, input_names, parameters_of, random_inputs
+from wherry_exporter.inputs import as_choices, chooses, input_names, parameters_of, random_inputs, reads_text
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.music import some_codes
 from wherry_exporter.plan import Plan
@@ -85,7 +85,7 @@ class Entries:
             else Front(folder, self.names, self.limit)
         )
         self.examiner = None if plan.verify_data is None else self._examiner(plan.verify_data)
-        self.text = TASKS[checkpoint.task].text and set(self.names) <= set(TEXT)
+        self.text = TASKS[checkpoint.task].text and reads_text(model, self.names)
         self.real = plan.calibration is not None
         self.synthetic = not self.real and not self.text
         self.entries = self._entries(plan.calibration)

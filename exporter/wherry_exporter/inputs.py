@@ -74,7 +74,7 @@ BINS = ("num_mel_bins", "feature_size", "input_feat_per_channel", "feature_proje
 
 FIXED = (
     *("num_channels", "feature_size", "box", "patch_size", "height_width", "longer", "point", "task_seq_len"),
-    *("state_dim", "act_dim", "return"),
+    *("state_dim", "act_dim", "return", "token_types"),
     *(EMBEDDED_IMAGE[1:] + SERIES[1:]),
 )
 """Axes that are part of the architecture."""
@@ -113,7 +113,7 @@ def input_names(model: Any) -> list[str]:
     if main in ("input_values", "input_features"):  # some take several kinds
         names = [name for name in (main, "is_longer") if name in names]
     if "input_ids" in names:
-        types = getattr(config, "type_vocab_size", 0) or 0
+        types = max(kinds_of_places(config), default=getattr(config, "type_vocab_size", 0) or 0)
         if "attention_mask" in parameters:
             names.insert(1, "attention_mask")
         if "token_type_ids" in parameters and types > 1:
@@ -138,6 +138,8 @@ _SOUNDS: WeakKeyDictionary[nn.Module, tuple[tuple[str, ...], int]] = WeakKeyDict
 
 def axes_of(model: Any, name: str) -> tuple[str, ...]:
     """The names of an input's axes; those of sounds and of their features are the ones that the model runs on."""
+    if name == "token_type_ids" and kinds_of_places(model.config):
+        return (*AXES[name], "token_types")
     if name in TEXT and apart(model):
         return ("text_batch_size", SEQUENCE)
     if name in TEXT and chooses(model):
@@ -161,6 +163,16 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
             if runs(part, {name: _sounds(model, axes, 1, 1, torch.Generator().manual_seed(0))}):
                 break
     return _SOUNDS[model][0]
+
+
+def kinds_of_places(config: Any) -> list[int]:
+    """How many there are of each kind of place that a token has in a table, its row and column among them: TAPAS'."""
+    return list(getattr(config, "type_vocab_sizes", None) or ())
+
+
+def reads_text(model: Any, names: Sequence[str]) -> bool:
+    """Whether a text alone is what these inputs are made of."""
+    return set(names) <= set(TEXT) and not kinds_of_places(model.config)
 
 
 def sees_videos(model: Any) -> bool:
@@ -248,6 +260,9 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             values[name] = torch.where(mask.bool(), ids, 0 if padding is None else padding)
         elif name == "attention_mask":
             values[name] = mask
+        elif name == "token_type_ids" and (kinds := kinds_of_places(config)):
+            few = [torch.randint(1, min(count, 4), (rows, length), generator=random) for count in kinds]
+            values[name] = torch.stack(few, 2)  # all within the table, which has a cell then
         elif name == "token_type_ids":
             values[name] = (torch.arange(length) > length // 2).to(torch.int64).expand(rows, length).contiguous()
         elif name == "bbox":

@@ -20,13 +20,13 @@ from wherry.pooling import Pooling
 from wherry.session import thread_count
 from wherry_exporter.errors import ExportError
 from wherry_exporter.inputs import (
-    TEXT,
     as_choices,
     chooses,
     image_size,
     input_names,
     parameters_of,
     random_inputs,
+    reads_text,
     reserved_positions,
     tensors_of,
 )
@@ -96,7 +96,7 @@ class ModelProbe:
         self.model: Any = checkpoint.model
         self.pooling = Pooling.load(folder) if checkpoint.task == "sentence-embeddings" else None
         self.names = input_names(self.model)
-        self.text = TASKS[checkpoint.task].text and set(self.names) <= set(TEXT)
+        self.text = TASKS[checkpoint.task].text and reads_text(self.model, self.names)
         if self.text:
             tokenizer = Tokenizer.load(folder)
             longest = " ".join([*SENTENCES, PROSE])

@@ -14,7 +14,9 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from onnx_ir.convenience import get_const_tensor
 from onnxscript.rewriter import RewriteRule
+from onnxscript.rewriter.rules.common._no_op import rules as rules_of_no_ops
 from onnxscript.values import TracedOnnxFunction
 from torch import Tensor
 from torch._C import DispatchKey
@@ -110,11 +112,25 @@ def _remove_assertions(module: GraphModule) -> GraphModule:
 _rewrite = RewriteRule.try_rewrite
 CLIPS = ("FuseMinMaxToClip", "FuseMaxMinToClip", "FuseSuccessiveMin", "FuseSuccessiveMax")
 """Rules that name bounds by what they are of, so that of two pairs for the same tensor one goes missing."""
+NO_OPS = rules_of_no_ops.rules
+"""Rules that take what is near a neutral element for it: an epsilon of 1e-8 for nothing."""
+NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
+
+
+def _is(value: Any, number: int) -> bool:
+    found = None if value is None else get_const_tensor(value)
+    return found is not None and bool((found.numpy() == number).all())
 
 
 def _try_rewrite(rule: Any, model: Any, graph: Any, node: Any, **options: Any) -> Any:
-    """Leave nodes alone whose operator is not the first one that a rule is about, or whose bounds it would lose."""
+    """Leave nodes alone whose operator is not the first one that a rule is about, and those that it would change."""
     if rule.name in CLIPS or not rule._target_pattern.output_nodes[0].op.matches(node.op_type):
+        return None
+    if (
+        rule in NO_OPS
+        and node.op_type in NEUTRAL
+        and not any(_is(value, NEUTRAL[node.op_type]) for value in node.inputs)
+    ):
         return None
     return _rewrite(rule, model, graph, node, **options)
 

@@ -43,6 +43,7 @@ TASKS: Mapping[str, ExportTask] = {
     "text-classification": ExportTask("text-classification", ("logits",), text=True),
     "token-classification": ExportTask("token-classification", ("logits",), text=True),
     "question-answering": ExportTask("question-answering", ("start_logits", "end_logits"), text=True),
+    "table-question-answering": ExportTask("table-question-answering", ("logits", "logits_aggregation")),
     "multiple-choice": ExportTask("multiple-choice", ("logits",), text=True),
     "text-generation": ExportTask(
         "text-generation", ("logits",), generates=True, text=True, precisions=("fp32", "int4")
@@ -309,6 +310,7 @@ def _task_by_name(name: str) -> str | None:
         MODEL_FOR_DOCUMENT_QUESTION_ANSWERING_MAPPING_NAMES,
         MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
         MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES,
+        MODEL_FOR_TABLE_QUESTION_ANSWERING_MAPPING_NAMES,
         MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING_NAMES,
         MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING_NAMES,
         MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
@@ -322,6 +324,8 @@ def _task_by_name(name: str) -> str | None:
         return "image-classification"
     if name in MODEL_FOR_DOCUMENT_QUESTION_ANSWERING_MAPPING_NAMES.values():
         return "question-answering"  # of words and where they stand
+    if name in MODEL_FOR_TABLE_QUESTION_ANSWERING_MAPPING_NAMES.values():
+        return "table-question-answering"
     if name in MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES.values():
         return "text-classification"  # of pairs of texts
     if name in MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING_NAMES.values():

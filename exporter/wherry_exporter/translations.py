@@ -5,7 +5,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnxscript.function_libs.torch_lib.ops.core import aten_native_batch_norm, aten_view
+from onnxscript.function_libs.torch_lib.ops.core import aten_native_batch_norm, aten_scatter_reduce, aten_view
 from onnxscript.onnx_opset import opset18
 from transformers.exporters.exporter_onnx import _ONNX_TRANSLATION_TABLE, _aten_index_put, _values_broadcast_to_self
 
@@ -47,6 +47,19 @@ def _rsub(self: Any, other: float, alpha: float = 1) -> Any:
     return op.Sub(other, self if alpha == 1 else op.Mul(self, alpha))
 
 
+def _scatter_reduce(self: Any, dim: int, index: Any, src: Any, reduce: str, include_self: bool = True) -> Any:
+    """As torchlib has it, but for means, which ONNX lacks: sums of what comes to a place, by how many those are."""
+    if reduce != "mean":
+        return aten_scatter_reduce(self, dim, index, src, reduce, include_self)
+    zeros = op.Mul(self, op.CastLike(op.Constant(value_float=0.0), self))
+    ones = op.Expand(op.CastLike(op.Constant(value_float=1.0), src), op.Shape(index))
+    sums, counts = (op.ScatterElements(zeros, index, each, axis=dim, reduction="add") for each in (src, ones))
+    one = op.CastLike(op.Constant(value_float=1.0), self)
+    if include_self:
+        return op.Div(op.Add(self, sums), op.Add(counts, one))
+    return op.Where(op.Cast(counts, to=ir.DataType.BOOL.value), op.Div(sums, op.Max(counts, one)), self)
+
+
 def _weight_norm(direction: Any, length: Any, dim: int = 0) -> Any:
     """https://arxiv.org/abs/1602.07868"""
     others = [axis for axis in range(len(direction.shape)) if axis != dim % len(direction.shape)]
@@ -61,6 +74,7 @@ TRANSLATIONS: Mapping[Any, Any] = {
     torch.ops.aten.squeeze.default: _squeeze_all,
     torch.ops.aten.batch_norm.default: _batch_norm,
     torch.ops.aten.rsub.Scalar: _rsub,
+    torch.ops.aten.scatter_reduce.two: _scatter_reduce,
     torch.ops.aten._weight_norm.default: _weight_norm,
     torch.ops.aten.reshape.default: aten_view,  # which takes an axis of size zero for what it is
 }

@@ -183,3 +183,37 @@ def test_layers(name, apart, tmp_path):
 def test_a_number_less_a_tensor(apart, tmp_path):
     agrees(Written(lambda data: torch.rsub(data, 1.0, alpha=2) + (1 - data)), tmp_path)
     assert not apart
+
+
+def kept_apart_by_little(data):
+    """Zeros by zeros and a little."""
+    nothing = data * 0
+    return nothing / (nothing.abs() + 1e-10) + data / (1 + 1e-6)
+
+
+class Bounded(nn.Module):
+    """Two pairs of bounds for one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        for name, bound in (("low", -0.5), ("high", 0.25), ("lower", -1.0), ("higher", 0.75)):
+            self.register_buffer(name, torch.tensor(bound))
+
+    def forward(self, data):
+        made = data * 3
+        return {"found": made.clamp(self.low, self.high) * 2 + made.clamp(self.lower, self.higher)}
+
+
+def averaged(data):
+    """Means of what comes to a place; nothing comes to the last, and to the first not alone where that counts too."""
+    places = (torch.arange(data.shape[1]) % 3).expand(data.shape[0], -1)
+    start = data.new_full((data.shape[0], 4), 5.0)
+    alone, among = (start.scatter_reduce(1, places, data, "mean", include_self=kept) for kept in (False, True))
+    return torch.cat([alone, among], 1)
+
+
+@pytest.mark.parametrize(
+    "module", [Written(kept_apart_by_little), Written(averaged), Bounded()], ids=["a little", "means", "bounds"]
+)
+def test_what_translations_and_rules_would_change(module, tmp_path):
+    agrees(module, tmp_path)
