@@ -88,6 +88,13 @@ class Checkpoint:
     licence: str | None
     weights: Collection[Path] = ()
 
+    def __post_init__(self) -> None:
+        """Let the model itself be asked for features that what is within it gives, as Janus' and Gemma 4's does."""
+        inner = getattr(self.model, "model", None)
+        for name in ("get_image_features", "get_audio_features"):
+            if not hasattr(self.model, name) and hasattr(inner, name):
+                setattr(self.model, name, getattr(inner, name))
+
 
 def load(
     model: "str | Path | PreTrainedModel",

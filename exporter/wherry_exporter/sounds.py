@@ -94,10 +94,9 @@ def takes_other_lengths(model: Any) -> bool:
 
 def features_heard(model: Any, sounds: Mapping[str, Tensor]) -> Tensor:
     """One vector for each token of a sound, those of all sounds in order: (tokens, size)."""
-    inner = getattr(model, "model", model)
-    if not hasattr(inner, "get_audio_features"):
-        return _heard_by_tower(inner, **sounds)
-    output = inner.get_audio_features(**sounds)
+    if not hasattr(model, "get_audio_features"):
+        return _heard_by_tower(model.model, **sounds)
+    output = model.get_audio_features(**sounds)
     features: Tensor = output.pooler_output
     return features[output.attention_mask] if MASKED in output else features.flatten(0, -2)
 

@@ -219,9 +219,8 @@ def has_encoder(model: Any) -> bool:
 
 def hears(model: Any) -> bool:
     """Whether a model makes features of sounds that stand in the places of tokens, or tells what does."""
-    inner = getattr(model, "model", model)
-    tower = getattr(inner, "audio_tower", model)
-    told = hasattr(inner, "get_audio_features") or hasattr(tower, "_get_feat_extract_output_lengths")
+    tower = getattr(getattr(model, "model", None), "audio_tower", model)
+    told = hasattr(model, "get_audio_features") or hasattr(tower, "_get_feat_extract_output_lengths")
     return told and tower is not None and hasattr(model.config, "audio_token_id")
 
 
