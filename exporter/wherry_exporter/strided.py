@@ -21,7 +21,7 @@ def strided_positions(model: nn.Module) -> Iterator[None]:
     """For the time of a trace, swap the method that gives positions, where they are relative ones."""
     with ExitStack() as stack:
         for module in model.modules():
-            structure = getattr(module, "attention_structure", None)
+            structure: Any = getattr(module, "attention_structure", None)
             if hasattr(structure, "stride_pool_pos") and structure.config.attention_type == "relative_shift":
                 stack.enter_context(patch.object(structure, "get_position_embeds", partial(_positions, structure)))
         yield
@@ -52,7 +52,8 @@ class _Places:
         start = other.first - self.first
         most = start + shift * other.count * self.step
         least = other.first - self.first - self.step * (self.count - 1)
-        return most - self.step * torch.arange((most - least) // self.step + 1)
+        found: Tensor = most - self.step * torch.arange((most - least) // self.step + 1)
+        return found
 
 
 def _positions(module: Any, length: Any, dtype: torch.dtype, device: torch.device) -> list[list[Tensor | None]]:

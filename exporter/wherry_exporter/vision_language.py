@@ -261,11 +261,11 @@ def _trace_vision(model: Any, module: nn.Module, inputs: dict[str, Tensor]) -> i
     graph = convert(module, {"inputs": inputs}, {"inputs": shapes}, list(inputs), ["image_features"])
     axes["image_features"] = ("num_features", *(str(dim) for dim in list(graph.graph.outputs[0].shape or ())[1:]))
     name_axes(graph, axes)
-    known = {"image_position_ids": "pixel_position_ids"}
+    known: dict[str, str | None] = {"image_position_ids": "pixel_position_ids"}
     if model.config.model_type == "qwen2_vl":
         known["image_grid_thw"] = "grid_thw"
     for value in graph.graph.inputs:
-        value.name = known.get(value.name, value.name)
+        value.name = known.get(str(value.name), value.name)
     return graph
 
 

@@ -22,6 +22,7 @@ from wherry.pipelines import pipeline
 from wherry_exporter import export
 from wherry_exporter.data import read_rows
 from wherry_exporter.examine import Examiner, configuration
+from wherry_exporter.load import Checkpoint
 from wherry_exporter.prompts import PromptFront, without_videos
 from wherry_exporter.runners import GraphRunner, TorchRunner
 
@@ -328,6 +329,24 @@ def lighton_ocr(tokenizer: Any) -> tuple[Any, Any]:
     return transformers.LightOnOcrForConditionalGeneration(config), processor
 
 
+def deepseek_vl(tokenizer: Any) -> tuple[Any, Any]:
+    vision = {**VISION, "model_type": "siglip_vision_model"}
+    config = transformers.DeepseekVLConfig(text_config=LONG, vision_config=vision, image_token_id=150)
+    images = transformers.DeepseekVLImageProcessorPil(size={"height": 32, "width": 32})
+    processor = transformers.DeepseekVLProcessor(images, tokenizer, num_image_tokens=16)
+    return transformers.DeepseekVLForConditionalGeneration(config), processor
+
+
+def janus(tokenizer: Any) -> tuple[Any, Any]:
+    vision = {**VISION, "model_type": "janus_vision_model", "projection_dim": 64, "mlp_ratio": 2}
+    codes = {"base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1, "num_patches": 4, "embed_dim": 8}
+    codes |= {"num_embeddings": 16, "projection_dim": 64, "image_token_embed_dim": 64}
+    config = transformers.JanusConfig(text_config=LONG, vision_config=vision, vq_config=codes, image_token_id=150)
+    images = transformers.JanusImageProcessorPil(size={"height": 32, "width": 32})
+    processor = transformers.JanusProcessor(images, tokenizer, num_image_tokens=16)
+    return transformers.JanusForConditionalGeneration(config), processor
+
+
 def in_3d(tokenizer: Any, kind: str, words: str, vision: dict[str, Any], **more: Any) -> tuple[Any, Any]:
     tokenizer.chat_template = TEMPLATE
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], "partial_rotary_factor": 1.0}
@@ -358,6 +377,8 @@ MAKERS = {
         glm4v,
         glm_ocr,
         lighton_ocr,
+        deepseek_vl,
+        janus,
         qwen3_vl_moe,
     )
 }
@@ -374,6 +395,8 @@ READ_APART = (
     "paddleocr_vl",
     "glm_ocr",
     "lighton_ocr",
+    "deepseek_vl",
+    "janus",
 )
 """Those whose prompts another graph may read: in the others tokens attend to later ones, or to an encoder."""
 SWEPT = [pytest.param(name, marks=pytest.mark.sweep) for name in MAKERS if name not in OFTEN]
@@ -394,12 +417,13 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.15)
     model.eval().save_pretrained(folder / "model")
+    Checkpoint(model, "image-text-to-text", {}, "", None, None)  # which lets any model be asked for features
     if request.param == "smolvlm":  # which its chats ask for numbers, images or not
         processor.video_processor = SimpleNamespace(num_frames=1, fps=1)
     random = np.random.default_rng(0)
     for name, size in (("wide", (24, 48, 3)), ("high", (48, 30, 3))):
         Image.fromarray(random.integers(0, 255, size, dtype=np.uint8)).save(folder / f"{name}.png")
-    mark = "<image>" if request.param in ("llava", "llava_next") else ""
+    mark = "<image>" if request.param in ("llava", "llava_next", "deepseek_vl", "janus") else ""
     place = "<start>" if request.param == "gemma3" else "<image>"
     rows = ROWS[:2] if request.param == "paligemma" else ROWS
     told = [row | {"text": (mark if "image" in row else "") + row["text"]} for row in rows]

@@ -60,12 +60,14 @@ def _in_rows(view: View, features: int, marks: Marks) -> str:
 
 
 WRITERS: Mapping[str, Writer] = {
+    "deepseek_vl": _bare,
     "gemma3": _gemma,
     "gemma4": _between,
     "glm46v": _bare,
     "glm4v": _bare,
     "glm_ocr": _bare,
     "idefics3": _idefics,
+    "janus": _between,
     "lighton_ocr": _bare,
     "llava": _in_rows,
     "llava_next": _bare,
@@ -111,7 +113,8 @@ class ImagePrompts:
         texts = [tokenizer.id_to_token(token) if token >= 0 else None for token in found]
         if texts[0] is None:
             raise BundleError(f"config.json's image_token_id is {self.token}, which the tokenizer does not have")
-        self._marks = Marks(texts[0], texts[1] or "", texts[2] or "")
+        begin, end = (tokenizer.special_tokens.get(f"{name}_token", "") for name in ("boi", "eoi"))
+        self._marks = Marks(texts[0], texts[1] or begin, texts[2] or end)
         self.place = self._marks.begin if self._write is _gemma else self._marks.image
         self.special = kind != "paligemma"
 

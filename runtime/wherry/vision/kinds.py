@@ -42,6 +42,7 @@ IDEFICS: Settings = {
     "max_image_size": {"longest_edge": 364},
     "do_image_splitting": True,
 }
+FITTED: Settings = {**CLIP, "size": {"height": 384, "width": 384}, "min_size": 14, "do_pad": True}
 PATCHED: Settings = {**CLIP, "default_to_square": False, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}
 GLM: Settings = {**PATCHED, "size": {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 15000}}
 
@@ -119,6 +120,12 @@ def _gemma4(settings: Settings) -> Rule:
     return sizes.filling(settings["max_soft_tokens"] * (side * patch) ** 2, side * patch)
 
 
+def _deepseek(settings: Settings) -> Rule:
+    if settings["size"]["height"] != settings["size"]["width"]:
+        raise ValueError(f"size is {settings['size']}, no square")
+    return sizes.fitted(settings["size"]["height"], settings["min_size"])
+
+
 def _sam(settings: Settings) -> Rule:
     return sizes.longer(settings["size"]["longest_edge"])
 
@@ -145,6 +152,7 @@ KINDS: Mapping[str, Kind] = {
     "ConditionalDetr": Kind(DETECTION),
     "ConvNext": Kind({**BY_SHORTEST, "size": {"shortest_edge": 384}, "crop_pct": 224 / 256}, _convnext),
     "DeformableDetr": Kind(DETECTION),
+    "DeepseekVL": Kind(FITTED, _deepseek),
     "DeiT": Kind({"size": {"height": 256, "width": 256}, "do_center_crop": True}),
     "Detr": Kind(DETECTION),
     "DPT": Kind(
@@ -167,6 +175,7 @@ KINDS: Mapping[str, Kind] = {
     "Glm4v": Kind(GLM, _glm),
     "GLPN": Kind({"resample": 2, "size_divisor": 32, "do_normalize": None}, _glpn),
     "Idefics3": Kind(IDEFICS),
+    "Janus": Kind(FITTED, _deepseek),
     "Levit": Kind({**IMAGENET, **BY_SHORTEST, "do_center_crop": True}, _levit),
     "LlavaNext": Kind(
         {

@@ -3,7 +3,7 @@
 Knows nothing of graphs and tasks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +51,7 @@ class ImageProcessor:
         table: float32 of shape (3, 256): what each level of each channel becomes.
         multiple: edges are padded, on both sides, to a multiple of this.
         pad: (height, width) that is filled up below and on the right; None leaves it.
+        ground: the colour that fills an image up to a square, evenly on both sides; None leaves it.
         channels: their order.
     """
 
@@ -62,6 +63,7 @@ class ImageProcessor:
     multiple: int
     pad: Size | None
     channels: tuple[int, int, int]
+    ground: tuple[int, ...] | None = None
 
     @classmethod
     def load(cls, folder: Path) -> "ImageProcessor":
@@ -89,6 +91,7 @@ class ImageProcessor:
         if kind == "ConvNext" and told["do_resize"] and told["size"]["shortest_edge"] < 384:
             crop = dict.fromkeys(("height", "width"), told["size"]["shortest_edge"])
         pad = told.get("pad_size") if told.get("do_pad") else None
+        squared = kind in ("DeepseekVL", "Janus") and told["do_pad"]
         return cls(
             kind=kind,
             rule=KINDS[kind].rule(told) if told["do_resize"] else None,
@@ -98,6 +101,7 @@ class ImageProcessor:
             multiple=(told.get("size_divisor") or 1) if kind == "DPT" and told["do_pad"] else 1,
             pad=None if pad is None else (pad["height"], pad["width"]),
             channels=(2, 1, 0) if told.get("do_flip_channel_order") else (0, 1, 2),
+            ground=tuple(int(mean * 255) for mean in told["image_mean"]) if squared else None,
         )
 
     def __call__(self, image: Any, *, name: str = "image") -> Prepared:
@@ -115,6 +119,8 @@ class ImageProcessor:
                 )
             image = image.resize((wide, tall), resample=self.resample)
         levels = np.asarray(image)
+        if self.ground is not None:
+            levels = _squared(levels, self.ground)
         if self.crop is not None:
             levels = _cropped(levels, self.crop)
         pixels = np.empty((3, *levels.shape[:2]), np.float32)
@@ -208,6 +214,15 @@ def _table(settings: Mapping[str, Any]) -> Array:
     if settings.get("include_top"):
         levels = levels / std
     return levels
+
+
+def _squared(levels: Array, ground: Sequence[int]) -> Array:
+    """An image (height, width, 3) in the middle of a square of a colour."""
+    edge, (height, width) = max(levels.shape[:2]), levels.shape[:2]
+    top, left = (edge - height) // 2, (edge - width) // 2
+    square = np.full((edge, edge, 3), ground, np.uint8)
+    square[top : top + height, left : left + width] = levels
+    return square
 
 
 def _cropped(levels: Array, size: Size) -> Array:

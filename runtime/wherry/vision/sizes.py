@@ -74,6 +74,16 @@ def longer(edge: int) -> Rule:
     return rule
 
 
+def fitted(edge: int, least: int) -> Rule:
+    """The longer edge becomes `edge`, and the other keeps the ratio, to the nearest pixel and `least` at least."""
+
+    def rule(height: int, width: int) -> Size:
+        scale = edge / max(height, width)
+        return max(round(height * scale), least), max(round(width * scale), least)
+
+    return rule
+
+
 def inside(height_limit: int, width_limit: int) -> Rule:
     """As large as fits, keeping the ratio."""
 
