@@ -24,6 +24,8 @@ IMAGE_AXES = (BATCH, "num_channels", "height", "width")
 VIDEO_AXES = (BATCH, "num_frames", *IMAGE_AXES[1:])
 FRAMES = (BATCH, "num_frames", "feature_size")
 """The axes of sounds' features where frames come first."""
+CHANNELS = (BATCH, "num_channels", "num_samples")
+"""The axes of sounds whose channels are told apart."""
 SPECTROGRAMS = (BATCH, "num_channels", "num_frames", "feature_size")
 """The axes of sounds' features where each comes as an image: a whole one, or a shrunken one and crops of it."""
 PATCHES = (BATCH, "num_patches", "patch_size")
@@ -56,6 +58,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "input_values": (BATCH, "num_samples"),
     "input_features": (BATCH, "feature_size", "num_frames"),
     "is_longer": (BATCH, "longer"),
+    "audio_codes": (BATCH, "num_codebooks", "num_frames"),
     "spectrogram": FRAMES,
     "past_values": SERIES,
     "states": (BATCH, SEQUENCE, "state_dim"),
@@ -74,7 +77,7 @@ BINS = ("num_mel_bins", "feature_size", "input_feat_per_channel", "feature_proje
 
 FIXED = (
     *("num_channels", "feature_size", "box", "patch_size", "height_width", "longer", "point", "task_seq_len"),
-    *("state_dim", "act_dim", "return", "token_types"),
+    *("state_dim", "act_dim", "return", "token_types", "num_codebooks"),
     *(EMBEDDED_IMAGE[1:] + SERIES[1:]),
 )
 """Axes that are part of the architecture."""
@@ -158,7 +161,8 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
         return AXES[name]
     if model not in _SOUNDS:
         part = model.get_encoder() if "decoder_input_ids" in parameters_of(model) else model
-        for axes, samples in (*((AXES[name], count) for count in SAMPLES), (FRAMES, SAMPLES[0])):
+        whole = (*((AXES[name], count) for count in SAMPLES), (FRAMES, SAMPLES[0]), (CHANNELS, SAMPLES[0]))
+        for axes, samples in whole:
             _SOUNDS[model] = axes, samples
             if runs(part, {name: _sounds(model, axes, 1, 1, torch.Generator().manual_seed(0))}):
                 break
@@ -201,7 +205,7 @@ def _sounds(model: Any, axes: tuple[str, ...], batch: int, scale: float, random:
     bins = next((int(found) for name in BINS if (found := setting(config, name))), 80)
     positions = setting(config, "max_source_positions") if axes != FRAMES else None
     frames = 2 * int(positions) if positions else int(setting(config, "max_length") or 100)
-    channels = 4 if setting(config, "enable_fusion") else 1
+    channels = 4 if setting(config, "enable_fusion") else int(setting(config, "audio_channels") or 1)
     sizes = {
         "num_samples": _SOUNDS[model][1] * scale if model in _SOUNDS else SAMPLES[0] * scale,
         "num_channels": channels,
@@ -304,6 +308,9 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             values[name] = torch.randn((batch, prompts.hidden_size, side, side), generator=random)
         elif name in _embeddings(model):
             values[name] = torch.randn((batch, *_embeddings(model)[name]), generator=random)
+        elif name == "audio_codes":
+            books, count = model.codes
+            values[name] = torch.randint(count, (batch, books, round(20 * scale)), generator=random)
         elif name == "is_longer":
             values[name] = (torch.arange(batch)[:, None] + seed) % 2 == 0
         else:

@@ -82,6 +82,7 @@ TASKS: Mapping[str, ExportTask] = {
     "audio-frame-classification": ExportTask("audio-frame-classification", ("logits",)),
     "audio-xvector": ExportTask("audio-xvector", ("logits", "embeddings")),
     "text-to-audio": ExportTask("text-to-audio", ("waveform",), precisions=("fp32",)),
+    "audio-to-audio": ExportTask("feature-extraction", ("audio_codes", "audio_values"), precisions=("fp32",)),
     "time-series-forecasting": ExportTask("time-series-forecasting", ("prediction_outputs",)),
     "time-series-classification": ExportTask("time-series-classification", ("prediction_logits",)),
     "time-series-regression": ExportTask("time-series-regression", ("regression_outputs",)),
@@ -280,6 +281,8 @@ def task_of(model_class: Any) -> str | None:
         return "image-text-to-text"
     if task == "image-text-to-text" and model_class.main_input_name == "pixel_values" and not features:
         return "image-to-text"
+    if model_class.main_input_name == "input_values" and {"encode", "decode"} <= set(dir(model_class)):
+        return "audio-to-audio"  # a codec
     if model_class.main_input_name == "spectrogram":
         return "text-to-audio"  # a vocoder, the last part of what speaks
     if model_class.main_input_name == "states":

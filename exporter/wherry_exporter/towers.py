@@ -5,12 +5,13 @@ Knows nothing of graphs.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wherry_exporter.codec import Coder, Sounder
 from wherry_exporter.inputs import ASKED, image_size, parameters_of, random_inputs
 from wherry_exporter.load import Checkpoint
 
@@ -233,6 +234,11 @@ def parts_of(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
         return {
             "vision_encoder": replace(checkpoint, model=embedder),
             "prompt_encoder_mask_decoder": replace(checkpoint, model=finder),
+        }
+    if checkpoint.task == "audio-to-audio":
+        return {
+            "encoder_model": replace(checkpoint, model=cast("Any", Coder(model))),
+            "decoder_model": replace(checkpoint, model=cast("Any", Sounder(model))),
         }
     towers: dict[str, Any] = {}
     if checkpoint.task == "zero-shot-image-classification":

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from torch import Tensor, nn
 
 from wherry_exporter.audio_language import AUDIO_LANGUAGE
+from wherry_exporter.codec import of_any_length
 from wherry_exporter.convert import Traced, convert, name_axes
 from wherry_exporter.crops import crops_for_all
 from wherry_exporter.decoder import fused_decoder, plain_decoder, rereading_decoder, stepwise_decoder
@@ -124,5 +125,6 @@ def _plain_graph(part: Checkpoint, *, sizes: bool = True) -> ir.Model:
 
 def _trace_model(part: Checkpoint, traced_with: Any, lowering: Lowering | None) -> ir.Model:
     shapes, inputs = traced_with
-    graph = convert(_Model(part, lowering), {"inputs": inputs}, {"inputs": shapes}, list(shapes))
+    with of_any_length(part.model):
+        graph = convert(_Model(part, lowering), {"inputs": inputs}, {"inputs": shapes}, list(shapes))
     return name_axes(graph, {name: axes_of(part.model, name) for name in shapes})

@@ -1413,3 +1413,53 @@ def test_a_decoder_without_a_cache_reads_all_tokens_again(folder):
     logits, _ = session.run(None, {"input_ids": ids[:, :1], "attention_mask": mask, "past_tokens": past})
     expected = model(torch.from_numpy(np.concatenate([ids, ids[:, :1]], 1))).logits[:, -1:]
     np.testing.assert_allclose(logits, expected.detach(), rtol=2e-2, atol=2e-3)
+
+
+CODECS = {
+    "DacModel": {
+        **{"encoder_hidden_size": 8, "downsampling_ratios": [2, 4], "decoder_hidden_size": 32},
+        **{"upsampling_ratios": [4, 2], "n_codebooks": 3, "codebook_size": 16, "codebook_dim": 4},
+    },
+    "EncodecModel": {  # recurrences
+        **{"num_filters": 4, "hidden_size": 16, "codebook_size": 16, "codebook_dim": 16},
+        **{"upsampling_ratios": [4, 2], "num_lstm_layers": 1, "target_bandwidths": [6.0], "sampling_rate": 4000},
+    },
+    "MimiModel": {  # layers of attention within a window
+        **{"hidden_size": 32, "num_filters": 4, "upsampling_ratios": [4, 2], "upsample_groups": 32},
+        **{"num_quantizers": 4, "codebook_size": 16, "codebook_dim": 16, "vector_quantization_hidden_dimension": 16},
+        **{"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8},
+        **{"intermediate_size": 48, "sliding_window": 6, "frame_rate": 12.5, "sampling_rate": 200},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["DacModel", *(pytest.param(name, marks=pytest.mark.sweep) for name in ("EncodecModel", "MimiModel"))]
+)
+def test_codecs(folder, name):
+    """Sounds to codes and codes to sounds, as transformers.js has the two graphs."""
+    torch.manual_seed(0)
+    model_class = getattr(transformers, name)
+    model = model_class(model_class.config_class(**CODECS[name])).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.8 if name == "EncodecModel" else 0.15)
+    for inner, buffer in model.named_buffers():
+        if "embed" in inner:  # codes, which training fills
+            torch.nn.init.normal_(buffer)
+    assert task_of(model_class) == "audio-to-audio"
+    proven = trace_verified(Checkpoint(model, "audio-to-audio", {}, name, None, None), folder)
+    assert list(proven.traced.graphs) == ["encoder_model", "decoder_model"]
+    coder, sounder = (InferenceSession(folder / f"onnx/{role}.onnx") for role in proven.traced.graphs)
+    assert names_of(coder) == (["input_values"], ["audio_codes"])
+    assert names_of(sounder) == (["audio_codes"], ["audio_values"])
+    for batch, samples in ((1, 1600), (3, 2805)):
+        sounds = torch.randn(batch, 1, samples)
+        with torch.no_grad():
+            codes = model.encode(sounds).audio_codes
+            expected = model.decode(codes, [None]) if name == "EncodecModel" else model.decode(audio_codes=codes)
+        found = coder.run(None, {"input_values": sounds.numpy()})[0]
+        assert np.array_equal(found, codes.reshape(found.shape).numpy())
+        assert len(np.unique(found)) > 3
+        made = sounder.run(None, {"audio_codes": found})[0]
+        np.testing.assert_allclose(made, expected.audio_values.reshape(made.shape).numpy(), rtol=1e-3, atol=1e-5)
+        assert 0.01 < np.abs(made).mean() < 0.99
