@@ -35,7 +35,7 @@ SEVERAL = (BATCH, "num_images")
 def image_parameters(model: Any) -> list[str]:
     """The names of what a model makes images' features of, or hands on to its tower."""
     names = list(inspect.signature(model.get_image_features).parameters)
-    tower = getattr(model.model, "vision_tower", None)
+    tower = getattr(getattr(model, "model", None), "vision_tower", None)
     handed = tower is not None and "image_sizes" in parameters_of(tower) and "image_sizes" not in names
     return [*names, "image_sizes"] if handed else names
 

@@ -137,6 +137,7 @@ class _Reader(nn.Module):
         super().__init__()
         self.encoder, self.base, self.head = _Patches(model), model.base_model, model.get_output_embeddings()
         self.config, self.generation_config = model.config, model.generation_config
+        self.size = int(model.config.hidden_size)
 
     def get_encoder(self) -> Any:
         return self.encoder
@@ -151,8 +152,8 @@ class _Reader(nn.Module):
     ) -> Any:
         encoded = self.encoder(pixel_values) if encoder_outputs is None else encoder_outputs
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache()) if past_key_values is None else past_key_values
-        layers = self.base.encoder.layer
-        for index, (layer, states) in enumerate(zip(layers, encoded[0].chunk(len(layers), 2), strict=True)):
+        for index, layer in enumerate(self.base.encoder.layer):
+            states = encoded[0][:, :, index * self.size : (index + 1) * self.size]
             if not cache.is_updated.get(index):
                 attention = layer.attention.self
                 pair = (

@@ -251,6 +251,7 @@ def task_of(model_class: Any) -> str | None:
     """The task that a class of transformers is made for; None where neither optimum nor its signature tell."""
     from optimum.exporters.tasks import TasksManager
     from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASK_GENERATION_MAPPING_NAMES,
         MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING_NAMES,
@@ -275,8 +276,8 @@ def task_of(model_class: Any) -> str | None:
         return "image-text-to-text"
     if model_class.__name__ in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values():
         return "text2text-generation"  # BART's is good for filling masks too
-    if task == "text-generation" and "pixel_values" in takes:
-        return "image-to-text"  # where images come before all words
+    if model_class.__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() and "pixel_values" in takes and not features:
+        return "image-to-text"  # whose images come before all words
     if task == "image-to-text" and model_class.main_input_name == "input_ids":
         return "image-text-to-text"
     if task == "image-text-to-text" and model_class.main_input_name == "pixel_values" and not features:

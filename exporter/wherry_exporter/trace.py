@@ -125,6 +125,6 @@ def _plain_graph(part: Checkpoint, *, sizes: bool = True) -> ir.Model:
 
 def _trace_model(part: Checkpoint, traced_with: Any, lowering: Lowering | None) -> ir.Model:
     shapes, inputs = traced_with
-    with of_any_length(part.model):
+    with of_any_length(part.model) if part.task == "audio-to-audio" else nullcontext():
         graph = convert(_Model(part, lowering), {"inputs": inputs}, {"inputs": shapes}, list(shapes))
     return name_axes(graph, {name: axes_of(part.model, name) for name in shapes})

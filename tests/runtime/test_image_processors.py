@@ -31,7 +31,7 @@ ON_TORCHVISION = {
     "Sam3": {"size": {"height": 1008, "width": 1008}},
 }
 """Those that transformers has on torchvision alone, and what they start with, as its source says."""
-WHOLE = [kind for kind in KINDS if kind not in (*VIEWED, *ON_TORCHVISION)]
+WHOLE = [kind for kind in KINDS if kind not in (*VIEWED, "Gemma4", *ON_TORCHVISION)]
 OPTIONS = [
     *((kind, {}) for kind in WHOLE),
     *(("ViT", {"size": {"height": 40, "width": 60}, "resample": resample}) for resample in range(6)),
@@ -111,6 +111,21 @@ def test_images_in_parts_and_as_patches(tmp_path, kind, options):
             np.testing.assert_array_equal(found.grid, expected["image_grid_thw"])
         else:
             assert len(pixels) == found.rows * found.columns + 1
+
+
+@pytest.mark.parametrize("options", [{}, {"patch_size": 8, "pooling_kernel_size": 2, "max_soft_tokens": 70}])
+def test_images_as_placed_patches(tmp_path, options):
+    """Gemma 4's, which transformers fills up to as many as it may have."""
+    theirs = transformers.Gemma4ImageProcessorPil(**options)
+    theirs.save_pretrained(tmp_path)
+    ours = Viewer.load(tmp_path) if options else Viewer.of({"image_processor_type": "Gemma4ImageProcessor"})
+    for image in (picture(*shape) for shape in (*SHAPES, (3, 700), (900, 2), (1100, 900))):
+        expected, found = theirs(image, return_tensors="np"), ours(image)
+        count, side = len(found.pixels), options.get("pooling_kernel_size", 3)
+        np.testing.assert_allclose(found.pixels, expected["pixel_values"][0, :count], atol=1e-5, rtol=0)
+        np.testing.assert_array_equal(found.places, expected["image_position_ids"][0, :count])
+        assert (expected["image_position_ids"][0, count:] == -1).all()
+        assert count == side**2 * expected["num_soft_tokens_per_image"][0]
 
 
 @pytest.mark.parametrize("told", [{}, {"size": {"longest_edge": 100}, "patch_size": {"height": 10, "width": 12}}])

@@ -190,7 +190,7 @@ class Steps:
         else:
             self.embedding = embed.raw.io_binding()
             self._bind(self.embedding, embed, {"input_ids": self.ids})
-            for name, port in embed.outputs.items():
+            for name, port in ((name, port) for name, port in embed.outputs.items() if name in session.inputs):
                 value = embed.value(np.empty((rows, 1, *map(_size, port.shape[2:])), port.dtype))
                 self.embedding.bind_ortvalue_output(name, value)
                 self.binding.bind_ortvalue_input(name, value)
