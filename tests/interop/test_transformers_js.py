@@ -23,6 +23,7 @@ from tiny_sounds import make as make_sound
 from wherry import pipeline
 from wherry_exporter import export, storage
 from wherry_exporter.images import features_of, image_inputs
+from wherry_exporter.load import Checkpoint
 from wherry_exporter.samples import sample
 from wherry_exporter.sounds import features_heard, sound_inputs
 
@@ -232,6 +233,7 @@ def test_images_and_sounds_among_words(folder):
         mean = float(name.endswith("weight")) if parameter.ndim == 1 else 0.0
         spread = 0.1 if parameter.ndim == 1 else 1.0 if "embed_tokens" in name else 0.3
         torch.nn.init.normal_(parameter, mean, spread)
+    Checkpoint(model, "image-text-to-text", {}, "", None, None)  # which lets it be asked for features
     (image,), (sound,) = image_inputs(model, rows=1, seed=5), sound_inputs(model, rows=1, seed=5)
     seen, heard = len(features_of(model, image)), len(features_heard(model, sound))
     written_after(folder, model, [7, *[119] * seen, 9, *[117] * heard, 10], image | sound)
