@@ -15,7 +15,15 @@ from wherry_exporter.errors import UsageError
 from wherry_exporter.examine import Examiner, configuration, refuse_rows
 from wherry_exporter.front import Front, batches
 from wherry_exporter.images import graph_images, image_inputs, image_parameters, joined
-from wherry_exporter.inputs import as_choices, chooses, input_names, parameters_of, random_inputs, reads_text
+from wherry_exporter.inputs import (
+    as_choices,
+    chooses,
+    input_names,
+    kinds_of_places,
+    parameters_of,
+    random_inputs,
+    reads_text,
+)
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.music import some_codes
 from wherry_exporter.plan import Plan
@@ -27,7 +35,7 @@ from wherry_exporter.seq2seq import encoder_decoder_of
 from wherry_exporter.sounds import features_heard, graph_name, sound_inputs
 from wherry_exporter.speech import with_speech
 from wherry_exporter.tasks import TASKS, has_encoder, hears, shape_of
-from wherry_exporter.towers import with_points
+from wherry_exporter.towers import parts_of, with_points
 from wherry_exporter.transducer import some_steps
 
 RANDOM = 8
@@ -62,9 +70,11 @@ class Entries:
         self.checkpoint, self.plan = checkpoint, plan
         self.precisions: Sequence[str] = TASKS[checkpoint.task].precisions
         self.shape = shape_of(checkpoint.task, checkpoint.model)
-        blind = checkpoint.task == "video-classification" or self.shape == "transducer"
+        blind = checkpoint.task in ("video-classification", "audio-to-audio") or self.shape == "transducer"
         if plan.verify_data is not None or (plan.calibration is not None and blind):
             refuse_rows(checkpoint.task, self.shape)
+        if kinds_of_places(checkpoint.model.config) and (plan.verify_data or plan.calibration) is not None:
+            raise UsageError("rows do not tell places in a table: leave --calibration and --verify-data out")
         pair = self.shape in ("music", "encoder-decoder")
         model: Any = encoder_decoder_of(checkpoint.model) if pair else checkpoint.model
         if self.shape == "transducer":
@@ -100,6 +110,12 @@ class Entries:
             return [some_steps(model, entry, seed) for seed, entry in enumerate(entries)]
         if role == "encodec_decode":
             return [{"audio_codes": some_codes(model, 1, frames).numpy()} for frames in (50, 70)]
+        if self.checkpoint.task == "audio-to-audio":
+            part: Any = parts_of(self.checkpoint)[role].model
+            entries = [
+                _arrays(random_inputs(part, input_names(part), batch=1, scale=1, seed=100 + seed))
+                for seed in range(RANDOM)
+            ]
         if self.checkpoint.task == "mask-generation":  # whose images are large
             entries = [with_points(model, entry, seed) for seed, entry in enumerate(entries[:FEW])]
         return graph_feeds(graph, entries, self.original, self.start)
@@ -130,10 +146,7 @@ class Entries:
             entries = [self._with_sound(seed) for seed in range(100, 102)]
         else:
             entries = [
-                {
-                    name: value.numpy()
-                    for name, value in random_inputs(model, self.names, batch=1, scale=1, seed=seed).items()
-                }
+                _arrays(random_inputs(model, self.names, batch=1, scale=1, seed=seed))
                 for seed in range(100, 100 + RANDOM)
             ]
         if chooses(model):
@@ -162,6 +175,10 @@ class Entries:
         mask = torch.ones(embeddings.shape[:2], dtype=torch.int64)
         tensors = sound | words | {"inputs_embeds": embeddings, "attention_mask": mask}
         return {graph_name(self.model, name): value.numpy() for name, value in tensors.items()}
+
+
+def _arrays(tensors: Mapping[str, torch.Tensor]) -> Feed:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def _names(model: Any, shape: str) -> list[str]:

@@ -92,6 +92,7 @@ def refuse_rows(task: str, shape: str) -> None:
         UsageError: it does.
     """
     if shape in ("speech", "music", "transducer") or task in (
+        "audio-to-audio",
         "mask-generation",
         "multiple-choice",
         "video-classification",

@@ -165,7 +165,10 @@ def _converted(
     blocked = [
         node
         for node in model.graph.all_nodes()
-        if node.op_type in DEFAULT_OP_BLOCK_LIST or stays(node) or str(node.name).startswith(NAME)
+        if node.op_type in DEFAULT_OP_BLOCK_LIST
+        or stays(node)
+        or str(node.name).startswith(NAME)
+        or node.attributes.get_string("reduction", "none") != "none"  # onnxruntime adds up no scattered float16
     ]
     inner = sorted({node.op_type for node in blocked if node.graph is not model.graph and _has_float32(node)})
     if inner:  # the converter would put their casts around the Loop

@@ -191,7 +191,8 @@ class _Patches(nn.Module):
         super().__init__()
         self.base, self.config = model.base_model, model.config.vision_config
         if getattr(model.config, "num_image_with_embedding", None):
-            raise ExportError("it takes several frames of a video, each with an embedding of its own")
+            kind = type(model).__name__
+            raise ExportError(f"{kind} cannot be exported: it takes several frames of a video, each with an embedding")
 
     def forward(self, pixel_values: Any) -> Any:
         states = [self.base.visual_projection(self.base.image_encoder(pixel_values).last_hidden_state)]

@@ -11,10 +11,10 @@ import onnx_ir as ir
 
 from wherry.bundle import PREFILL, SUFFIXES
 from wherry_exporter.activations import Feed
-from wherry_exporter.build import write_variant
+from wherry_exporter.build import in_short, write_variant
 from wherry_exporter.card import record
-from wherry_exporter.convert import Traced
-from wherry_exporter.errors import ParityError, UsageError
+from wherry_exporter.convert import FAILURES, Traced
+from wherry_exporter.errors import ExportError, ParityError, UsageError
 from wherry_exporter.examine import Examiner, Report, refuse
 from wherry_exporter.plan import AUTO, READ_BY, Plan
 from wherry_exporter.precision import Quantizer
@@ -82,6 +82,7 @@ def write_variants(
 
     Raises:
         UsageError: a precision that does not fit the model.
+        ExportError: a variant cannot be made, or does not run.
         ParityError: a variant that is too far from the original.
     """
     wanted = plan.wanted(entries.precisions)
@@ -116,8 +117,11 @@ def write_variants(
         whole = {**paths, **beside}
         recipe, parity, pace = "as traced", exact, speed if precision == "fp32" else None
         if precision != "fp32":
-            with quiet():
-                parity, recipe = write_variant(quantizer, precision, paths, partial(measure, beside))
+            try:
+                with quiet():
+                    parity, recipe = write_variant(quantizer, precision, paths, partial(measure, beside))
+            except FAILURES as error:
+                raise ExportError(f"{precision} cannot be made: {in_short(error)}") from error
         if beside:
             recipe += "; prompts in 8-bit integers"
         report = None

@@ -19,6 +19,7 @@ from onnxruntime import InferenceSession
 
 from tiny_hearing import hearing
 from tiny_images import TINY
+from wherry.cli import main
 from wherry.errors import TaskError
 from wherry.generation import Decoder, Engine, GenerationConfig, generate
 from wherry.session import Session
@@ -1463,3 +1464,35 @@ def test_codecs(folder, name):
         made = sounder.run(None, {"audio_codes": found})[0]
         np.testing.assert_allclose(made, expected.audio_values.reshape(made.shape).numpy(), rtol=1e-3, atol=1e-5)
         assert 0.01 < np.abs(made).mean() < 0.99
+
+
+@pytest.mark.sweep
+def test_what_rows_do_not_tell_is_refused_in_one_line(folder, letters, tmp_path, capsys):
+    """Places in tables, codes of sounds, frames of videos; TAPAS' scattered sums stay float32 beside float16."""
+    tapas = {**TEXT, "type_vocab_sizes": [3, 256, 256, 2, 256, 256, 10]}
+    git = {**TEXT, "vision_config": VISION, "num_image_with_embedding": 3}
+    made = {"TapasForQuestionAnswering": tapas, "DacModel": CODECS["DacModel"], "GitForCausalLM": git}
+    for name, settings in made.items():
+        model_class = getattr(transformers, name)
+        model_class(model_class.config_class(**settings)).save_pretrained(tmp_path / name)
+        for file in letters.iterdir():
+            shutil.copy(file, tmp_path / name)
+    rows = tmp_path / "rows.txt"
+    rows.write_text("a\nb\n")
+    capsys.readouterr()  # what transformers told while it saved
+    for name, option, told in (
+        ("TapasForQuestionAnswering", "--verify-data", "rows do not tell places in a table"),
+        ("TapasForQuestionAnswering", "--calibration", "rows do not tell places in a table"),
+        ("DacModel", "--verify-data", "audio-to-audio cannot be examined on rows yet"),
+        ("DacModel", "--calibration", "audio-to-audio cannot be examined on rows yet"),
+        ("GitForCausalLM", "--calibration", "GitForCausalLM cannot be exported: it takes several frames"),
+    ):
+        assert main(["export", str(tmp_path / name), "-o", str(tmp_path / "out"), option, str(rows)]) in (1, 2)
+        error = capsys.readouterr().err
+        assert error.startswith(f"wherry: {told}")
+        assert error.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+    table = export(tmp_path / "TapasForQuestionAnswering", tmp_path / "table", precision=["fp32", "fp16", "int8"])
+    assert table.variants["fp16"].parity["top1"] == 1
+    codec = export(tmp_path / "DacModel", tmp_path / "codec", precision=["fp32", "fp16"])
+    assert list(codec.variants["fp16"].graphs) == ["encoder_model", "decoder_model"]
