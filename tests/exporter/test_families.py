@@ -691,18 +691,22 @@ VISION_LANGUAGE: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
 
 
 SWEPT = """
-Blip2ForConditionalGeneration BlipForConditionalGeneration CLIPModel ClapAudioModelWithProjection
-DPTForDepthEstimation Data2VecAudioForXVector DeformableDetrForObjectDetection DetrForObjectDetection
-FSMTForConditionalGeneration Gemma3ForConditionalGeneration Glm4vForConditionalGeneration
-HubertForSequenceClassification InstructBlipForConditionalGeneration LevitForImageClassificationWithTeacher
-M2M100ForConditionalGeneration MBartForConditionalGeneration MT5ForConditionalGeneration MarianMTModel
-NllbMoeForConditionalGeneration OneFormerForUniversalSegmentation OwlViTForObjectDetection
+BertForMultipleChoice Blip2ForConditionalGeneration BlipForConditionalGeneration CLIPModel CLIPSegForImageSegmentation
+ClapAudioModelWithProjection ClapTextModelWithProjection DPTForDepthEstimation Data2VecAudioForXVector DbrxForCausalLM
+DeformableDetrForObjectDetection DetrForObjectDetection EomtForUniversalSegmentation FSMTForConditionalGeneration
+GPTNeoForCausalLM Gemma3ForConditionalGeneration GitForCausalLM Glm4vForConditionalGeneration
+HubertForSequenceClassification InstructBlipForConditionalGeneration LEDForConditionalGeneration
+LevitForImageClassificationWithTeacher Llama4ForCausalLM LlavaNextForConditionalGeneration
+LlavaOnevisionForConditionalGeneration M2M100ForConditionalGeneration MBartForConditionalGeneration
+MT5ForConditionalGeneration MarianMTModel Mistral3ForConditionalGeneration NllbMoeForConditionalGeneration
+OneFormerForUniversalSegmentation OpenAIGPTLMHeadModel OwlViTForObjectDetection PegasusForConditionalGeneration
 Pix2StructForConditionalGeneration ProphetNetForConditionalGeneration Qwen2VLForConditionalGeneration
 Qwen2_5_VLForConditionalGeneration Qwen3VLForConditionalGeneration RTDetrForObjectDetection
 SegformerForSemanticSegmentation Siglip2Model SiglipModel SmolVLMForConditionalGeneration
 Speech2TextForConditionalGeneration Swin2SRForImageSuperResolution SwitchTransformersForConditionalGeneration
-TimesformerForVideoClassification VJEPA2ForVideoClassification ViltForQuestionAnswering VisionEncoderDecoderModel
-VitsModel VivitForVideoClassification Wav2Vec2ForCTC WavLMForAudioFrameClassification WhisperForConditionalGeneration
+TimesformerForVideoClassification VJEPA2ForVideoClassification ViTMAEModel ViltForQuestionAnswering
+VisionEncoderDecoderModel VitsModel VivitForVideoClassification Wav2Vec2ForCTC Wav2Vec2ForXVector
+WavLMForAudioFrameClassification WhisperForConditionalGeneration XLNetForSequenceClassification
 YolosForObjectDetection ZoeDepthForDepthEstimation
 """
 """What takes long and shows little that others, or the pipelines that export them, do not: left to `make sweep`."""
@@ -914,7 +918,7 @@ def test_towers_of_sounds(folder, fusion):
         np.testing.assert_allclose(sessions["audio_model"].run(None, sounds)[0], expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", rows(DECODERS))
 def test_decoder(name, folder):
     side, settings = DECODERS[name]
     with warnings.catch_warnings(record=True) as told:
@@ -1061,6 +1065,7 @@ def test_vision_language(name, folder):
         assert tokens_of(model, graphs, traced.padding_side, prompt, 32) == expected[0, length:].tolist()
 
 
+@pytest.mark.sweep
 def test_images_among_words_of_a_recurrence(folder):
     """Qwen3.5's decoder is traced for a token, its place in time, height and width with it, and repeated for others."""
     places = {"mrope_section": [2, 3, 3], "mrope_interleaved": True, "partial_rotary_factor": 0.25}

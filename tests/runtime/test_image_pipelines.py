@@ -272,6 +272,7 @@ def test_masks_of_what_points_are_on(exported, folders, images, kind):
     assert next(ours(iter(images), points=[(1, 1)])) == ours(images[0], points=[(1, 1)])
 
 
+@pytest.mark.sweep
 def test_masks_of_an_image_at_several_resolutions(exported, folders, images):
     """As Sam2Processor does it, whose image processor wants torchvision."""
     ours, folder = exported("sam2"), folders("sam2")
@@ -384,7 +385,9 @@ def test_zero_shot_object_detection(exported, theirs, images):
         assert ours(image, candidate_labels=LABELS, threshold=0.1, top_k=2) == found[:2]
 
 
-@pytest.mark.parametrize("name", ["trocr", "pix2struct", "git", pytest.param("blip", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize(
+    "name", ["trocr", "pix2struct", *(pytest.param(name, marks=pytest.mark.sweep) for name in ("git", "blip"))]
+)
 def test_image_to_text(exported, folders, images, name, tmp_path):
     kind, _, processor, _ = TINY[name]
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders(name))
