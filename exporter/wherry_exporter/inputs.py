@@ -13,6 +13,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.nn import functional
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
     MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
@@ -181,7 +182,23 @@ def reads_text(model: Any, names: Sequence[str]) -> bool:
 
 def sees_videos(model: Any) -> bool:
     """Whether what is looked at are several frames at once."""
-    return model.config.model_type in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
+    return model.config.model_type in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES or _embeds_videos(model)
+
+
+def _embeds_videos(model: Any) -> bool:
+    """Whether videos are embedded, frame by frame, as X-CLIP does it."""
+    embed = getattr(model, "get_video_features", None)
+    takes = () if embed is None else inspect.signature(embed).parameters
+    return "pixel_values" in takes and bool(setting(model.config, "num_frames"))
+
+
+def image_places(model: Any) -> tuple[int, int] | None:
+    """The token that stands for a piece of an image, and how many an image has, of what retrieves pages (ColPali)."""
+    whole = getattr(model.config, "vlm_config", None)
+    if whole is None:
+        return None
+    vision = whole.vision_config
+    return int(whole.image_token_id), int((vision.image_size // vision.patch_size) ** 2)
 
 
 def _embeddings(model: Any) -> Mapping[str, tuple[int, ...]]:
@@ -217,10 +234,15 @@ def _sounds(model: Any, axes: tuple[str, ...], batch: int, scale: float, random:
 
 def apart(model: Any) -> bool:
     """Whether texts and images or sounds are embedded apart, so that there may be more of these than of those."""
+    if hasattr(model, "multimodal_model"):  # which looks at both together, FLAVA's
+        return False
     detects = type(model).__name__ in MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES.values()
     parts = model.children() if detects else [model]
     others = ("get_image_features", "get_audio_features")
-    return any(hasattr(part, "get_text_features") and any(hasattr(part, name) for name in others) for part in parts)
+    return any(
+        hasattr(part, "get_text_features") and (any(hasattr(part, name) for name in others) or _embeds_videos(part))
+        for part in parts
+    )
 
 
 def chooses(model: Any) -> bool:
@@ -315,6 +337,11 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
             values[name] = (torch.arange(batch)[:, None] + seed) % 2 == 0
         else:
             values[name] = _sounds(model, axes_of(model, name), batch, scale, random)
+    if "pixel_values" in names and (places := image_places(model)):
+        token, count = places
+        values["input_ids"] = values["input_ids"].where(values["input_ids"] != token, token - 1)
+        values["input_ids"] = functional.pad(values["input_ids"], (count, 0), value=token)
+        values["attention_mask"] = functional.pad(values["attention_mask"], (count, 0), value=1)
     found = {name: values[name] for name in names}
     if chooses(model):
         found = {name: value.reshape(batch, -1, value.shape[-1]) for name, value in found.items()}
@@ -430,6 +457,7 @@ def setting(config: Any, name: str) -> Any:
         return getattr(config, name)
     for part in (
         "vision_config",
+        "vlm_config",
         "image_config",
         "backbone_config",
         "audio_config",

@@ -341,4 +341,5 @@ def _task_by_name(name: str) -> str | None:
         return "image-segmentation"
     if name.endswith(("ForPoseEstimation", "ForKeypointDetection")):
         return "keypoint-detection"
-    return "feature-extraction" if name.endswith(("Model", "ModelWithProjection")) else None
+    gives = ("Model", "ModelWithProjection", "Retrieval")
+    return "feature-extraction" if name.endswith(gives) else None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wherry_exporter.codec import Coder, Sounder
-from wherry_exporter.inputs import ASKED, image_size, parameters_of, random_inputs
+from wherry_exporter.inputs import ASKED, image_places, image_size, parameters_of, random_inputs
 from wherry_exporter.load import Checkpoint
 
 LEVELS = "high_resolution_features"
@@ -83,6 +83,35 @@ class _SoundTower(nn.Module):
     def forward(self, input_features: Tensor, is_longer: Tensor | None = None) -> dict[str, Tensor]:
         output = self.model.audio_model(input_features=input_features, is_longer=is_longer)
         return {"audio_embeds": self.model.audio_projection(output.pooler_output)}
+
+
+class _Queries(nn.Module):
+    """What is asked for: a vector of length one for each token, as late interaction compares them."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        return self._embedded(input_ids, attention_mask)
+
+    def _embedded(self, ids: Tensor, mask: Tensor, **more: Tensor) -> dict[str, Tensor]:
+        """Each token attends to all that is real, which transformers forgets in a batch with padding unless told so."""
+        kinds = torch.zeros_like(ids)
+        return {"embeddings": self.model(input_ids=ids, attention_mask=mask, token_type_ids=kinds, **more).embeddings}
+
+
+class _Pages(_Queries):
+    """What is searched: the same of an image and the words behind it."""
+
+    main_input_name = "pixel_values"
+
+    def forward(  # type: ignore[override]
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor
+    ) -> dict[str, Tensor]:
+        return self._embedded(input_ids, attention_mask, pixel_values=pixel_values)
 
 
 class _Embedder(nn.Module):
@@ -239,6 +268,11 @@ def parts_of(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
         return {
             "encoder_model": replace(checkpoint, model=cast("Any", Coder(model))),
             "decoder_model": replace(checkpoint, model=cast("Any", Sounder(model))),
+        }
+    if image_places(model):
+        return {
+            "text_model": replace(checkpoint, model=cast("Any", _Queries(model))),
+            "vision_model": replace(checkpoint, model=cast("Any", _Pages(model))),
         }
     towers: dict[str, Any] = {}
     if checkpoint.task == "zero-shot-image-classification":
