@@ -18,6 +18,7 @@ from wherry_exporter.images import graph_images, image_inputs, image_parameters,
 from wherry_exporter.inputs import (
     as_choices,
     chooses,
+    image_places,
     input_names,
     kinds_of_places,
     parameters_of,
@@ -53,6 +54,7 @@ class Entries:
         text: whether text is all that the model takes.
         real: whether calibration is on the user's own rows.
         synthetic: whether it is on random values.
+        takes_rows: whether the user's own rows can be calibrated on.
         limit: the most tokens that the model takes.
     """
 
@@ -71,10 +73,14 @@ class Entries:
         self.precisions: Sequence[str] = TASKS[checkpoint.task].precisions
         self.shape = shape_of(checkpoint.task, checkpoint.model)
         blind = checkpoint.task in ("video-classification", "audio-to-audio") or self.shape == "transducer"
+        apart = "places in a table" if kinds_of_places(checkpoint.model.config) else ""
+        if image_places(checkpoint.model):
+            apart = "how words stand behind an image"
+        self.takes_rows = not (blind or apart)
         if plan.verify_data is not None or (plan.calibration is not None and blind):
             refuse_rows(checkpoint.task, self.shape)
-        if kinds_of_places(checkpoint.model.config) and (plan.verify_data or plan.calibration) is not None:
-            raise UsageError("rows do not tell places in a table: leave --calibration and --verify-data out")
+        if apart and (plan.verify_data or plan.calibration) is not None:
+            raise UsageError(f"rows do not tell {apart}: leave --calibration and --verify-data out")
         pair = self.shape in ("music", "encoder-decoder")
         model: Any = encoder_decoder_of(checkpoint.model) if pair else checkpoint.model
         if self.shape == "transducer":

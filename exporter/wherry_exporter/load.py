@@ -345,6 +345,8 @@ def carried(folder: Path, task: str, config: Any) -> dict[str, bytes]:
     vocabularies = [path for pattern in VOCABULARIES for path in folder.glob(pattern)]
     if not vocabularies:  # transformers would make an empty one
         if not TASKS[task].text:
+            if TASKS[task].generates:
+                warnings.warn(f"{folder} has no tokenizer: what the bundle writes stays tokens", stacklevel=2)
             return files
         raise ExportError(f"{folder} has no tokenizer (tokenizer.json): copy the tokenizer's files into the folder")
     copied = {path.name: path.read_bytes() for path in vocabularies}

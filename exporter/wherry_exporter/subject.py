@@ -98,6 +98,7 @@ class GraphSubject:
         self.examiner = None if plan.verify_data is None else self._examiner(plan.verify_data, self.front)
         self.real = plan.calibration is not None
         self.synthetic = not self.real and not self.text
+        self.takes_rows = True
         proof = self.front if self.text else random
         words = [Row(f"built-in text {number}", text=text) for number, text in enumerate((*SENTENCES[:23], PROSE))]
         words = [row for row in words if self.shape != "decoder" or len(str(row.text)) > 8]

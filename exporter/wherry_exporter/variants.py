@@ -38,6 +38,7 @@ class Material(Protocol):
         precisions: what is written where nothing else is asked for.
         real: whether calibration is on the user's own rows.
         synthetic: whether it is on random values.
+        takes_rows: whether the user's own rows can be calibrated on.
         limit: the most tokens that the model takes.
         examiner: asks about the user's rows, if there are some.
     """
@@ -45,6 +46,7 @@ class Material(Protocol):
     precisions: Sequence[str]
     real: bool
     synthetic: bool
+    takes_rows: bool
     limit: int
     examiner: Examiner | None
 
@@ -177,9 +179,9 @@ def _fitting(wanted: Any, quantizer: Quantizer, entries: Material, *, asked: boo
             continue  # activation ranges of random values are no promise for real ones
         else:
             if blind:
+                advice = ": give --calibration" if entries.takes_rows else ""
                 warnings.warn(
-                    f"{precision} is calibrated on random values, which real ones may exceed: give --calibration",
-                    stacklevel=2,
+                    f"{precision} is calibrated on random values, which real ones may exceed{advice}", stacklevel=2
                 )
             kept.append(precision)
     return kept

@@ -28,7 +28,7 @@ from wherry_exporter.build import trace_verified, write_variant
 from wherry_exporter.card import in_words
 from wherry_exporter.decoder import looks_ahead
 from wherry_exporter.entries import Entries
-from wherry_exporter.errors import ExportError
+from wherry_exporter.errors import ExportError, ParityError
 from wherry_exporter.images import (
     features_of,
     features_read,
@@ -1471,6 +1471,50 @@ def test_codecs(folder, name):
         assert 0.01 < np.abs(made).mean() < 0.99
 
 
+def test_pages_and_what_is_asked_for(folder, letters, tmp_path, capsys):
+    """ColPali, in the two ways that it is used; padding changes nothing, as it does in a batch of transformers."""
+    torch.manual_seed(0)
+    words = {"model_type": "gemma", **TEXT, "num_key_value_heads": 1, "head_dim": 8}
+    seen = {"model_type": "siglip_vision_model", **VISION}
+    parts = {"text_config": words, "vision_config": seen, "projection_dim": 32, "image_token_id": 100}
+    vlm = transformers.PaliGemmaConfig(**parts)
+    model = transformers.ColPaliForRetrieval(
+        transformers.ColPaliConfig(vlm_config=vlm, text_config=words, embedding_dim=16)
+    ).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.15)
+    assert task_of(type(model)) == "feature-extraction"
+    proven = trace_verified(Checkpoint(model, "feature-extraction", {}, "ColPali", None, None), folder)
+    assert list(proven.traced.graphs) == ["text_model", "vision_model"]
+    asked, pages = (InferenceSession(folder / f"onnx/{role}.onnx") for role in proven.traced.graphs)
+    assert names_of(asked) == (["input_ids", "attention_mask"], ["embeddings"])
+    assert sorted(names_of(pages)[0]) == ["attention_mask", "input_ids", "pixel_values"]
+    mask = (torch.arange(9) < torch.tensor([[9], [4], [7]])).long()
+    ids = torch.randint(5, 90, (3, 9)) * mask
+    pixels = torch.rand(3, 3, 32, 32) * 2 - 1
+    shown = torch.nn.functional.pad(ids, (16, 0), value=100), torch.nn.functional.pad(mask, (16, 0), value=1)
+    for session, (tokens, real), more in (
+        (asked, (ids, mask), {}),
+        (pages, shown, {"pixel_values": pixels}),
+    ):
+        feed = {"input_ids": tokens, "attention_mask": real, **more}
+        found = session.run(None, {name: value.numpy() for name, value in feed.items()})[0]
+        assert not found[real.numpy() == 0].any()
+        for row, length in enumerate(real.sum(1)):
+            alone = {name: value[row : row + 1, :length] for name, value in feed.items() if name != "pixel_values"}
+            alone |= {name: value[row : row + 1] for name, value in more.items()}
+            with torch.no_grad():
+                expected = model(**alone).embeddings[0].numpy()
+            np.testing.assert_allclose(found[row, :length], expected, rtol=1e-3, atol=1e-5)
+    model.save_pretrained(tmp_path / "colpali")
+    for path in letters.iterdir():
+        shutil.copy(path, tmp_path / "colpali")
+    (tmp_path / "rows.jsonl").write_text('{"text": "hello"}\n')
+    words = ["export", str(tmp_path / "colpali"), "-o", str(tmp_path / "out"), "--verify-data"]
+    assert main([*words, str(tmp_path / "rows.jsonl")]) == 2
+    assert "rows do not tell how words stand behind an image" in capsys.readouterr().err
+
+
 @pytest.mark.sweep
 def test_what_rows_do_not_tell_is_refused_in_one_line(folder, letters, tmp_path, capsys):
     """Places in tables, codes of sounds, frames of videos; TAPAS' scattered sums stay float32 beside float16."""
@@ -1501,3 +1545,8 @@ def test_what_rows_do_not_tell_is_refused_in_one_line(folder, letters, tmp_path,
     assert table.variants["fp16"].parity["top1"] == 1
     codec = export(tmp_path / "DacModel", tmp_path / "codec", precision=["fp32", "fp16"])
     assert list(codec.variants["fp16"].graphs) == ["encoder_model", "decoder_model"]
+    with (
+        pytest.warns(UserWarning, match="which real ones may exceed$"),  # and no advice that would be refused
+        pytest.raises(ParityError),  # of random weights so coarse the codes are others
+    ):
+        export(tmp_path / "DacModel", tmp_path / "codec", precision=["int8"], overwrite=True)

@@ -19,6 +19,8 @@ from transformers import (
     SpeechT5HifiGanConfig,
     VitsConfig,
     VitsModel,
+    Wav2Vec2Config,
+    Wav2Vec2ForCTC,
 )
 
 from tiny_images import make
@@ -345,3 +347,19 @@ def test_what_follows_things_in_sam_3_crosses(sam_3):
     proven = trace_verified(load(folder), folder)
     assert list(proven.traced.graphs) == ["vision_encoder", "prompt_encoder_mask_decoder"]
     assert proven.parity.max_rel_diff < 1e-3
+
+
+def test_what_writes_without_a_tokenizer_is_told(tmp_path):
+    config = Wav2Vec2Config(
+        vocab_size=8,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=[8] * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+    )
+    Wav2Vec2ForCTC(config).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="has no tokenizer: what the bundle writes stays tokens"):
+        load(tmp_path)

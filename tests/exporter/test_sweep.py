@@ -248,6 +248,23 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "decoder_ffn_dim": 32,
         "num_queries": 5,
     },
+    "AlignModel": {
+        "vision_config": {"image_size": 64, "hidden_dim": 32, "depth_coefficient": 0.3, "width_coefficient": 0.3},
+        "projection_dim": 96,
+    },
+    "XCLIPModel": {
+        "vision_config": {
+            **{"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 48},
+            **{"mit_hidden_size": 32, "mit_num_attention_heads": 4, "mit_num_hidden_layers": 1},
+            **{"mit_intermediate_size": 48, "num_frames": 4, "image_size": 32, "patch_size": 8},
+        },
+        "prompt_layers": 1,
+        "prompt_num_attention_heads": 4,
+    },
+    "FlavaModel": {"hidden_size": 64},
+    "BlipForImageTextRetrieval": {"image_text_hidden_size": 16},
+    "ViltForImageAndTextRetrieval": {},
+    "BridgeTowerForImageAndTextRetrieval": {},
     "GPTJForCausalLM": {"rotary_dim": 8},
     "CodeGenForCausalLM": {"rotary_dim": 8},
     "Mamba2ForCausalLM": {"num_heads": 8, "n_groups": 1, "state_size": 8, "chunk_size": 8},
