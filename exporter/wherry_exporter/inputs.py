@@ -62,6 +62,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "audio_codes": (BATCH, "num_codebooks", "num_frames"),
     "spectrogram": FRAMES,
     "past_values": SERIES,
+    "freq": (BATCH,),
     "states": (BATCH, SEQUENCE, "state_dim"),
     "actions": (BATCH, SEQUENCE, "act_dim"),
     "timesteps": (BATCH, SEQUENCE),
@@ -144,6 +145,8 @@ def axes_of(model: Any, name: str) -> tuple[str, ...]:
     """The names of an input's axes; those of sounds and of their features are the ones that the model runs on."""
     if name == "token_type_ids" and kinds_of_places(model.config):
         return (*AXES[name], "token_types")
+    if name == "past_values" and not setting(model.config, SERIES[2]):
+        return (BATCH, "past_length")
     if name in TEXT and apart(model):
         return ("text_batch_size", SEQUENCE)
     if name in TEXT and chooses(model):
@@ -317,6 +320,11 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
         elif name == "task_inputs":
             tokens = (batch, int(setting(config, "task_seq_len")))
             values[name] = torch.randint(int(setting(config, "text_encoder_vocab_size")), tokens, generator=random)
+        elif name == "past_values" and not setting(config, SERIES[2]):
+            series = (batch, round(int(config.context_length) * scale / 4))
+            values[name] = torch.randn(series, generator=random).cumsum(1)
+        elif name == "freq":
+            values[name] = (torch.arange(batch) + seed) % int(config.freq_size)
         elif name == "past_values":
             values[name] = torch.randn(batch, *(int(setting(config, size)) for size in SERIES[1:]), generator=random)
         elif name in ("input_points", "input_labels"):
@@ -416,7 +424,7 @@ def fixed_sizes(graphs: Iterable[ir.Model]) -> dict[str, dict[str, int]]:
             axes = SPECTROGRAMS if seen else VIDEO_AXES if video else FRAMES if frames_first else AXES[name]
             if len(shape) < len(axes):  # patches, as many as each image has
                 continue
-            sizes = zip(axes[1:], shape[1 - len(axes) :], strict=True)
+            sizes = zip(axes[1:], shape[len(shape) - len(axes) + 1 :], strict=True)
             fixed = {axis: size for axis, size in sizes if isinstance(size, int) and axis not in FIXED}
             if fixed:
                 found[name] = fixed

@@ -83,7 +83,9 @@ TASKS: Mapping[str, ExportTask] = {
     "audio-xvector": ExportTask("audio-xvector", ("logits", "embeddings")),
     "text-to-audio": ExportTask("text-to-audio", ("waveform",), precisions=("fp32",)),
     "audio-to-audio": ExportTask("feature-extraction", ("audio_codes", "audio_values"), precisions=("fp32",)),
-    "time-series-forecasting": ExportTask("time-series-forecasting", ("prediction_outputs",)),
+    "time-series-forecasting": ExportTask(
+        "time-series-forecasting", ("prediction_outputs", "mean_predictions", "full_predictions")
+    ),
     "time-series-classification": ExportTask("time-series-classification", ("prediction_logits",)),
     "time-series-regression": ExportTask("time-series-regression", ("regression_outputs",)),
     "reinforcement-learning": ExportTask("reinforcement-learning", ("state_preds", "action_preds", "return_preds")),

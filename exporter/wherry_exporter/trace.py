@@ -19,6 +19,7 @@ from wherry_exporter.convert import Traced, convert, name_axes
 from wherry_exporter.crops import crops_for_all
 from wherry_exporter.decoder import fused_decoder, plain_decoder, rereading_decoder, stepwise_decoder
 from wherry_exporter.errors import ExportError
+from wherry_exporter.forecast import series_together
 from wherry_exporter.inputs import TEXT, axes_of, free_axes, input_names, tensors_of
 from wherry_exporter.load import Checkpoint
 from wherry_exporter.lower import Lowering, NotLowered, lowered
@@ -90,7 +91,7 @@ class _Model(nn.Module):
             self.lowering.begin(inputs.get("attention_mask"), patch_mask=inputs.get("pixel_attention_mask"))
         sizes = nullcontext() if set(inputs) <= set(TEXT) else ShortSizes()
         with ExitStack() as stack:
-            for swapped in (stretched, crops_for_all, windows_as_masks, strided_positions):
+            for swapped in (stretched, crops_for_all, windows_as_masks, strided_positions, series_together):
                 stack.enter_context(swapped(self.model))
             stack.enter_context(sizes)
             outputs = tensors_of(self.model(**inputs))

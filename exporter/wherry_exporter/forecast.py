@@ -1,0 +1,45 @@
+"""Series that a model takes as a list, as TimesFM does, as a trace has them: rows of one length.
+
+Such models fill up each series by itself, in a loop that would fix their number. Knows no architecture, but what its
+methods are called.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@contextmanager
+def series_together(model: nn.Module) -> Iterator[None]:
+    """For the time of a trace, swap what takes the series one by one."""
+    with ExitStack() as stack:
+        if hasattr(model, "horizon_len") and hasattr(model, "_preprocess"):
+            stack.enter_context(patch.object(model, "_preprocess", partial(_filled, model)))
+            stack.enter_context(patch.object(model, "forward", partial(_forecast, model.forward)))
+        yield
+
+
+def _forecast(forward: Callable[..., Any], past_values: Tensor, **named: Any) -> Any:
+    """Give the model a list of one: (time, batch), for it cuts off what comes first."""
+    return forward([past_values.T], **named)
+
+
+def _filled(
+    model: Any, inputs: Sequence[Tensor], freq: Any = None, context_len: int | None = None
+) -> tuple[Tensor, ...]:
+    """Zeros before the series; which values those are, and the horizon (batch, context + horizon); the frequencies."""
+    (series,) = inputs
+    length, rows = series.shape
+    missing = (context_len or model.context_len) - length
+    found = functional.pad(series.T, (missing, 0))
+    filled = functional.pad(torch.zeros(rows, length + model.horizon_len), (missing, 0), value=1)
+    if freq is None:
+        return found, filled
+    kinds = freq if isinstance(freq, Tensor) else torch.zeros(rows)
+    return found, filled, kinds.to(torch.int32)[:, None]
