@@ -22,6 +22,9 @@ def series_together(model: nn.Module) -> Iterator[None]:
         if hasattr(model, "horizon_len") and hasattr(model, "_preprocess"):
             stack.enter_context(patch.object(model, "_preprocess", partial(_filled, model)))
             stack.enter_context(patch.object(model, "forward", partial(_forecast, model.forward)))
+            inner: Any = getattr(model, "model", None)
+            if hasattr(inner, "_update_running_stats"):
+                stack.enter_context(patch.object(inner, "forward", partial(_measured, inner, inner.forward)))
         yield
 
 
@@ -43,3 +46,22 @@ def _filled(
         return found, filled
     kinds = freq if isinstance(freq, Tensor) else torch.zeros(rows)
     return found, filled, kinds.to(torch.int32)[:, None]
+
+
+def _measured(
+    model: Any, forward: Callable[..., Any], past_values: Tensor, past_values_padding: Tensor, **named: Any
+) -> Any:
+    """Take the running means and deviations from sums over all patches, not from a loop, as long as the context."""
+    patches = past_values.reshape(len(past_values), -1, model.config.patch_length)
+    real = (past_values_padding[:, : past_values.shape[1]] < 0.5).to(patches.dtype).reshape(patches.shape)
+    count = real.sum(2).cumsum(1).clamp(min=1)
+    means = (patches * real).sum(2).cumsum(1) / count
+    squares = (patches.square() * real).sum(2).cumsum(1) / count
+    deviations = (squares - means.square()).clamp(min=0).sqrt()
+    found = iter(zip(means.unbind(1), deviations.unbind(1), strict=True))
+
+    def update(seen: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return seen, *next(found)
+
+    with patch.object(model, "_update_running_stats", update):
+        return forward(past_values=past_values, past_values_padding=past_values_padding, **named)
