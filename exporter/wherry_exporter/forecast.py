@@ -52,7 +52,7 @@ def _measured(
     model: Any, forward: Callable[..., Any], past_values: Tensor, past_values_padding: Tensor, **named: Any
 ) -> Any:
     """Take the running means and deviations from sums over all patches, not from a loop, as long as the context."""
-    patches = past_values.reshape(len(past_values), -1, model.config.patch_length)
+    patches = past_values.reshape(past_values.shape[0], -1, model.config.patch_length)
     real = (past_values_padding[:, : past_values.shape[1]] < 0.5).to(patches.dtype).reshape(patches.shape)
     count = real.sum(2).cumsum(1).clamp(min=1)
     means = (patches * real).sum(2).cumsum(1) / count
