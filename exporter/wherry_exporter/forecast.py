@@ -36,7 +36,12 @@ def _forecast(forward: Callable[..., Any], past_values: Tensor, **named: Any) ->
 def _filled(
     model: Any, inputs: Sequence[Tensor], freq: Any = None, context_len: int | None = None
 ) -> tuple[Tensor, ...]:
-    """Zeros before the series; which values those are, and the horizon (batch, context + horizon); the frequencies."""
+    """Fill up series.
+
+    Returns:
+        zeros and the series behind them, (batch, context); 1 where the zeros are, (batch, context + horizon); and the
+        frequencies, (batch, 1), where the model asks for some.
+    """
     (series,) = inputs
     length, rows = series.shape
     missing = (context_len or model.context_len) - length

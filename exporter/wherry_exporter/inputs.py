@@ -197,10 +197,10 @@ def _embeds_videos(model: Any) -> bool:
 
 def image_places(model: Any) -> tuple[int, int] | None:
     """The token that stands for a piece of an image, and how many an image has, of what retrieves pages (ColPali)."""
-    whole = getattr(model.config, "vlm_config", None)
-    if whole is None:
+    whole: Any = getattr(model.config, "vlm_config", None)
+    vision: Any = getattr(whole, "vision_config", None)
+    if not hasattr(vision, "image_size"):  # images of any size, ColQwen2's, come as patches
         return None
-    vision = whole.vision_config
     return int(whole.image_token_id), int((vision.image_size // vision.patch_size) ** 2)
 
 

@@ -21,12 +21,19 @@ EARLY = "intermediate_embeddings"
 """The same in models that look at what their first layers that see all of an image make of it, such as SAM-HQ."""
 
 
-class _TextTower(nn.Module):
-    main_input_name = "input_ids"
+class _Part(nn.Module):
+    """What a part of a model gives by itself; says of its inputs what the whole model's configuration does."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model, self.config = model, model.config
+
+
+class _TextTower(_Part):
+    main_input_name = "input_ids"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
         self.name = "text_embeds" if hasattr(model, "text_projection") else "pooler_output"
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
@@ -34,12 +41,11 @@ class _TextTower(nn.Module):
         return {self.name: output.pooler_output, "last_hidden_state": output.last_hidden_state}
 
 
-class _ImageTower(nn.Module):
+class _ImageTower(_Part):
     main_input_name = "pixel_values"
 
     def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model, self.config = model, model.config
+        super().__init__(model)
         self.name = "image_embeds" if hasattr(model, "visual_projection") else "pooler_output"
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
@@ -59,40 +65,28 @@ class _PatchTower(_ImageTower):
         return {self.name: output.pooler_output, "last_hidden_state": output.last_hidden_state}
 
 
-class _CaptionTower(nn.Module):
+class _CaptionTower(_Part):
     """Of texts about sounds: what is projected, not of length one yet, as `ClapTextModelWithProjection` has it."""
 
     main_input_name = "input_ids"
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model, self.config = model, model.config
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         output = self.model.text_model(input_ids=input_ids, attention_mask=attention_mask)
         return {"text_embeds": self.model.text_projection(output.pooler_output)}
 
 
-class _SoundTower(nn.Module):
+class _SoundTower(_Part):
     main_input_name = "input_features"
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model, self.config = model, model.config
 
     def forward(self, input_features: Tensor, is_longer: Tensor | None = None) -> dict[str, Tensor]:
         output = self.model.audio_model(input_features=input_features, is_longer=is_longer)
         return {"audio_embeds": self.model.audio_projection(output.pooler_output)}
 
 
-class _Queries(nn.Module):
+class _Queries(_Part):
     """What is asked for: a vector of length one for each token, as late interaction compares them."""
 
     main_input_name = "input_ids"
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model, self.config = model, model.config
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         return self._embedded(input_ids, attention_mask)
@@ -114,14 +108,10 @@ class _Pages(_Queries):
         return self._embedded(input_ids, attention_mask, pixel_values=pixel_values)
 
 
-class _Embedder(nn.Module):
+class _Embedder(_Part):
     """Of an image in which things are to be found by points on them."""
 
     main_input_name = "pixel_values"
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model, self.config = model, model.config
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
         places = self.model.get_image_wide_positional_embeddings()
@@ -131,14 +121,10 @@ class _Embedder(nn.Module):
         }
 
 
-class _Finder(nn.Module):
+class _Finder(_Part):
     """Of what is at points of an embedded image: three masks for each thing, and how good they are held to be."""
 
     main_input_name = "input_points"
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model, self.config = model, model.config
 
     def forward(
         self,
@@ -204,14 +190,10 @@ class _EarlyFinder(_Finder):
         )
 
 
-class _LevelsEmbedder(nn.Module):
+class _LevelsEmbedder(_Part):
     """Of an image at several resolutions, the coarsest last, as SAM 2 has it."""
 
     main_input_name = "pixel_values"
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model, self.config = model, model.config
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
         size = image_size(self.config)
@@ -223,14 +205,13 @@ class _LevelsEmbedder(nn.Module):
         }
 
 
-class _LevelsFinder(nn.Module):
+class _LevelsFinder(_Part):
     """Of what is at points of such an image, and whether there is anything."""
 
     main_input_name = "input_points"
 
     def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model, self.config = model, model.config
+        super().__init__(model)
         decoder = model.mask_decoder
         channels = decoder.conv_s0.out_channels, decoder.conv_s1.out_channels, model.hidden_dim
         sizes = zip(channels, model.backbone_feature_sizes, strict=True)

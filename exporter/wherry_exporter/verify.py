@@ -287,7 +287,7 @@ class Tally:
 PAGE = 1024
 """Elements of float32 in a page of memory."""
 ROUNDS, ENOUGH = 4, 0.25
-"""Of timing: so many, or as many as take more seconds than that."""
+"""Of timing: so many, or fewer once they took more seconds than that."""
 
 
 def pace(run: Callable[[], Any]) -> float:

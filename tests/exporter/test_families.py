@@ -1472,7 +1472,7 @@ def test_codecs(folder, name):
 
 
 def test_pages_and_what_is_asked_for(folder, letters, tmp_path, capsys):
-    """ColPali, in the two ways that it is used; padding changes nothing, as it does in a batch of transformers."""
+    """ColPali, in the two ways that it is used: a padded row gives what transformers makes of it alone."""
     torch.manual_seed(0)
     words = {"model_type": "gemma", **TEXT, "num_key_value_heads": 1, "head_dim": 8}
     seen = {"model_type": "siglip_vision_model", **VISION}
@@ -1510,9 +1510,37 @@ def test_pages_and_what_is_asked_for(folder, letters, tmp_path, capsys):
     for path in letters.iterdir():
         shutil.copy(path, tmp_path / "colpali")
     (tmp_path / "rows.jsonl").write_text('{"text": "hello"}\n')
-    words = ["export", str(tmp_path / "colpali"), "-o", str(tmp_path / "out"), "--verify-data"]
-    assert main([*words, str(tmp_path / "rows.jsonl")]) == 2
-    assert "rows do not tell how words stand behind an image" in capsys.readouterr().err
+    capsys.readouterr()  # what transformers told while it saved
+    command = ["export", str(tmp_path / "colpali"), "-o", str(tmp_path / "out"), "--verify-data"]
+    assert main([*command, str(tmp_path / "rows.jsonl")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("wherry: rows do not tell how words stand behind an image")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["TimesFmModelForPrediction", pytest.param("TimesFm2_5ModelForPrediction", marks=pytest.mark.sweep)]
+)
+def test_series_of_any_length(folder, name):
+    """Rows of one length give what the model makes of a list of them, shorter and longer ones than its context too."""
+    sizes = {"patch_length": 8, "context_length": 64, "horizon_length": 16, "head_dim": 8, "num_key_value_heads": 4}
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    output = {"output_quantile_len": 32} if "2_5" in name else {}
+    model, traced = crossed(name, {**sizes, **small, **output}, folder)
+    assert list(traced.graphs) == ["model"]
+    session = InferenceSession(folder / "onnx/model.onnx")
+    for batch, length in ((1, 5), (2, 64), (3, 101), (4, 33)):
+        series = torch.randn(batch, length).cumsum(1)
+        often = {} if output else {"freq": torch.arange(batch) % 3}
+        with torch.no_grad():
+            expected = model(past_values=list(series), **often)
+        feed = {"past_values": series.numpy(), **{key: value.numpy() for key, value in often.items()}}
+        inputs, names = names_of(session)
+        assert sorted(inputs) == sorted(feed)
+        assert names == ["mean_predictions", "full_predictions"]
+        for key, found in zip(names, session.run(None, feed), strict=True):
+            np.testing.assert_allclose(found, expected[key].numpy(), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.sweep

@@ -154,7 +154,6 @@ QUERIES = {
     "decoder_cross_attention_heads": 4,
     "group_detr": 2,
 }
-SERIES = {"patch_length": 8, "context_length": 64, "horizon_length": 16, "num_key_value_heads": 4, "head_dim": 8}
 SETTINGS: dict[str, dict[str, Any]] = {
     "RfDetrForObjectDetection": {
         **QUERIES,
@@ -263,8 +262,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "prompt_num_attention_heads": 4,
     },
     "FlavaModel": {"hidden_size": 64},
-    "TimesFmModelForPrediction": {**SERIES, "hidden_size": 32},
-    "TimesFm2_5ModelForPrediction": {**SERIES, "hidden_size": 32, "output_quantile_len": 32},
     "BlipForImageTextRetrieval": {"image_text_hidden_size": 16},
     "ViltForImageAndTextRetrieval": {},
     "BridgeTowerForImageAndTextRetrieval": {},
