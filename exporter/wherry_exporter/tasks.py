@@ -37,7 +37,11 @@ MASK_OUTPUTS = (
 )
 
 TASKS: Mapping[str, ExportTask] = {
-    "feature-extraction": ExportTask("feature-extraction", ("last_hidden_state", "text_embeds"), text=True),
+    "feature-extraction": ExportTask(
+        "feature-extraction",
+        ("last_hidden_state", "text_embeds", "video_embeds", "logits_per_video", "itm_score"),
+        text=True,
+    ),
     "sentence-embeddings": ExportTask("feature-extraction", ("last_hidden_state",), text=True),
     "fill-mask": ExportTask("fill-mask", ("logits",), text=True),
     "text-classification": ExportTask("text-classification", ("logits",), text=True),

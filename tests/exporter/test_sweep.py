@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from onnxruntime import InferenceSession
 from transformers import PreTrainedConfig
 
 from wherry_exporter.export import export
@@ -286,6 +287,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """What names alone do not make small."""
 
 
+GIVEN = {
+    "XCLIPModel": {"text_embeds", "video_embeds", "logits_per_video"},
+    "FlavaModel": {"image_embeddings", "text_embeddings", "multimodal_embeddings"},
+    "BlipForImageTextRetrieval": {"last_hidden_state", "itm_score"},
+    "ViltForImageAndTextRetrieval": {"logits"},
+    "BridgeTowerForImageAndTextRetrieval": {"logits"},
+}
+"""What has no pipeline gives."""
+
+
 def tiny(config_class: type[PreTrainedConfig], **settings: Any) -> dict[str, Any]:
     own = config_class()
     made: dict[str, Any] = {}
@@ -317,3 +328,6 @@ def test_crosses(name: str, letters: Path, tmp_path: Path) -> None:
     parity = bundle.variants["fp32"].parity or {}
     assert parity["max_abs_diff"] < 1e-3
     assert parity["cosine_min"] > 0.9999
+    if name in GIVEN:
+        session = InferenceSession(tmp_path / "bundle/onnx/model.onnx", providers=["CPUExecutionProvider"])
+        assert {port.name for port in session.get_outputs()} == GIVEN[name]
