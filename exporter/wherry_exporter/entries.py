@@ -72,7 +72,7 @@ class Entries:
         self.checkpoint, self.plan = checkpoint, plan
         self.precisions: Sequence[str] = TASKS[checkpoint.task].precisions
         self.shape = shape_of(checkpoint.task, checkpoint.model)
-        blind = checkpoint.task in ("video-classification", "audio-to-audio") or self.shape == "transducer"
+        blind = checkpoint.task in ("video-classification", "audio-to-audio")
         apart = "places in a table" if kinds_of_places(checkpoint.model.config) else ""
         if image_places(checkpoint.model):
             apart = "how words stand behind an image"
@@ -90,9 +90,9 @@ class Entries:
             raise UsageError(f"a fast prefill is for decoders that stand alone, not for {checkpoint.task}")
         self.names = _names(model, self.shape)
         self.limit = position_limit(model)
-        self.original = TorchRunner(model)
+        self.original = TorchRunner(checkpoint.model if self.shape == "transducer" else model)
         generation = model.generation_config.to_dict() if getattr(model, "generation_config", None) else {}
-        config = model.config.to_dict()
+        config = self.original.model.config.to_dict()
         self.start = start_token(config, generation)
         self.config = configuration(config, self.start, generation.get("eos_token_id", config.get("eos_token_id")))
         self.front = (
@@ -144,7 +144,9 @@ class Entries:
             rows = [Row("built-in text", text=text) for text in CALIBRATION]
         entries: list[Feed]
         if rows is not None:
-            size = 1 if self.shape in MIXED else 4  # prompts with images are as long as these make them
+            size = (
+                1 if self.shape in (*MIXED, "transducer") else 4
+            )  # prompts with images are as long as these make them
             entries = [self.front.feed(batch) for batch in batches(rows, size)]
         elif self.shape == "vision-language":
             entries = [self._with_images(seed) for seed in range(100, 102)]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from wherry.generation.frames import Frame, FrameSearch
 from wherry.pooling import Pooling
 from wherry_exporter.calibration import greedy
 from wherry_exporter.data import Row
@@ -19,7 +20,7 @@ from wherry_exporter.metrics import METRICS, Metric, entities, entity_counts, su
 from wherry_exporter.probes import vectors_of
 from wherry_exporter.prompts import Prompt, PromptFront
 from wherry_exporter.quiet import quiet
-from wherry_exporter.runners import Runner
+from wherry_exporter.runners import Feed, Runner
 from wherry_exporter.tasks import TASKS
 from wherry_exporter.verify import Parity, Tally
 
@@ -27,6 +28,8 @@ Array = np.ndarray[Any, Any]
 BATCH = 4
 SPOKEN = 120
 """Tokens of a transcript at most."""
+SINGLY = ("decoder", "vision-language", "audio-language", "transducer")
+"""Shapes of models whose rows are asked one after the other."""
 UNLABELLED = ("zero-shot", "audio-frame")
 """What tasks of classification begin with whose rows have no label of their own."""
 WRITTEN = 32
@@ -91,14 +94,9 @@ def refuse_rows(task: str, shape: str) -> None:
     Raises:
         UsageError: it does.
     """
-    if shape in ("speech", "music", "transducer") or task in (
-        "audio-to-audio",
-        "mask-generation",
-        "multiple-choice",
-        "video-classification",
-    ):
-        what = "a transducer" if shape == "transducer" else task
-        raise UsageError(f"{what} cannot be examined on rows yet: leave --calibration and --verify-data out")
+    without = ("audio-to-audio", "mask-generation", "multiple-choice", "video-classification")
+    if shape in ("speech", "music") or task in without:
+        raise UsageError(f"{task} cannot be examined on rows yet: leave --calibration and --verify-data out")
 
 
 class Examiner:
@@ -171,7 +169,11 @@ class Examiner:
         return label
 
     def measure(self, runner: Runner) -> Report:
-        """Figures of a variant beside the original's."""
+        """Figures of a variant beside the original's.
+
+        Raises:
+            UsageError: a row that the original has no answer to.
+        """
         writes = self.shape != "model"
         whole = Tally(writes=writes)
         tallies: dict[str, Tally] = {}
@@ -181,6 +183,8 @@ class Examiner:
             for (outputs, right), (others, count) in zip(expected, found, strict=True):
                 group = self.rows[number].group
                 for name in outputs:
+                    if np.isnan(outputs[name]).any():
+                        raise UsageError(f"{self.rows[number].place}: the original gives NaN for it: leave it out")
                     whole.add(name, outputs[name], others[name])
                     if group is not None:
                         tally = tallies.setdefault(group, Tally(writes=writes))
@@ -205,6 +209,9 @@ class Examiner:
         if isinstance(self.front, PromptFront):
             seen = self.front.prompt(self.rows[0])
             return lambda: greedy(runner.reading(seen), seen.start, 12)
+        if self.shape == "transducer":
+            sound = self.front.feed(self.rows[:1])
+            return lambda: self._frames(runner, runner.encode(sound)[0])
         feed = self.front.feed(self.rows[:BATCH])
         if self.shape == "model":
             return lambda: runner.run(feed)
@@ -239,7 +246,9 @@ class Examiner:
     def _asked(self, runner: Runner) -> Iterator[tuple[list[Any], list[Any]]]:
         """For each batch, each row's outputs and counts: the original's and the variant's."""
         place = 0
-        for batch in batches(self.rows, 1 if self.shape in ("decoder", "vision-language", "audio-language") else BATCH):
+        sounds = {"input_features", "input_values"} & set(self.front.names)  # whose graphs take no mask
+        size = 1 if self.shape in SINGLY or (sounds and self.shape == "model") else BATCH
+        for batch in batches(self.rows, size):
             numbers = range(place, place + len(batch))
             place += len(batch)
             if self.shape == "decoder":
@@ -248,6 +257,10 @@ class Examiner:
             elif isinstance(self.front, PromptFront):
                 prompt, answer = self._prompt(self.front, batch[0])
                 yield [self._written(self.original, prompt, answer)], [self._written(runner, prompt, answer)]
+            elif self.shape == "transducer":
+                feed = self.front.feed(batch)
+                frames = self._frames(self.original, self.original.encode(feed)[0])
+                yield tuple([self._framed(each, feed, frames, numbers[0])] for each in (self.original, runner))  # type: ignore[misc]
             elif self.shape == "encoder-decoder":
                 feed = self.front.feed(batch)
                 tokens, spoken = self._tokens(feed, batch)
@@ -350,8 +363,31 @@ class Examiner:
             answers.append(({"logits": logits[index][real]}, count))
         return answers
 
-    def _spoken(self, tokens: Array) -> str:
-        return str(self._decoder.decode(tokens.tolist(), skip_special_tokens=True))
+    def _frames(self, runner: Runner, states: Array) -> list[Frame]:
+        """What a transducer writes of a sound's states, (frames, size)."""
+        return list(self._search.run(runner.joining(states, self._search.blank), len(states)))
+
+    def _framed(self, runner: Runner, feed: Feed, frames: Sequence[Frame], number: int) -> Any:
+        """What a transducer says along the original's way through the frames of one sound."""
+        states, vocabulary = runner.encode(feed)[0], self._search.vocabulary
+        joint = runner.joining(states, self._search.blank)
+        written = [None, *(frame.token for frame in frames)]
+        scores = np.stack([joint(frame.at, token) for frame, token in zip(frames, written, strict=False)])
+        row = {"logits": scores[:, :vocabulary]}
+        if scores.shape[1] > vocabulary:
+            row["duration_logits"] = scores[:, vocabulary:]
+        if self.metric is None:
+            return row, None
+        own = frames if runner is self.original else self._frames(runner, states)
+        tokens = np.array([frame.token for frame in own if frame.token is not None], np.int64)
+        return row, word_errors(self.labels[number], self._spoken(tokens, group_tokens=False))
+
+    @cached_property
+    def _search(self) -> FrameSearch:
+        return FrameSearch.of(self.config, self.front.folder / "config.json")
+
+    def _spoken(self, tokens: Array, **options: Any) -> str:
+        return str(self._decoder.decode(tokens.tolist(), skip_special_tokens=True, **options))
 
     @cached_property
     def _decoder(self) -> Any:
@@ -392,6 +428,7 @@ def configuration(config: Mapping[str, Any], start: int, end: Any) -> dict[str, 
     names = {int(number): str(label) for number, label in (config.get("id2label") or {}).items()}
     ends = end if isinstance(end, list) else [end]
     return {
+        **{name: config.get(name) for name in ("vocab_size", "blank_token_id", "max_symbols_per_step", "durations")},
         "id2label": names,
         "label2id": {label: number for number, label in names.items()},
         "start": start,

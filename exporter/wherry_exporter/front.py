@@ -82,7 +82,17 @@ class Front:
         pads = padding is not None and padding.default is False  # others have a length of their own, such as Whisper's
         values = processor(sounds, sampling_rate=rate, return_tensors="np", **({"padding": True} if pads else {}))
         kinds = {"input_features": np.float32, "input_values": np.float32, "is_longer": np.bool_}
-        return {name: np.asarray(value, kinds[name]) for name, value in values.items() if name in kinds}
+        found: dict[str, Array] = {
+            name: np.asarray(value, kinds[name]) for name, value in values.items() if name in kinds
+        }
+        mask, features = values.get("attention_mask"), found.get("input_features")
+        if mask is not None and features is not None and mask.shape == features.shape[:2]:
+            lengths = mask.sum(1)
+            if not lengths.all():
+                row = rows[int(lengths.argmin())]
+                raise UsageError(f"{row.place}: {row.audio} is too short for a frame of the model's")
+            found["input_features"] = features[:, : lengths.max()]  # graphs take no mask of a sound's frames
+        return found
 
     def _processor(self, kind: str, **more: Any) -> Any:
         import transformers

@@ -10,13 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from wherry.generation.frames import Joint
 from wherry_exporter.errors import UsageError
 from wherry_exporter.inputs import tensors_of
 from wherry_exporter.probes import Session, next_past, no_past, open_sessions, output_names
 from wherry_exporter.prompts import Prompt
 from wherry_exporter.seq2seq import rows_of
 from wherry_exporter.spliced import Embedded, Spliced, asked, encode_seen
-from wherry_exporter.tasks import has_encoder
+from wherry_exporter.tasks import has_encoder, transduces
+from wherry_exporter.transducer import Encoder, joined
 
 Array = np.ndarray[Any, Any]
 Feed = Mapping[str, Array]
@@ -48,6 +50,9 @@ class Runner(Protocol):
     def reading(self, prompt: Prompt) -> Step:
         """A decoder that sees or hears what is in a prompt; it is given `prompt.start` at first."""
 
+    def joining(self, states: Array, blank: int) -> Joint:
+        """What follows each of a sound's states, (frames, size), in a transducer; `blank` is its token for nothing."""
+
 
 class TorchRunner:
     """A torch module."""
@@ -69,6 +74,8 @@ class TorchRunner:
 
     def encode(self, feed: Feed) -> Array:
         with torch.no_grad():
+            if transduces(type(self.model)):
+                return np.asarray(Encoder(self.model)(_tensors(feed)).numpy())
             encoded = self.model.get_encoder()(**_tensors(feed))
         self.encoded = type(encoded)
         return np.asarray(encoded.last_hidden_state.numpy())
@@ -106,6 +113,19 @@ class TorchRunner:
                 output = self.model(**first | tokens, past_key_values=past, use_cache=True)
             past = output.past_key_values
             return np.asarray(output.logits.numpy())
+
+        return step
+
+    def joining(self, states: Array, blank: int) -> Joint:
+        frames, cache = torch.from_numpy(states)[:, None, None], None
+
+        def step(at: int, written: int | None) -> Array:
+            nonlocal cache
+            ids = torch.tensor([[blank if written is None else written]])  # a blank leaves the cache as it is
+            with torch.no_grad():
+                output = joined(self.model, frames[at], ids, decoder_cache=cache, use_decoder_cache=True)
+            cache = output.decoder_cache
+            return np.asarray(output.logits[0, 0].numpy())
 
         return step
 
@@ -171,6 +191,21 @@ class GraphRunner:
             logits, *present = session.run(None, {"input_ids": ids, "attention_mask": mask, **past})
             past = dict(zip(past, present, strict=True))
             return np.asarray(logits)
+
+        return step
+
+    def joining(self, states: Array, blank: int) -> Joint:
+        session = self.sessions["decoder_joint"]
+        token, past = blank, no_past(session, 1)
+        found: dict[str, Array] = {}
+
+        def step(at: int, written: int | None) -> Array:
+            nonlocal token, past, found
+            if written is not None:
+                token, past = written, {name: found[name.replace("past", "present")] for name in past}
+            given = {"input_ids": np.array([[token]]), "encoder_hidden_states": states[None, at : at + 1]}
+            found = _run(session, given | past)
+            return np.asarray(found["logits"][0, 0])
 
         return step
 

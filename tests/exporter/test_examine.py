@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import soundfile
 import torch
+import transformers
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import tiny_images
+import tiny_sounds
 from wherry import pipeline
 from wherry.bundle import SUFFIXES, Bundle
 from wherry.cli import main
 from wherry.errors import DeviceError
-from wherry_exporter import ParityError, export
+from wherry_exporter import ParityError, UsageError, export
+from wherry_exporter.metrics import words
 
 TEXTS = [
     "The sea is calm today, and so are we.",
@@ -289,6 +293,41 @@ def test_a_variant_that_costs_too_much_is_refused_and_nothing_written(spread, tm
     with pytest.raises(ParityError, match=r"^int8 loses -?0\.\d+ of accuracy on the given rows, limit -0\.5$"):
         export(spread, tmp_path / "out/bundle", precision=["int8"], verify_data=data, max_accuracy_loss=-0.5)
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("name", ["parakeet-tdt", pytest.param("parakeet-rnnt", marks=pytest.mark.sweep)])
+def test_word_errors_of_a_transducer_are_those_of_transformers(tmp_path, name):
+    """Labels are what transformers' generate writes of each sound alone; one has two words more."""
+    folder = tiny_sounds.make(name, tmp_path / "model")
+    model = getattr(transformers, tiny_sounds.TINY[name][0]).from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    features = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    rows = []
+    for number, length in enumerate((16000, 24000, 9000)):
+        noise = np.random.default_rng(number).normal(0, 0.3, length).astype(np.float32)
+        sound = tmp_path / f"{number}.wav"
+        soundfile.write(sound, noise, 16000, "FLOAT")
+        output = model.generate(**features(noise, sampling_rate=16000, return_tensors="pt"), eos_token_id=None)
+        said = tokenizer.decode(output.sequences[0], skip_special_tokens=True, group_tokens=False)
+        rows.append({"audio": str(sound), "label": said, "group": "ab"[number % 2]})
+    count = [len(words(row["label"])) for row in rows]
+    assert min(count) > 0
+    rows[0]["label"] += " other words"
+    data = written(tmp_path / "data.jsonl", rows)
+    bundle = export(folder, tmp_path / "bundle", precision=["fp32"], verify_data=data)
+    found = manifest(bundle)["fp32"]["data"]
+    figures, groups = found["figures"], found["groups"]
+    assert figures["wer"] == figures["wer_torch"] == pytest.approx(2 / (sum(count) + 2), rel=1e-5)
+    assert groups["a"]["wer"] == pytest.approx(2 / (count[0] + count[2] + 2), rel=1e-5)
+    assert groups["b"]["wer"] == found["group_gap"] == 0
+    assert figures["cosine"] > 0.9999
+    short = tmp_path / "short.wav"
+    data = written(tmp_path / "short.jsonl", [{"audio": str(short)}])
+    for length, message in ((9, "too short for a frame"), (200, "the original gives NaN for it: leave it out")):
+        soundfile.write(short, noise[:length], 16000)
+        with pytest.raises(UsageError, match=f"line 1: .*{message}"):
+            export(folder, tmp_path / "other", precision=["fp32"], verify_data=data)
+        assert not (tmp_path / "other").exists()
 
 
 TEXT = {"text": "The sea is calm."}

@@ -9,6 +9,7 @@ import numpy as np
 from wherry.audio import load
 from wherry.audio.features import ParakeetFeatures
 from wherry.errors import BundleError
+from wherry.generation.frames import FrameSearch, Joint
 from wherry.pipelines.ctc import FramesPipeline, Part
 from wherry_tokenization.ctc import CTCLabels, Spoken
 
@@ -27,15 +28,10 @@ class TransducerPipeline(FramesPipeline):
         if not isinstance(features, ParakeetFeatures):
             raise BundleError(f"{folder}: of models that write frame by frame wherry runs Parakeet")
         self.features, self.labels = features, CTCLabels.load(folder)
-        encoder = config.get("encoder_config") or {}
-        told = [config.get(name) for name in ("vocab_size", "blank_token_id", "max_symbols_per_step")]
-        numbers = [*told, encoder.get("subsampling_factor"), *(config.get("durations") or ())]
-        if not all(type(number) is int and number >= 0 for number in numbers) or not numbers[2] * numbers[3]:
-            raise BundleError(
-                f"{folder}/config.json must tell vocab_size, blank_token_id, max_symbols_per_step, durations and the "
-                "encoder's subsampling_factor in whole numbers"
-            )
-        self.vocabulary, self.blank, self.most, factor, *self.durations = numbers
+        self.search = FrameSearch.of(config, folder / "config.json")
+        factor = (config.get("encoder_config") or {}).get("subsampling_factor")
+        if type(factor) is not int or factor < 1:
+            raise BundleError(f"{folder}/config.json must tell the encoder's subsampling_factor in a whole number")
         self.hop = features.hop * factor
         self.step = self.sessions["decoder_joint"]
         kept = {name: port.shape[1:] for name, port in self.step.inputs.items() if name.startswith("past_")}
@@ -67,21 +63,21 @@ class TransducerPipeline(FramesPipeline):
 
     def _written(self, states: Array) -> Iterator[Spoken]:
         """The likeliest pieces for a sound's states, (states, size), each where it begins."""
-        token, kept, at, here = self.blank, self.nothing, 0, 0
-        names = ["logits", *(name.replace("past", "present") for name in kept)]
-        for _ in range(self.most * len(states)):
-            if at >= len(states):
-                return
-            given = {"input_ids": np.array([[token]]), "encoder_hidden_states": states[None, at : at + 1]}
-            logits, *states_of_step = self.step.run(given | kept, names).values()
-            scores = logits.reshape(-1)
-            best = int(scores[: self.vocabulary].argmax())
-            onward = self.durations[int(scores[self.vocabulary :].argmax())] if self.durations else 0
-            if best == self.blank:
-                at, here = at + max(1, onward), 0
-                continue
-            yield Spoken(self.labels.piece(best), at, at + (onward if self.durations else 1))
-            token, kept, here = best, dict(zip(kept, states_of_step, strict=True)), here + 1
-            if not self.durations and here >= self.most:
-                onward, here = 1, 0
-            at += onward
+        for frame in self.search.run(self._joint(states), len(states)):
+            if frame.token is not None:
+                end = frame.at + (frame.onward if self.search.durations else 1)
+                yield Spoken(self.labels.piece(frame.token), frame.at, end)
+
+    def _joint(self, states: Array) -> Joint:
+        names = ["logits", *(name.replace("past", "present") for name in self.nothing)]
+        given, after = {"input_ids": np.array([[self.search.blank]])} | self.nothing, list(self.nothing.values())
+
+        def step(at: int, written: int | None) -> Array:
+            nonlocal given, after
+            if written is not None:
+                given = {"input_ids": np.array([[written]])} | dict(zip(self.nothing, after, strict=True))
+            feed = given | {"encoder_hidden_states": states[None, at : at + 1]}
+            logits, *after = self.step.run(feed, names).values()
+            return logits.reshape(-1)
+
+        return step
