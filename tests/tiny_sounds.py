@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -126,6 +127,31 @@ TRANSDUCER = {
     "blank_token_id": 32,
     "max_symbols_per_step": 10,
 }
+HIFIGAN = {
+    "model_in_dim": 8,
+    "upsample_initial_channel": 16,
+    "upsample_rates": [2, 2],
+    "upsample_kernel_sizes": [4, 4],
+    "resblock_kernel_sizes": [3, 5],
+    "resblock_dilation_sizes": [[1, 3], [1, 3]],
+    "sampling_rate": 800,
+}
+SPEECHT5 = {
+    "hidden_size": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "num_mel_bins": 8,
+    "speech_decoder_prenet_units": 16,
+    "speaker_embedding_dim": 12,
+    "speech_decoder_postnet_layers": 2,
+    "speech_decoder_postnet_units": 16,
+    "max_text_positions": 60,
+    "max_speech_positions": 80,
+}
 FUSED = {"enable_fusion": True, "fusion_type": "aff_2d"}
 
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
@@ -136,6 +162,8 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "parakeet-tdt": ("ParakeetForTDT", TRANSDUCER),
     "parakeet-rnnt": ("ParakeetForRNNT", TRANSDUCER),
     "vits": ("VitsModel", VITS),
+    "speecht5": ("SpeechT5ForTextToSpeech", SPEECHT5),
+    "hifigan": ("SpeechT5HifiGan", HIFIGAN),
     "musicgen": ("MusicgenForConditionalGeneration", MUSIC),
     "musicgen-stereo": ("MusicgenForConditionalGeneration", STEREO),
     "clap": ("ClapModel", {"text_config": TEXT, "audio_config": CLAP, "projection_dim": 16}),
@@ -153,7 +181,7 @@ def make(name: str, folder: Path) -> Path:
     for parameter in model.parameters():  # so that letters and classes differ from sound to sound
         if name != "vits" and not name.startswith("musicgen"):
             torch.nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.25)
-    if name.startswith("parakeet"):
+    if name.startswith(("parakeet", "speecht5")):
         for tensor, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 torch.nn.init.normal_(parameter, float("norm" in tensor and tensor.endswith("weight")), 0.1)
@@ -177,6 +205,8 @@ def make(name: str, folder: Path) -> Path:
     model.save_pretrained(folder)
     if name.startswith("musicgen"):
         save_tokenizer(folder)
+    elif name == "speecht5":
+        save_letters(folder)
     elif name == "ast":
         transformers.ASTFeatureExtractor(num_mel_bins=16, max_length=64).save_pretrained(folder)
     elif name.startswith("parakeet"):
@@ -186,7 +216,7 @@ def make(name: str, folder: Path) -> Path:
         kind = "fusion" if name == "clap-fused" else "rand_trunc"
         transformers.ClapFeatureExtractor(max_length_s=1, truncation=kind).save_pretrained(folder)
         save_tokenizer(folder)
-    elif name != "vits":
+    elif name not in ("vits", "hifigan"):
         transformers.Wav2Vec2FeatureExtractor(return_attention_mask=False).save_pretrained(folder)
     if name == "wav2vec2":
         vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3} | {c: n + 4 for n, c in enumerate(LETTERS)}
@@ -199,6 +229,20 @@ def make(name: str, folder: Path) -> Path:
             folder / "vocab.json", language="eng", phonemize=False, pad_token="_", unk_token=None
         ).save_pretrained(folder)
     return folder
+
+
+def save_letters(folder: Path) -> None:
+    """SpeechT5's tokenizer: a sentencepiece model of letters."""
+    with (folder / "spm_char.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(["the quick brown fox jumps over a lazy dog, 'tis so."]),
+            model_writer=file,
+            model_type="char",
+            character_coverage=1.0,
+            minloglevel=2,
+            **{"vocab_size": 81, "hard_vocab_limit": False, "bos_id": 0, "pad_id": 1, "eos_id": 2, "unk_id": 3},
+        )
+    transformers.SpeechT5Tokenizer(str(folder / "spm_char.model")).save_pretrained(folder)
 
 
 def save_pieces(folder: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 import transformers
 from onnxruntime import InferenceSession
 
+import tiny_sounds
 from tiny_hearing import hearing
 from tiny_images import TINY
 from wherry.cli import main
@@ -170,21 +171,7 @@ VITS = {
     "posterior_encoder_num_wavenet_layers": 1,
     "wavenet_dilation_rate": 1,
 }
-SPEECHT5 = {
-    "vocab_size": 120,
-    "hidden_size": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "num_mel_bins": 8,
-    "speech_decoder_prenet_units": 16,
-    "speaker_embedding_dim": 12,
-    "speech_decoder_postnet_layers": 2,
-    "speech_decoder_postnet_units": 16,
-}
+SPEECHT5 = {**tiny_sounds.SPEECHT5, "vocab_size": 120}
 VIDEO = {**VISION, "num_frames": 4, "num_labels": 5}
 VJEPA2 = {
     **VIDEO,

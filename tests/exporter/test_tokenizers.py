@@ -28,6 +28,8 @@ DEBERTA |= {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3}
 ALBERT = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "control_symbols": ["[CLS]", "[SEP]"]}
 ALBERT |= {"user_defined_symbols": ["[MASK]"]}
 
+SPEECHT5 = {"model_type": "char", "bos_id": 0, "pad_id": 1, "eos_id": 2, "unk_id": 3, "vocab_size": 120}
+
 ALONE = {
     "t5": ("spiece.model", T5, {"extra_ids": 10}),
     "mt5": ("spiece.model", {**T5, "byte_fallback": True}, {"tokenizer_class": "T5Tokenizer", "extra_ids": 0}),
@@ -90,6 +92,18 @@ def test_a_sentencepiece_model_alone(family, tmp_path):
     write(tmp_path, "config.json", {"model_type": family})
     write(tmp_path, "tokenizer_config.json", config)
     assert_alike(bundled(tmp_path), AutoTokenizer.from_pretrained(tmp_path))
+
+
+def test_letters_of_speecht5(tmp_path):
+    """Another is only a space before `<mask>`, and how characters are written that the model does not know."""
+    letters = train(tmp_path / "spm_char.model", **SPEECHT5)
+    write(tmp_path, "config.json", {"model_type": "speecht5"})
+    write(tmp_path, "tokenizer_config.json", {"tokenizer_class": "SpeechT5Tokenizer"})
+    write(tmp_path, "added_tokens.json", {"<mask>": len(letters), "<ctc_blank>": len(letters) + 1})
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    known = [line for line in LINES if "<mask>" not in line and theirs.unk_token_id not in theirs(line)["input_ids"]]
+    assert len(known) > 20
+    assert_alike(bundled(tmp_path, "text-to-audio"), theirs, known)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import shutil
 from functools import cache
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import soundfile
@@ -22,6 +23,7 @@ from wherry.audio.phonemes import phonemes
 from wherry.cli import main
 from wherry.errors import BundleError, InputError, TokenizerError
 from wherry_exporter import export
+from wherry_exporter.noise import still, stilled
 from wherry_exporter.samples import sample
 
 SAID = {
@@ -427,6 +429,94 @@ def test_music_refuses_what_it_cannot_do(exported):
             ours(given, **options)
 
 
+@pytest.fixture(scope="module")
+def vocoder(folders, tmp_path_factory):
+    return export(folders("hifigan"), tmp_path_factory.mktemp("vocoder") / "hifigan", precision=["fp32"]).folder
+
+
+@pytest.fixture(scope="module")
+def still_speech(exported, tmp_path_factory):
+    """SpeechT5's bundle laid out as others do, and its decoder without the dropout that stays on."""
+    ours = exported("speecht5")
+    folder = tmp_path_factory.mktemp("speech") / "still"
+    shutil.copytree(ours.bundle.folder, folder)
+    (folder / "wherry.json").unlink()
+    path = folder / "onnx/decoder_model_merged.onnx"
+    with stilled(path) as still_path:
+        onnx.save(onnx.load(still_path), path)
+    return folder
+
+
+def test_speecht5(vocoder, folders, still_speech):
+    model = transformers.SpeechT5ForTextToSpeech.from_pretrained(folders("speecht5"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders("speecht5"))
+    theirs = transformers.SpeechT5HifiGan.from_pretrained(folders("hifigan"))
+    voices = np.random.default_rng(5).normal(size=(2, 12)).astype(np.float32)
+    ours = pipeline("text-to-speech", still_speech, device="cpu", vocoder=vocoder)
+    sums = []
+    model.speech_decoder_postnet.prob_out.register_forward_hook(
+        lambda _module, _inputs, output: sums.append(float(torch.sigmoid(output).sum()))
+    )
+
+    def both(text, voice, **options):
+        """How many frames are said."""
+        sums.clear()
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        with still(), torch.no_grad():
+            expected = model.generate_speech(ids, torch.from_numpy(voice)[None], vocoder=theirs, **options).numpy()
+        found = ours(text, speaker_embeddings=voice, **options)
+        assert found["sampling_rate"] == 800
+        np.testing.assert_allclose(found["audio"], expected, atol=1e-3)
+        assert np.ptp(expected) > 0.1
+        return len(expected) // 4
+
+    ends = set()
+    for text, voice in (("over the lazy dog", voices[0]), ("the fox jumps over a dog", voices[1])):
+        assert both(text, voice, threshold=10.0, maxlenratio=3.0) == 2 * len(sums)
+        end = int(np.argmax(sums))
+        ends.add(end)
+        assert both(text, voice, threshold=sums[end] - 1e-4) == 2 * (end + 1)
+    assert max(ends) > 0
+    assert both("a dog", voices[0], minlenratio=2.0, maxlenratio=2.5) == 2 * 7
+    assert both("a", voices[0], threshold=10.0, maxlenratio=0.1) == 2
+    listed = ours(["a", "a dog"], speaker_embeddings=voices[:1], vocoder=str(vocoder), maxlenratio=2, threshold=10)
+    assert [len(each["audio"]) for each in listed] == [4 * 2 * 3, 4 * 2 * 7]
+    with pytest.warns(UserWarning, match="speech was cut after 160 frames, all that the model can say"):
+        assert len(ours("the fox jumps", speaker_embeddings=voices[0], threshold=10)["audio"]) == 160 * 4
+
+
+def test_what_speecht5_cannot_say(exported, vocoder, still_speech, tmp_path):
+    ours, voice = pipeline("text-to-speech", still_speech, device="cpu"), np.ones(12)
+    (tmp_path / "voice.npy").write_bytes(b"voice")
+    for given, options, message in (
+        ("the fox", {}, "pass vocoder=, a bundle of its SpeechT5HifiGan"),
+        ("the fox", {"speaker_embeddings": np.ones(7)}, r"must be 12 finite floats, not of shape \(7,\)"),
+        ("the fox", {"speaker_embeddings": np.full(12, np.nan)}, "must be 12 finite floats"),
+        ("the fox", {"speaker_embeddings": "nowhere.npy"}, "nowhere.npy is no .npy file of a voice"),
+        ("the fox", {"speaker_embeddings": tmp_path / "voice.npy"}, "is no .npy file of a voice that can be read"),
+        ("the fox", {"speaker_embeddings": {}}, "speaker_embeddings must be floats, not dict"),
+        ("the fox", {"threshold": "high"}, "threshold, minlenratio and maxlenratio must be numbers"),
+        ("the fox", {"minlenratio": 3.0, "maxlenratio": 2.0}, "minlenratio 3.0 and maxlenratio 2.0 must be in order"),
+        ("  ", {}, "the text has nothing to say"),
+        (["the fox", 5], {}, "text 1 is a int, not a str"),
+        ("the fox " * 9, {}, "a text has 73 tokens, the model takes 60: cut it up"),
+    ):
+        chosen = {} if message.startswith("pass vocoder") else {"vocoder": vocoder}
+        with pytest.raises(InputError, match=message):
+            ours(given, **{"speaker_embeddings": voice, **chosen, **options})
+    with pytest.raises(
+        BundleError, match="hifigan is a speecht5_hifigan: of models that speak wherry runs VITS, Piper's"
+    ):
+        pipeline(model=vocoder, device="cpu")
+    with pytest.raises(BundleError, match="is no vocoder of spectrograms of 8 bins"):
+        ours("the fox", speaker_embeddings=voice, vocoder=exported("vits").bundle.folder)
+    config = json.loads((still_speech / "config.json").read_text()) | {"reduction_factor": None}
+    folder = shutil.copytree(still_speech, tmp_path / "speech")
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BundleError, match="must tell num_mel_bins, reduction_factor"):
+        pipeline("text-to-speech", folder, device="cpu")
+
+
 def test_piper(voice):
     """The ids that the voice's JSON gives for phonemes, through its graph."""
     config = json.loads((sample("piper") / "en_US-joe-medium.onnx.json").read_text())
@@ -543,6 +633,20 @@ def test_speech_into_a_file(exported, tmp_path, capsys):
     found, rate = soundfile.read(path, dtype="float32")
     assert rate == 16000
     np.testing.assert_allclose(found, np.clip(expected["audio"], -1, 1), atol=1e-4)
+
+
+def test_speecht5_into_a_file(exported, vocoder, tmp_path, capsys):
+    path, voice = tmp_path / "speech.wav", tmp_path / "voice.npy"
+    np.save(voice, np.ones((1, 12), np.float32))
+    words = ["run", str(exported("speecht5").bundle.folder), "the fox", "--output", str(path), "--threshold", "10"]
+    assert main([*words, "--voice", str(voice)]) == 2
+    assert "pass vocoder=, a bundle of its SpeechT5HifiGan" in capsys.readouterr().err
+    words += ["--vocoder", str(vocoder)]
+    assert main(words) == 2
+    assert capsys.readouterr().err == "wherry: text-to-audio needs --voice, such as --voice 'voice.npy'\n"
+    assert main([*words, "--voice", str(voice), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sampling_rate"] == 800
+    assert len(soundfile.read(path)[0]) == 2 * 80 * 4
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ OPTIONS = {
     "return_timestamps": ("timestamps", "word"),
     "query": ("query", "How do I cross the river?"),
     "question": ("question", "What is a wherry?"),
+    "speaker_embeddings": ("voice", "voice.npy"),
+    "vocoder": ("vocoder", "bundles/hifigan"),
 }
 """A pipeline's argument to the option for it, and an example of one."""
 
@@ -92,6 +94,8 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
         "--translate", action="store_const", const="translate", help="write speech of any language down in English"
     )
     group.add_argument("--timestamps", choices=["segment", "word", "char"], help="tell when each part was said")
+    group.add_argument("--voice", metavar="FILE", help="what SpeechT5 speaks with: its speaker's embedding, a .npy")
+    group.add_argument("--vocoder", metavar="MODEL", help="what makes a sound of SpeechT5's spectrograms: its HifiGan")
     group.add_argument("--chunk-length", type=float, metavar="S", help="cut speech into parts of so many seconds")
 
 

@@ -15,12 +15,11 @@ from wherry.bundle import Bundle
 from wherry.errors import BundleError, InputError
 from wherry.files import read_json
 from wherry.generation import GenerationConfig
-from wherry.generation.batch import bind
 from wherry.generation.sampling import Chooser
 from wherry.pipelines.base import TextPipeline
 from wherry.pipelines.generated import defaults
 from wherry.pipelines.speaking import Spoken, each_text
-from wherry.session import Session
+from wherry.pipelines.steps import Steps
 
 Array = np.ndarray[Any, Any]
 
@@ -96,13 +95,15 @@ class MusicPipeline(TextPipeline):
         if length < least:
             raise InputError(f"music has at least {least - 1} new tokens, about 50 a second, not {length - 1}")
         deadline = math.inf if config.max_time is None else time.monotonic() + config.max_time
-        step = _Steps(self.sessions["decoder_model_merged"], states, mask)
+        given = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+        step = Steps(self.sessions["decoder_model_merged"], given, len(states))
         tokens = np.full((len(delays), length), self.start, np.int64)
         choosers: list[Chooser] = []
         for at in range(1, length):
             if at >= least and time.monotonic() > deadline:
                 return tokens[:, :at]
-            logits = step(np.tile(tokens[:, at - 1 : at], (len(states), 1)))
+            (found,) = step({"input_ids": np.tile(tokens[:, at - 1 : at], (len(states), 1))}, ["logits"])
+            logits = found[:, -1]
             if scale > 1:
                 wanted, free = np.split(logits, 2)
                 logits = free + (wanted - free) * np.float32(scale)
@@ -112,38 +113,3 @@ class MusicPipeline(TextPipeline):
             playing = (delays < at) & (at < length - longest + delays)
             tokens[:, at] = np.where(playing, chosen, self.start)
         return tokens
-
-
-class _Steps:
-    """A decoder over what it keeps, which stays where the graph gives it; it has several rows of tokens a text."""
-
-    def __init__(self, session: Session, states: Array, mask: Array) -> None:
-        self.session = session
-        self.given = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
-        self.ports = [port for name, port in session.inputs.items() if name.startswith("past_key_values.")]
-        self.cross = [".encoder." in port.name for port in self.ports]
-        sizes = [[size if isinstance(size, int) else 0 for size in port.shape[1:]] for port in self.ports]
-        self.past = [
-            session.value(np.zeros((len(states), *size), port.dtype))
-            for size, port in zip(sizes, self.ports, strict=True)
-        ]
-        self.started = False
-
-    def __call__(self, ids: Array) -> Array:
-        """Logits, float32 (rows, vocabulary), of the next tokens after ids, int64 (rows, 1)."""
-        binding = self.session.raw.io_binding()
-        bind(binding, self.session, {"input_ids": ids, **self.given, "use_cache_branch": np.array([self.started])})
-        wanted = [not (cross and self.started) for cross in self.cross]  # keys of the text are computed once
-        for port, value in zip(self.ports, self.past, strict=True):
-            binding.bind_ortvalue_input(port.name, value)
-        binding.bind_output("logits", "cpu")
-        for port, new in zip(self.ports, wanted, strict=True):
-            if new:
-                name = port.name.replace("past_key_values", "present")
-                binding.bind_output(name, self.session.memory, self.session.index)
-        self.session.run_bound(binding)
-        logits, *present = binding.get_outputs()
-        found = iter(present)
-        self.past = [next(found) if new else value for value, new in zip(self.past, wanted, strict=True)]
-        self.started = True
-        return np.asarray(logits.numpy()[:, -1], np.float32)

@@ -1,4 +1,4 @@
-"""text-to-audio: a text in, speech out, by VITS; Piper's voices, VITS too, are in `piper`, MusicGen is in `music`."""
+"""text-to-audio: a text in, speech out, by VITS; others are in `piper`, VITS too, in `speecht5` and in `music`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from wherry.pipelines.base import Pipeline
 from wherry.pipelines.music import MusicPipeline
 from wherry.pipelines.piper import PiperPipeline
 from wherry.pipelines.speaking import Spoken, each_text
+from wherry.pipelines.speecht5 import SpeechT5Pipeline
 from wherry_tokenization.characters import Characters
 
 Array = np.ndarray[Any, Any]
@@ -28,14 +29,13 @@ class VitsPipeline(Pipeline):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.characters = Characters.load(self.bundle.folder)
         rate = self.bundle.config.get("sampling_rate")
         if self.bundle.config.get("model_type") != "vits" or type(rate) is not int:
             raise BundleError(
                 f"{self.bundle.folder} is a {self.bundle.config.get('model_type')}: of models that speak wherry "
-                "runs VITS, Piper's voices and MusicGen"
+                "runs VITS, Piper's voices, SpeechT5 and MusicGen"
             )
-        self.rate = rate
+        self.characters, self.rate = Characters.load(self.bundle.folder), rate
 
     def __call__(self, text_inputs: Any) -> Any:
         """Say one text, or each of several.
@@ -70,9 +70,7 @@ def open_pipeline(bundle: Bundle, **options: Any) -> Pipeline:
     if "encodec_decode" in graphs:
         return MusicPipeline(bundle, **options)
     if "encoder_model" in graphs:
-        raise BundleError(
-            f"{bundle.folder} speaks frame by frame (SpeechT5), which wherry exports and does not run yet"
-        )
+        return SpeechT5Pipeline(bundle, **options)
     return PiperPipeline(bundle, **options) if "phoneme_id_map" in bundle.config else VitsPipeline(bundle, **options)
 
 
