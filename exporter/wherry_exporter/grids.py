@@ -109,6 +109,8 @@ class Packing:
     ) -> tuple[Tensor, None]:
         """transformers' attention interface."""
         mask = cu_seq_lens_q[:, None] == cu_seq_lens_q
+        if (groups := query.shape[1] // key.shape[1]) > 1:
+            key, value = (each.repeat_interleave(groups, 1) for each in (key, value))
         output = nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
         return output.transpose(1, 2), None
 

@@ -196,7 +196,8 @@ class Verifier:
             tally.add(name, *pair)
             del pair  # before the next outputs are computed
         losses = self.probe.losses(opened)
-        return tally.parity(*(map(math.exp, losses) if losses else (None, None)))
+        with np.errstate(over="ignore"):
+            return tally.parity(*(float(np.exp(loss)) for loss in losses) if losses else (None, None))
 
 
 def probe_for(checkpoint: Checkpoint, folder: Path, padding_side: str) -> Probe:

@@ -86,13 +86,14 @@ class _VisionEncoder(nn.Module):
 class _PackedImages(nn.Module):
     """Images that come as patches to their features.
 
-    Where a module behind the tower makes them, it is given all blocks of patches as the frames of one image, which
-    computes the same, and in order: images have unlike rows.
+    Where a module behind the tower makes them that is told grids, it is given all blocks of patches as the frames of one
+    image, which computes the same, and in order: images have unlike rows.
     """
 
-    def __init__(self, model: Any, tower: Any, packing: Packing) -> None:
+    def __init__(self, model: Any, tower: Any, packing: Packing, last: nn.Module | None) -> None:
         super().__init__()
         self.tower, self.packing = tower, packing
+        self.last = None if last in set(tower.modules()) else last
         self.merge = int(model.config.vision_config.spatial_merge_size)
         modules = (module for module in model.modules() if parameters_of(module)[1:] == ["image_grid_thw"])
         self.projector = next(modules, None)
@@ -104,6 +105,9 @@ class _PackedImages(nn.Module):
             states = output.last_hidden_state[self.packing.in_blocks(grids, self.merge)]
             features: Tensor = self.projector(states, _Frames(states.shape[0] // self.merge**2, self.merge))
             return features
+        if self.last is not None:
+            projected: Tensor = self.last(output.pooler_output)
+            return projected
         return torch.cat([output.pooler_output, *(getattr(output, "deepstack_features", None) or [])], -1)
 
 
@@ -229,8 +233,9 @@ def _fused_vision(model: Any, images: dict[str, Tensor]) -> ir.Model:
 
 def _plain_vision(model: Any, images: dict[str, Tensor]) -> ir.Model:
     if "image_grid_thw" in images:
+        last = _last_layer(model, images)
         with packed_images(model) as (tower, packing):
-            return _trace_vision(model, _PackedImages(model, tower, packing), images)
+            return _trace_vision(model, _PackedImages(model, tower, packing, last), images)
     if "spatial_shapes" in images:
         return _trace_vision(model, _FilledPatches(model), images)
     if "image_position_ids" in images:
