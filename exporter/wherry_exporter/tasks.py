@@ -65,6 +65,7 @@ TASKS: Mapping[str, ExportTask] = {
     "mask-generation": ExportTask("mask-generation", MASK_OUTPUTS, precisions=("fp32",)),
     "depth-estimation": ExportTask("depth-estimation", ("predicted_depth",)),
     "image-to-image": ExportTask("image-to-image", ("reconstruction",)),
+    "image-matting": ExportTask("image-matting", ("alphas",)),
     "masked-im": ExportTask("masked-im", ("reconstruction",)),
     "keypoint-detection": ExportTask("keypoint-detection", ("heatmaps",)),
     "zero-shot-image-classification": ExportTask(
@@ -343,6 +344,8 @@ def _task_by_name(name: str) -> str | None:
         return "time-series-regression"
     if name.endswith("ForPrediction"):
         return "time-series-forecasting"
+    if name.endswith("ForImageMatting"):
+        return "image-matting"
     if name.endswith("ForImageSegmentation"):
         return "image-segmentation"
     if name.endswith(("ForPoseEstimation", "ForKeypointDetection")):

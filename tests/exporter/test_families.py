@@ -211,6 +211,17 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     "AlbertForMaskedLM": {**TEXT, "embedding_size": 16},
     "MPNetModel": TEXT,
     "VitsModel": VITS,
+    "VitMatteForImageMatting": {  # of an image and what is surely on it
+        "backbone_config": {
+            "model_type": "vitdet",
+            **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_ratio": 2},
+            **{"image_size": 64, "patch_size": 16, "num_channels": 4, "out_features": ["stage2"]},
+            **{"use_relative_position_embeddings": True, "window_block_indices": [], "residual_block_indices": []},
+        },
+        "hidden_size": 32,
+        "convstream_hidden_sizes": [8, 16, 24],
+        "fusion_hidden_sizes": [32, 24, 16, 8],
+    },
     "SpeechT5HifiGan": {**HIFIGAN, "model_in_dim": 8},
     "OneFormerForUniversalSegmentation": TINY["oneformer"][1],
     "VideoMAEForVideoClassification": VIDEO,
@@ -665,6 +676,41 @@ VISION_LANGUAGE: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
             "vision_config": {**MERGED, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
         },
     ),
+    "Exaone4_5_ForConditionalGeneration": (  # images' attention in groups
+        PACKED,
+        [],
+        {
+            "text_config": {**UNTIED, "model_type": "exaone4", "layer_types": ["full_attention"] * 2},
+            "vision_config": {**MERGED, "window_size": 32, "fullatt_block_indexes": [1], "num_key_value_heads": 2},
+        },
+    ),
+    "HyperCLOVAXVisionV2ForConditionalGeneration": (  # features projected behind the tower
+        PACKED,
+        [],
+        {
+            "text_config": {**UNTIED, "model_type": "hyperclovax"},
+            "vision_config": {
+                **MERGED,
+                "model_type": "qwen2_5_vl_vision",
+                "window_size": 32,
+                "fullatt_block_indexes": [1],
+            },
+        },
+    ),
+    "Glm4vMoeForConditionalGeneration": (  # experts
+        PACKED,
+        ["position_ids"],
+        {
+            "text_config": {
+                **UNTIED,
+                **{"model_type": "glm4v_moe_text", "moe_intermediate_size": 24, "n_routed_experts": 4},
+                **{"num_experts_per_tok": 2, "first_k_dense_replace": 1},
+                "rope_parameters": IN_3D["rope_parameters"]
+                | {"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 2]},
+            },
+            "vision_config": {**MERGED, "image_size": 32},
+        },
+    ),
     "Glm4vForConditionalGeneration": (  # positions interpolated by the lengths of images
         PACKED,
         ["position_ids"],
@@ -694,7 +740,8 @@ Speech2TextForConditionalGeneration Swin2SRForImageSuperResolution SwitchTransfo
 TimesformerForVideoClassification VJEPA2ForVideoClassification ViTMAEModel ViltForQuestionAnswering
 VisionEncoderDecoderModel VitsModel VivitForVideoClassification Wav2Vec2ForCTC Wav2Vec2ForXVector
 WavLMForAudioFrameClassification WhisperForConditionalGeneration XLNetForSequenceClassification
-YolosForObjectDetection ZoeDepthForDepthEstimation
+YolosForObjectDetection ZoeDepthForDepthEstimation Exaone4_5_ForConditionalGeneration VitMatteForImageMatting
+HyperCLOVAXVisionV2ForConditionalGeneration Glm4vMoeForConditionalGeneration
 """
 """What takes long and shows little that others, or the pipelines that export them, do not: left to `make sweep`."""
 
