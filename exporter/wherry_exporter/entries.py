@@ -72,7 +72,7 @@ class Entries:
         self.checkpoint, self.plan = checkpoint, plan
         self.precisions: Sequence[str] = TASKS[checkpoint.task].precisions
         self.shape = shape_of(checkpoint.task, checkpoint.model)
-        blind = checkpoint.task in ("video-classification", "audio-to-audio")
+        blind = checkpoint.task in ("video-classification", "audio-to-audio", "image-matting")
         apart = "places in a table" if kinds_of_places(checkpoint.model.config) else ""
         if image_places(checkpoint.model):
             apart = "how words stand behind an image"

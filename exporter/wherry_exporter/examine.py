@@ -94,7 +94,7 @@ def refuse_rows(task: str, shape: str) -> None:
     Raises:
         UsageError: it does.
     """
-    without = ("audio-to-audio", "mask-generation", "multiple-choice", "video-classification")
+    without = ("audio-to-audio", "image-matting", "mask-generation", "multiple-choice", "video-classification")
     if shape in ("speech", "music") or task in without:
         raise UsageError(f"{task} cannot be examined on rows yet: leave --calibration and --verify-data out")
 

@@ -1583,6 +1583,7 @@ def test_what_rows_do_not_tell_is_refused_in_one_line(folder, letters, tmp_path,
     tapas = {**TEXT, "type_vocab_sizes": [3, 256, 256, 2, 256, 256, 10]}
     git = {**TEXT, "vision_config": VISION, "num_image_with_embedding": 3}
     made = {"TapasForQuestionAnswering": tapas, "DacModel": CODECS["DacModel"], "GitForCausalLM": git}
+    made["VitMatteForImageMatting"] = IN_ONE_GO["VitMatteForImageMatting"]
     for name, settings in made.items():
         model_class = getattr(transformers, name)
         model_class(model_class.config_class(**settings)).save_pretrained(tmp_path / name)
@@ -1596,6 +1597,7 @@ def test_what_rows_do_not_tell_is_refused_in_one_line(folder, letters, tmp_path,
         ("TapasForQuestionAnswering", "--calibration", "rows do not tell places in a table"),
         ("DacModel", "--verify-data", "audio-to-audio cannot be examined on rows yet"),
         ("DacModel", "--calibration", "audio-to-audio cannot be examined on rows yet"),
+        ("VitMatteForImageMatting", "--calibration", "image-matting cannot be examined on rows yet"),
         ("GitForCausalLM", "--calibration", "GitForCausalLM cannot be exported: it takes several frames"),
     ):
         assert main(["export", str(tmp_path / name), "-o", str(tmp_path / "out"), option, str(rows)]) in (1, 2)
