@@ -86,8 +86,8 @@ class _VisionEncoder(nn.Module):
 class _PackedImages(nn.Module):
     """Images that come as patches to their features.
 
-    A module behind the tower that is told grids is given all blocks of patches as the frames of one image, which computes
-    the same, and in order: images have unlike rows. Others take what the tower gives as it is.
+    A module behind the tower that is told grids is given all blocks of patches as the frames of one image, which
+    computes the same, and in order: images have unlike rows. Others take what the tower gives as it is.
     """
 
     def __init__(self, model: Any, tower: Any, packing: Packing, last: nn.Module | None) -> None:
