@@ -75,7 +75,8 @@ def encoder_decoder_of(model: Any) -> Any:
         return _Reader(model)
     if is_captioner(model):
         return _Answerer(model) if hasattr(model, "text_encoder") else _Captioner(model)
-    if hasattr(model, "get_image_features"):
+    writes = any(hasattr(each, "language_model") for each in (model, model.base_model))
+    if hasattr(model, "get_image_features") and writes:  # T5Gemma 2's encoder of words sees by itself
         return _Seer(model)
     if composes(model):
         return _Composer(model)

@@ -207,7 +207,7 @@ def shape_of(task: str, model: Any) -> Shape:
         if hears(model):
             reason = "an adapter changes its weights where it hears: merge that first"
         raise TaskError(f"{type(model).__name__} cannot be exported for {task}: {reason}")
-    if model.config.is_encoder_decoder and not hasattr(model, "get_image_features"):
+    if model.config.is_encoder_decoder and (task == "text2text-generation" or not hasattr(model, "get_image_features")):
         return "encoder-decoder"
     return "decoder" if model.main_input_name == "input_ids" else "model"
 

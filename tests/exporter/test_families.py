@@ -490,9 +490,31 @@ PIX2STRUCT = {
 }
 
 STEPWISE = {"FSMTForConditionalGeneration", "ProphetNetForConditionalGeneration"}
-CACHES_COPIED = {*STEPWISE, "VisionEncoderDecoderModel", "LEDForConditionalGeneration", "GitForCausalLM"}
-"""Those of TrOCR's and LED's decoders too, which flatten batch and heads, and GIT's, which puts words behind them."""
+CACHES_COPIED = {
+    *STEPWISE,
+    *("VisionEncoderDecoderModel", "LEDForConditionalGeneration", "GitForCausalLM", "T5Gemma2ForConditionalGeneration"),
+}
+"""Those of TrOCR's and LED's decoders too, which flatten batch and heads, and GIT's and T5Gemma 2's, which put others
+beside them."""
+
+LONG = {**WIDE, "model_type": "llama", "max_position_embeddings": 128}
+GEMMA_PAIR = {
+    **{name: value for name, value in LONG.items() if name != "model_type"},
+    **{"head_dim": 16, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+    "rope_parameters": {
+        kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("sliding_attention", "full_attention")
+    },
+}
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
+    "T5Gemma2ForConditionalGeneration": {  # an encoder that takes images beside words, or words alone
+        "encoder": {
+            "text_config": GEMMA_PAIR,
+            "vision_config": {**VISION, "model_type": "siglip_vision_model"},
+            **{"mm_tokens_per_image": 4, "boi_token_index": 117, "eoi_token_index": 116},
+        },
+        "decoder": GEMMA_PAIR,
+        "image_token_index": 119,
+    },
     "T5ForConditionalGeneration": T5,
     "MT5ForConditionalGeneration": {**T5, "num_layers": 1, "feed_forward_proj": "gated-gelu"},
     "MarianMTModel": BART,
@@ -547,7 +569,6 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
 }
 
 
-LONG = {**WIDE, "model_type": "llama", "max_position_embeddings": 128}
 UNTIED = {**LONG, "tie_word_embeddings": False}
 PIXELS = ["pixel_values"]
 PACKED = ["pixel_values", "image_grid_thw"]
@@ -741,7 +762,7 @@ TimesformerForVideoClassification VJEPA2ForVideoClassification ViTMAEModel ViltF
 VisionEncoderDecoderModel VitsModel VivitForVideoClassification Wav2Vec2ForCTC Wav2Vec2ForXVector
 WavLMForAudioFrameClassification WhisperForConditionalGeneration XLNetForSequenceClassification
 YolosForObjectDetection ZoeDepthForDepthEstimation Exaone4_5_ForConditionalGeneration VitMatteForImageMatting
-HyperCLOVAXVisionV2ForConditionalGeneration Glm4vMoeForConditionalGeneration
+HyperCLOVAXVisionV2ForConditionalGeneration Glm4vMoeForConditionalGeneration T5Gemma2ForConditionalGeneration
 """
 """What takes long and shows little that others, or the pipelines that export them, do not: left to `make sweep`."""
 
