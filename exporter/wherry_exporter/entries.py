@@ -144,9 +144,8 @@ class Entries:
             rows = [Row("built-in text", text=text) for text in CALIBRATION]
         entries: list[Feed]
         if rows is not None:
-            size = (
-                1 if self.shape in (*MIXED, "transducer") else 4
-            )  # prompts with images are as long as these make them
+            singly = self.shape in (*MIXED, "transducer")  # prompts with images are as long as these make them
+            size = 1 if singly else 4
             entries = [self.front.feed(batch) for batch in batches(rows, size)]
         elif self.shape == "vision-language":
             entries = [self._with_images(seed) for seed in range(100, 102)]

@@ -126,7 +126,7 @@ def input_names(model: Any) -> list[str]:
     if "input_ids" not in names and "pixel_mask" in names:  # images alone are of one size, texts are padded anyway
         names.remove("pixel_mask")
     if main == "input_ids" and "decoder_input_ids" in parameters and hasattr(model, "get_image_features"):
-        names.remove("pixel_values")  # of T5Gemma 2, whose encoder takes words alone too
+        names = [name for name in names if name != "pixel_values"]  # T5Gemma 2's encoder takes words alone too
     if "flattened_patches" in names or "states" in names:
         names.append("attention_mask")
     if "pixel_values" in names:  # what else may be asked about an image comes after it, to a graph of its own
