@@ -226,6 +226,8 @@ def probe_for(checkpoint: Checkpoint, folder: Path, padding_side: str) -> Probe:
 
 ROUNDING = 1e-5
 """By so much of the largest logit the original itself says nothing of which is the larger."""
+UNHEARD_OF, HALF = float(np.finfo(np.float32).max), float(np.finfo(np.float16).max)
+"""The original says by the one, or by infinity, what cannot be; a graph of float16 by the other at least."""
 BLOCK = 2**16
 """Elements that are compared at once: in float64 they fit in a cache."""
 
@@ -253,16 +255,20 @@ class Tally:
 
     def _add(self, name: str, expected: Array, found: Array) -> None:
         expected, found = expected.astype(np.float64), found.astype(np.float64)
-        never = np.isinf(expected) & (expected == found)  # what cannot be, as both say
-        if never.any():
+        never = (np.abs(expected) >= UNHEARD_OF) & (np.abs(found) >= HALF) & ((expected > 0) == (found > 0))
+        if hidden := bool(never.any()):
             expected, found = (np.where(never, 0, each) for each in (expected, found))
         differences = np.abs(expected - found)
         difference, element = self.largest.get(name, (0.0, 0.0))
         self.largest[name] = max(difference, float(differences.max())), max(element, float(np.abs(expected).max()))
         self.total, self.count = self.total + float(differences.sum()), self.count + found.size
         if "logits" in name and "mask" not in name and expected.shape[-1] > 1:  # whether a mask holds is no choice
-            chosen = np.take_along_axis(expected, found.argmax(-1)[:, None], -1)[:, 0]
-            self.same.append(expected.max(-1) - chosen <= ROUNDING * np.abs(expected).max(-1))
+            choices, chosen = expected, found
+            if hidden:
+                lowest = min(expected.min(), found.min()) - 1  # so that nobody chooses what cannot be
+                choices, chosen = (np.where(never, lowest, each) for each in (expected, found))
+            best = np.take_along_axis(choices, chosen.argmax(-1)[:, None], -1)[:, 0]
+            self.same.append(choices.max(-1) - best <= ROUNDING * np.abs(expected).max(-1))
         if "logits" in name and self.writes:
             expected, found = (each - each.mean(-1, keepdims=True) for each in (expected, found))
         norms = np.linalg.norm(expected, axis=-1) * np.linalg.norm(found, axis=-1)

@@ -42,10 +42,15 @@ def test_what_is_added_to_all_logits_is_not_seen_where_softmax_does_not_see_it()
 
 
 def test_what_cannot_be_is_alike_where_both_say_so():
-    """Grounding DINO has logits of minus infinity behind a text's last token."""
-    expected = np.random.default_rng(0).normal(size=(5, 40)).astype(np.float32)
-    expected[:, 30:] = -np.inf
-    for found, alike in ((expected.copy(), True), (np.where(np.isinf(expected), -9, expected), False)):
+    """Grounding DINO has logits of minus infinity behind a text's last token, Chameleon of float32's least."""
+    logits = np.random.default_rng(0).normal(size=(5, 40)).astype(np.float32)
+    cases = []
+    for least in (-np.inf, np.finfo(np.float32).min):
+        expected = logits.copy()
+        expected[:, 30:] = least
+        others = {-np.inf: True, np.finfo(np.float32).min: True, np.finfo(np.float16).min: True, -9: False}
+        cases += [(expected, np.where(expected < -9, each, expected), alike) for each, alike in others.items()]
+    for expected, found, alike in cases:
         tally = Tally(writes=False)
         with np.errstate(invalid="ignore"):
             tally.add("logits", expected, found)
@@ -53,6 +58,19 @@ def test_what_cannot_be_is_alike_where_both_say_so():
         with nullcontext() if alike else pytest.raises(ParityError):
             judge("fp32", parity)
         assert (parity.top1, parity.cosine_min > 0.99) == (1.0, alike)
+
+
+def test_what_cannot_be_is_not_what_is_chosen():
+    """Where all that can be is below zero, another choice is seen; beside a huge element, so is another value."""
+    expected = -1 - np.random.default_rng(0).random(size=(5, 40)).astype(np.float32)
+    expected[:, 30:] = np.finfo(np.float32).min
+    found = expected.copy()
+    found[:, 7] = -0.5
+    tally = Tally(writes=False)
+    tally.add("logits", expected, found)
+    parity = tally.parity(None, None)
+    assert parity.top1 == 0
+    assert 0.2 < parity.max_rel_diff < 1
 
 
 def test_maps_are_compared_by_pixel():
