@@ -697,6 +697,19 @@ VISION_LANGUAGE: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
             "vision_config": {**MERGED, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
         },
     ),
+    "ChameleonForConditionalGeneration": (  # images as codes, which are never written
+        PIXELS,
+        [],
+        {
+            **{name: value for name, value in WIDE.items() if name != "model_type"},
+            "max_position_embeddings": 2048,
+            "vq_config": {
+                **{"resolution": 32, "base_channels": 32, "channel_multiplier": [1, 1, 2], "num_res_blocks": 1},
+                **{"embed_dim": 16, "latent_channels": 16, "num_embeddings": 10},
+            },
+            "vocabulary_map": {"<image>": IMAGE_TOKEN, **{f"IMGIMG{chr(65 + code)}Z": 98 + code for code in range(10)}},
+        },
+    ),
     "Exaone4_5_ForConditionalGeneration": (  # images' attention in groups
         PACKED,
         [],
@@ -762,6 +775,7 @@ TimesformerForVideoClassification VJEPA2ForVideoClassification ViTMAEModel ViltF
 VisionEncoderDecoderModel VitsModel VivitForVideoClassification Wav2Vec2ForCTC Wav2Vec2ForXVector
 WavLMForAudioFrameClassification WhisperForConditionalGeneration XLNetForSequenceClassification
 YolosForObjectDetection ZoeDepthForDepthEstimation Exaone4_5_ForConditionalGeneration VitMatteForImageMatting
+ChameleonForConditionalGeneration
 HyperCLOVAXVisionV2ForConditionalGeneration Glm4vMoeForConditionalGeneration T5Gemma2ForConditionalGeneration
 """
 """What takes long and shows little that others, or the pipelines that export them, do not: left to `make sweep`."""
