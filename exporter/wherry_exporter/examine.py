@@ -113,7 +113,7 @@ class Examiner:
             original: what answers rightly.
             task: a key of `TASKS`.
             shape: as `tasks.shape_of` gives it.
-            config: `label2id`, `id2label`, and `start` and `end`, tokens of a decoder behind an encoder.
+            config: what `configuration` gives.
 
         Raises:
             UsageError: rows that do not fit the model or the task.
@@ -424,7 +424,11 @@ def refuse(precision: str, report: Report, max_accuracy_loss: float | None, max_
 
 
 def configuration(config: Mapping[str, Any], start: int, end: Any) -> dict[str, Any]:
-    """What an examiner needs of a model's configuration."""
+    """What an examiner needs of a model's configuration.
+
+    Returns:
+        `label2id`, `id2label`; `start` and `end`, tokens of a decoder behind an encoder; what tells of a `FrameSearch`.
+    """
     names = {int(number): str(label) for number, label in (config.get("id2label") or {}).items()}
     ends = end if isinstance(end, list) else [end]
     return {

@@ -314,7 +314,7 @@ def test_word_errors_of_a_transducer_are_those_of_transformers(tmp_path, name):
     assert min(count) > 0
     rows[0]["label"] += " other words"
     data = written(tmp_path / "data.jsonl", rows)
-    bundle = export(folder, tmp_path / "bundle", precision=["fp32"], verify_data=data)
+    bundle = export(folder, tmp_path / "bundle", precision=["fp32"], verify_data=data, calibration=data)
     found = manifest(bundle)["fp32"]["data"]
     figures, groups = found["figures"], found["groups"]
     assert figures["wer"] == figures["wer_torch"] == pytest.approx(2 / (sum(count) + 2), rel=1e-5)

@@ -222,6 +222,17 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
         "convstream_hidden_sizes": [8, 16, 24],
         "fusion_hidden_sizes": [32, 24, 16, 8],
     },
+    "PromptDepthAnythingForDepthEstimation": {
+        "backbone_config": {
+            **VISION,
+            **{"model_type": "dinov2", "out_features": ["stage1", "stage2"], "reshape_hidden_states": False},
+        },
+        "reassemble_hidden_size": 32,
+        "patch_size": 8,
+        "neck_hidden_sizes": [16, 16],
+        "reassemble_factors": [1, 0.5],
+        "fusion_hidden_size": 16,
+    },
     "SpeechT5HifiGan": {**HIFIGAN, "model_in_dim": 8},
     "OneFormerForUniversalSegmentation": TINY["oneformer"][1],
     "VideoMAEForVideoClassification": VIDEO,
@@ -697,6 +708,18 @@ VISION_LANGUAGE: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
             "vision_config": {**MERGED, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
         },
     ),
+    "AriaForConditionalGeneration": (  # as many features as an image of so many patches has queries
+        PIXELS,
+        [],
+        {
+            "text_config": {
+                **UNTIED,
+                **{"model_type": "aria_text", "moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1},
+            },
+            "vision_config": {**VISION, "model_type": "idefics3_vision"},
+            "projector_patch_to_query_dict": {16: 4},
+        },
+    ),
     "ChameleonForConditionalGeneration": (  # images as codes, which are never written
         PIXELS,
         [],
@@ -775,7 +798,7 @@ TimesformerForVideoClassification VJEPA2ForVideoClassification ViTMAEModel ViltF
 VisionEncoderDecoderModel VitsModel VivitForVideoClassification Wav2Vec2ForCTC Wav2Vec2ForXVector
 WavLMForAudioFrameClassification WhisperForConditionalGeneration XLNetForSequenceClassification
 YolosForObjectDetection ZoeDepthForDepthEstimation Exaone4_5_ForConditionalGeneration VitMatteForImageMatting
-ChameleonForConditionalGeneration
+AriaForConditionalGeneration ChameleonForConditionalGeneration PromptDepthAnythingForDepthEstimation
 HyperCLOVAXVisionV2ForConditionalGeneration Glm4vMoeForConditionalGeneration T5Gemma2ForConditionalGeneration
 """
 """What takes long and shows little that others, or the pipelines that export them, do not: left to `make sweep`."""
@@ -1135,14 +1158,17 @@ def test_vision_language(name, folder):
 
 
 @pytest.mark.sweep
-def test_images_among_words_of_a_recurrence(folder):
+@pytest.mark.parametrize("kind", ["Qwen3_5", "Qwen3_5Moe"])
+def test_images_among_words_of_a_recurrence(folder, kind):
     """Qwen3.5's decoder is traced for a token, its place in time, height and width with it, and repeated for others."""
     places = {"mrope_section": [2, 3, 3], "mrope_interleaved": True, "partial_rotary_factor": 0.25}
     recurrent = {f"linear_{name}": size for name, size in (("num_key_heads", 2), ("num_value_heads", 4))}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "shared_expert_intermediate_size": 24}
     settings = {
         "text_config": {
             **UNTIED,
-            "model_type": "qwen3_5_text",
+            "model_type": "qwen3_5_moe_text" if kind == "Qwen3_5Moe" else "qwen3_5_text",
+            **(experts | {"moe_intermediate_size": 24} if kind == "Qwen3_5Moe" else {}),
             "head_dim": 64,
             "rope_parameters": IN_3D["rope_parameters"] | places,
             "layer_types": ["linear_attention", "full_attention"],
@@ -1155,7 +1181,7 @@ def test_images_among_words_of_a_recurrence(folder):
         "tie_word_embeddings": False,
     }
     with pytest.warns(UserWarning, match="reads prompts a token at a time"):
-        model, traced = crossed("Qwen3_5ForConditionalGeneration", settings, folder)
+        model, traced = crossed(f"{kind}ForConditionalGeneration", settings, folder)
     graphs = {role: folder / f"onnx/{role}.onnx" for role in traced.graphs}
     kept = ("conv.0", "recurrent.0", "key_values.1.key", "key_values.1.value")
     inputs, _ = names_of(InferenceSession(graphs["decoder_model_merged"]))

@@ -96,7 +96,8 @@ class SpeechT5Pipeline(TextPipeline):
             try:
                 given = np.load(given, allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:
-                raise InputError(f"{given} is no .npy file of a voice that can be read: {error}") from error
+                reason = getattr(error, "strerror", None) or "it holds no plain array of numbers"
+                raise InputError(f"{given} is no .npy file of a voice that can be read: {reason}") from error
         try:
             voice = np.asarray(given, np.float32)
         except (TypeError, ValueError) as error:
