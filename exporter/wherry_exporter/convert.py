@@ -188,6 +188,7 @@ def _sizes_stay_symbols(module: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for name, swapped in (("tensor", _tensor), ("as_tensor", _tensor), ("linspace", _linspace)):
             stack.enter_context(patch.object(torch, name, partial(swapped, getattr(torch, name))))
+        stack.enter_context(patch.object(torch, "max_pool1d", _max_pool1d))
         split = Tensor.split
         stack.enter_context(patch.object(Tensor, "split", lambda *given, **named: _split(split, *given, **named)))
         for name in {type(inner).__module__ for inner in module.modules()}:
@@ -214,6 +215,17 @@ def _linspace(make: Any, start: Any, end: Any, steps: Any, **options: Any) -> An
         return make(start, end, steps, **options)
     tools: Any = torch
     return start + tools.arange(steps, **options) * ((end - start) / tools.sym_max(steps - 1, 1))
+
+
+def _max_pool1d(
+    tensor: Tensor, size: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, *rest: bool
+) -> Tensor:
+    """In two dimensions, where torch keeps sizes that are symbols."""
+    size, stride, padding, dilation = (
+        tuple(given) if isinstance(given, list | tuple) else (given,) for given in (size, stride, padding, dilation)
+    )
+    sizes = ((1, *size), (1, *(stride or size)), (0, *padding), (1, *dilation))
+    return torch.max_pool2d(tensor.unsqueeze(-2), *sizes, *rest).squeeze(-2)
 
 
 def _split(split: Callable[..., Any], tensor: Any, split_size: Any, dim: int = 0) -> Any:

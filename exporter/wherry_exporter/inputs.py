@@ -273,7 +273,8 @@ def random_inputs(model: Any, names: Sequence[str], *, batch: int, scale: float,
     config = model.config
     text = config.get_text_config()
     longest = int(getattr(text, "max_position_embeddings", 0) or 64)
-    length = max(3, min(round(7 * scale), longest - 2))
+    joined = setting(config, "downsampling_rate") or 1  # so many characters to one of what CANINE's layers see
+    length = max(3, min(round(7 * scale) * joined, longest - 2))
     rows = batch * (2 + seed % 2) if apart(model) or chooses(model) else batch
     real = torch.randint(2, length + 1, (rows, 1), generator=random)
     real[0] = length

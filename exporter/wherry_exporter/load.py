@@ -18,7 +18,7 @@ from wherry.errors import BundleError
 from wherry.files import read_json, sha256
 from wherry.hub import resolve
 from wherry_exporter.errors import ExportError
-from wherry_exporter.pieces import fast_form
+from wherry_exporter.fast import fast_form
 from wherry_exporter.quiet import quiet
 from wherry_exporter.tasks import TASKS, find_task, task_of, writes_words_alone
 from wherry_tokenization import Tokenizer
@@ -49,7 +49,7 @@ CARRIED = (
 
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
-VOCABULARIES = ("vocab*", "*.model", "*.tiktoken", "*.spm")
+VOCABULARIES = ("vocab*", "*.model", "*.tiktoken", "*.spm", "*.tokenizer")
 """What tokenizers without a tokenizer.json keep their vocabulary in."""
 
 CHECKPOINT = [
@@ -60,6 +60,7 @@ CHECKPOINT = [
     "*.model",
     "*.spm",
     "*.tiktoken",
+    "*.tokenizer",
     "*.gguf",
     "*/config.json",
     "README.md",
@@ -343,6 +344,8 @@ def carried(folder: Path, task: str, config: Any) -> dict[str, bytes]:
     if "tokenizer.json" in files:
         return files
     vocabularies = [path for pattern in VOCABULARIES for path in folder.glob(pattern)]
+    if not vocabularies and TASKS[task].text and (tokenizer := _without_vocabulary(folder)):
+        return files | _save_tokenizer(tokenizer)
     if not vocabularies:  # transformers would make an empty one
         if not TASKS[task].text:
             if TASKS[task].generates:
@@ -363,6 +366,17 @@ def carried(folder: Path, task: str, config: Any) -> dict[str, bytes]:
             raise ExportError(f"{reason}; copy the tokenizer's files into the folder") from error
         warnings.warn(f"{reason}; its vocabulary is copied as it is", stacklevel=2)
         return files | copied
+
+
+def _without_vocabulary(folder: Path) -> Any:
+    """The tokenizer of a folder, if it is of a kind that keeps no vocabulary, as ByT5's of bytes; else None."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (ValueError, TypeError, KeyError, OSError, ImportError):
+        return None
+    return None if tokenizer.is_fast or tokenizer.vocab_files_names else tokenizer
 
 
 def named_templates(folder: Path) -> list[str]:

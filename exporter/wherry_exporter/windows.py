@@ -1,4 +1,4 @@
-"""Attention of Longformer's kind, within windows and to some tokens everywhere, as a trace has it: whole, with a mask.
+"""Attention of Longformer's and CANINE's kind, within windows, as a trace has it: whole, with a mask.
 
 Such modules cut a sequence into overlapping pieces, so many that a trace fixes its length. The mask says the same of
 any length, and costs what attention over all of it does. Knows no architecture, but what their modules are called.
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def windows_as_masks(model: nn.Module) -> Iterator[None]:
-    """For the time of a trace, swap the methods of Longformer's and LED's modules."""
+    """For the time of a trace, swap the methods of Longformer's, LED's and CANINE's modules."""
     everywhere: list[Any] = []  # holds something as soon as a model says which tokens attend to all
     with ExitStack() as stack:
         for module in model.modules():
@@ -28,6 +28,8 @@ def windows_as_masks(model: nn.Module) -> Iterator[None]:
                 merge = partial(_merged, everywhere, module._merge_to_attention_mask)
                 stack.enter_context(patch.object(module, "_pad_to_window_size", _as_it_is))
                 stack.enter_context(patch.object(module, "_merge_to_attention_mask", merge))
+            if getattr(module, "local", False) and hasattr(module, "attend_to_chunk_width"):
+                stack.enter_context(patch.object(module, "forward", partial(_attend_within, module)))
         source = sys.modules[type(model).__module__]
         if hasattr(source, "_get_question_end_index"):
             stack.enter_context(patch.object(source, "_get_question_end_index", _first))
@@ -90,3 +92,22 @@ def _mixed(module: Any, states: Tensor, seen: Tensor, kind: str) -> Tensor:
     chances = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1)
     mixed: Tensor = chances @ value
     return mixed
+
+
+def _attend_within(
+    module: Any,
+    hidden_states: Tensor,
+    attention_mask: Tensor,
+    output_attentions: bool = False,  # noqa: ARG001
+) -> tuple[Tensor]:
+    """Each token attends to its piece of the sequence, and among it to padding only where there is nothing else.
+
+    Args:
+        hidden_states: (batch, tokens, size).
+        attention_mask: (batch, tokens, tokens), 1 for what is to be seen.
+    """
+    piece = torch.arange(hidden_states.shape[1]) // module.attend_to_chunk_stride
+    padding = (1 - attention_mask) * torch.finfo(hidden_states.dtype).min
+    mask = padding.masked_fill(piece[:, None] != piece, -torch.inf)[:, None]
+    mixed = module.self(hidden_states, hidden_states, mask)[0]
+    return (module.output(mixed, hidden_states),)

@@ -243,6 +243,7 @@ IN_ONE_GO: dict[str, dict[str, Any]] = {
     "XLMRobertaModel": ROBERTA,
     "DistilBertForTokenClassification": {**TEXT, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
     "LongformerForSequenceClassification": {**ROBERTA, "attention_window": [4, 4]},
+    "CanineForSequenceClassification": {**TEXT, "local_transformer_stride": 16, "num_hash_buckets": 64},
     "ElectraForSequenceClassification": {**TEXT, "embedding_size": 16},
     "DebertaV2ForSequenceClassification": {**TEXT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
     "ModernBertForTokenClassification": {**TEXT, **GLOBAL},

@@ -19,6 +19,7 @@ from wherry_tokenization import Tokenizer
 PROSE = [line for line in corpus() if line.isascii()][:400]
 LINES = [line for line in corpus() if not any(line.count(sign * 4) for sign in line)][::12]  # runs of a sign are ties
 LINES += [*MULTILINGUAL, "  two  spaces ", "tab\there\n", "", " ", "a </s> b <pad> c [MASK] <mask>", "<extra_id_0> x"]
+ASSIGNED = [line for line in LINES if "unassigned" not in line]
 
 FAIRSEQ = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1}
 T5 = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
@@ -159,6 +160,53 @@ def test_m2m_100(kind, tmp_path):
             assert ours.decode(ids) == theirs.decode(ids[1:], skip_special_tokens=True), line
 
 
+BYTES = {
+    "byt5": ({"model_type": "t5"}, {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 5}),
+    "perceiver": ({"model_type": "perceiver"}, {}),
+}
+
+
+@pytest.mark.parametrize("family", BYTES)
+def test_bytes_need_no_vocabulary(family, tmp_path):
+    for name, content in zip(("config.json", "tokenizer_config.json"), BYTES[family], strict=True):
+        write(tmp_path, name, content)
+    assert_alike(bundled(tmp_path), AutoTokenizer.from_pretrained(tmp_path))
+
+
+def test_characters_need_no_vocabulary(tmp_path):
+    write(tmp_path, "config.json", {"model_type": "canine"})
+    ours, theirs = bundled(tmp_path, "text-classification"), AutoTokenizer.from_pretrained(tmp_path)
+    for line in [*ASSIGNED, "\U0001fae8 \U000323af \U000e0041"]:  # of Unicode 15 and later, and a tag
+        ids = theirs(line)["input_ids"]
+        assert ours.encode(line).input_ids[0].tolist() == ids, line
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True), line
+    pair = theirs("a", "b")
+    found = ours.encode("a", "b")
+    assert found.input_ids[0].tolist() == pair["input_ids"]
+    assert found.token_type_ids[0].tolist() == pair["token_type_ids"]
+    assert ours.encode("\U00050000").input_ids[0, 1] == 0xFFFD
+    assert (ours.cls_token_id, ours.sep_token_id, ours.pad_token_id) == (0xE000, 0xE001, 0)
+
+
+def test_a_list_of_residues(tmp_path):
+    words = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO", ".", "-", "<null_1>", "<mask>"]
+    write(tmp_path, "vocab.txt", "\n".join(words))
+    write(tmp_path, "config.json", {"model_type": "esm"})
+    write(tmp_path, "tokenizer_config.json", {"model_max_length": 1026})
+    proteins = ["MKTAYIAKQRQISFVKSHFSRQ", "MK<mask>AYI A-K.", "mkt", "", "  A  L"]
+    assert_alike(bundled(tmp_path), AutoTokenizer.from_pretrained(tmp_path), [*proteins, *PROSE[:50]])
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_word_pieces_of_prophetnet(lower, tmp_path):
+    write(tmp_path, "prophetnet.tokenizer", "\n".join(word_pieces(["[X_SEP]"])) + "\n")
+    write(tmp_path, "config.json", {"model_type": "prophetnet"})
+    write(tmp_path, "tokenizer_config.json", {"do_lower_case": lower, "model_max_length": 512})
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    lines = [*ASSIGNED, "a [X_SEP] b", "Ünïcödé"]
+    assert_alike(bundled(tmp_path, "text2text-generation"), theirs, lines)
+
+
 def test_what_does_more_than_its_pieces_has_no_fast_form(tmp_path):
     train(tmp_path / "spiece.model", unk_id=2, eos_id=1, bos_id=0, pad_id=-1)
     write(tmp_path, "config.json", {"model_type": "t5"})
@@ -175,13 +223,17 @@ def test_a_vocabulary_that_transformers_does_not_read_is_refused(tmp_path):
         bundled(tmp_path, "text-generation")
 
 
-def test_vocab_txt_alone(tmp_path):
+def word_pieces(more=()):
+    """The words of a BERT's vocabulary, in the order of their ids."""
     rust = Rust(models.WordPiece(unk_token="[UNK]"))
     rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *more]
     rust.train_from_iterator(PROSE, trainers.WordPieceTrainer(vocab_size=400, special_tokens=special))
-    words = sorted(rust.get_vocab(), key=rust.token_to_id)
-    write(tmp_path, "vocab.txt", "\n".join(words) + "\n")
+    return sorted(rust.get_vocab(), key=rust.token_to_id)
+
+
+def test_vocab_txt_alone(tmp_path):
+    write(tmp_path, "vocab.txt", "\n".join(word_pieces()) + "\n")
     write(tmp_path, "config.json", {"model_type": "bert"})
     write(tmp_path, "tokenizer_config.json", {"do_lower_case": False, "model_max_length": 64})
     short = [line for line in LINES if len(line) < 60]

@@ -47,7 +47,7 @@ class Tokenizer:
         self._clean_up = config.clean_up_tokenization_spaces and type(self._rust.model).__name__ != "BPE"
         self._chat = ChatTemplates(self.folder, config.chat_templates, backend.special_tokens)
         added = self._rust.get_added_tokens_decoder()
-        self._id_bound = max(self._rust.get_vocab_size(), max(added, default=-1) + 1)
+        self._id_bound = max(_bound(self._rust), max(added, default=-1) + 1)
 
         self.vocab_size: int = self._rust.get_vocab_size()
         self.model_max_length = config.model_max_length
@@ -261,3 +261,11 @@ class Tokenizer:
             f"{where} is {token_id}, but the ids of {self.folder} go from 0 to {self._id_bound - 1};"
             " is this the tokenizer of another model?"
         )
+
+
+def _bound(rust: Any) -> int:
+    """One more than the largest id; a vocabulary with gaps, such as one of characters, is gone through."""
+    size: int = rust.get_vocab_size()
+    if rust.id_to_token(size - 1) is not None and rust.id_to_token(size) is None:
+        return size
+    return max(rust.get_vocab().values(), default=-1) + 1
