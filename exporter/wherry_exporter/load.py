@@ -17,6 +17,7 @@ from unittest.mock import patch
 from wherry.errors import BundleError
 from wherry.files import read_json, sha256
 from wherry.hub import resolve
+from wherry_exporter.dequantized import prepared, whole
 from wherry_exporter.errors import ExportError
 from wherry_exporter.fast import fast_form
 from wherry_exporter.quiet import quiet
@@ -137,6 +138,11 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
 
     from wherry_exporter.inputs import setting
 
+    if (folder / "adapter_config.json").exists():
+        raise ExportError(
+            f"{folder} holds an adapter (adapter_config.json): merge it into its model with peft's "
+            "`merge_and_unload()`, and export what `save_pretrained` writes of that"
+        )
     if not (folder / "config.json").exists():
         ggufs = sorted(path.name for path in folder.glob("*.gguf"))
         hint = f": give the file, {folder / ggufs[0]}" if ggufs else ""
@@ -160,7 +166,8 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise ExportError(f"transformers cannot read {folder / 'config.json'}: {_first_line(error)}") from error
     chosen = find_task(task, config, folder)
-    model = _giving_features(chosen, _read_weights(_model_class(chosen, config, raw), folder, config=config))
+    options = {"config": config, "state_dict": prepared(config, folder)}
+    model = _giving_features(chosen, _read_weights(_model_class(chosen, config, raw), folder, **options))
     files = carried(folder, chosen, config)
     text: Any = model.config.get_text_config() if chosen == "text-classification" else None
     if text is not None and getattr(text, "pad_token_id", None) is None:  # decoders look for where it begins
@@ -292,11 +299,13 @@ def without_losses() -> Iterator[None]:
 
 def _read_weights(model_class: Any, folder: Path, **options: Any) -> "PreTrainedModel":
     import torch
+    from transformers import GenerationConfig
 
+    unpacked = options.get("state_dict") is not None
     try:
         with quiet(), without_losses():
             model, report = model_class.from_pretrained(
-                folder,
+                None if unpacked else folder,
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are in the report, which is judged below
@@ -311,10 +320,12 @@ def _read_weights(model_class: Any, folder: Path, **options: Any) -> "PreTrained
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ExportError(f"{folder} lacks weights that {model_class.__name__} needs: {', '.join(wrong[:3])}{more}")
+    if unpacked and (folder / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     bad = [name for name, tensor in model.named_parameters() if not _finite(tensor)]
     if bad:
         raise ExportError(f"{folder} has weights that are not finite numbers: {', '.join(bad[:3])}")
-    loaded: PreTrainedModel = model.eval()
+    loaded: PreTrainedModel = whole(model).eval()
     return loaded
 
 
