@@ -116,5 +116,5 @@ FORMS: Mapping[str, tuple[Any, str, tuple[str, ...], tuple[int, ...]]] = {
     "awq": (_awq, "version", ("gemm",), (4,)),
 }
 """How each method's weights are unpacked, the setting that tells their form, the forms that are known, and widths."""
-BY_TRANSFORMERS = ("fp8", "mxfp4", "nvfp4", "compressed-tensors")
+BY_TRANSFORMERS = ("fp8", "mxfp4", "mxfp8", "metal", "compressed-tensors")
 """Methods whose weights transformers makes floats as it reads them, if told to."""
