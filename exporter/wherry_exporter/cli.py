@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_quantization_arguments(parser)
     parser.add_argument("--revision", help="branch, tag or commit of the hub repository")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that the model's repository brings")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     parser.add_argument("--json", action="store_true", help="print the manifest's figures as one JSON object")
     parser.epilog = (

@@ -47,6 +47,7 @@ def export(
     max_accuracy_loss: float | None = None,
     max_group_gap: float | None = None,
     fast_prefill: bool = False,
+    trust_remote_code: bool = False,
     overwrite: bool = False,
 ) -> Bundle:
     """Convert a model to ONNX, quantize it, measure every variant against the original, and write a bundle.
@@ -72,6 +73,7 @@ def export(
         max_group_gap: refuse a variant that costs one group of `verify_data` so much more than another.
         fast_prefill: write another graph beside that of a decoder in `int8` and `int4`, which reads prompts in 8-bit
             integers, for about a byte a weight more on disk and in memory.
+        trust_remote_code: run the code that the model's folder or repository brings (`auto_map`).
         overwrite: replace `output` if it exists.
 
     Returns:
@@ -103,7 +105,9 @@ def export(
         with lasting_imports():
             import wherry_exporter.build  # noqa: F401
             from wherry_exporter.load import load
-        checkpoint = load(model, task=task, revision=revision, tokenizer=tokenizer)
+        checkpoint = load(
+            model, task=task, revision=revision, tokenizer=tokenizer, trust_remote_code=trust_remote_code
+        )
         try:
             with written_aside(target, overwrite=overwrite) as folder:
                 _write_bundle(folder, checkpoint, plan, started, tell)

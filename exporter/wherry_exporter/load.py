@@ -7,7 +7,7 @@ import json
 import struct
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +104,7 @@ def load(
     task: str | None = None,
     revision: str | None = None,
     tokenizer: Any = None,
+    trust_remote_code: bool = False,
 ) -> Checkpoint:
     """Load a checkpoint.
 
@@ -112,6 +113,8 @@ def load(
         task: what to export it for; inferred when None.
         revision: of the hub repository.
         tokenizer: for a loaded model that does not come from a folder.
+        trust_remote_code: whether to run the code that a folder or repository brings (`auto_map`). Without, what
+            transformers has itself is loaded by that, and other models are refused.
 
     Raises:
         HubError: no such folder or repository.
@@ -122,16 +125,17 @@ def load(
 
     if isinstance(model, PreTrainedModel):
         return _from_python(model, task, tokenizer)
-    path = resolve(model, revision=revision, patterns=CHECKPOINT)
+    path = resolve(model, revision=revision, patterns=[*CHECKPOINT, "*.py"] if trust_remote_code else CHECKPOINT)
     if path.is_file():
         if path.suffix != ".gguf":
             raise ExportError(f"{path} is not a model: give a Hugging Face folder or a .gguf file")
         return _from_gguf(path, task)
     found = path.parent.name == "snapshots"
-    return _from_folder(path, task, str(model) if found else path.resolve().name, path.name if found else None)
+    source = str(model) if found else path.resolve().name
+    return _from_folder(path, task, source, path.name if found else None, trusted=trust_remote_code)
 
 
-def _from_folder(folder: Path, task: str | None, source: str, revision: str | None) -> Checkpoint:
+def _from_folder(folder: Path, task: str | None, source: str, revision: str | None, *, trusted: bool) -> Checkpoint:
     import transformers
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
@@ -148,18 +152,20 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
         hint = f": give the file, {folder / ggufs[0]}" if ggufs else ""
         raise ExportError(f"{folder} is not a Hugging Face model: it has no config.json{hint}")
     raw = read_json(folder / "config.json")
-    if "auto_map" in raw:
-        raise ExportError(f"{folder / 'config.json'} asks to run code of its repository (auto_map): refused")
     if "model_type" not in raw:
         raise BundleError(f"{folder / 'config.json'} has no model_type: not a transformers configuration")
+    brings_code = "auto_map" in raw and trusted
+    if "auto_map" in raw and not trusted:
+        _leave_code(folder, raw["model_type"])
     _check_weights(folder)
     kind: Any = AutoConfig
     for name in raw.get("architectures") or []:  # vocoders have no place in transformers' table of configurations
         own = getattr(getattr(transformers, name, None), "config_class", None)
         if own is not None and own.model_type == raw["model_type"]:
             kind = own
+    allowed = {"trust_remote_code": brings_code} if kind is AutoConfig else {}
     try:
-        config = kind.from_pretrained(folder, local_files_only=True)
+        config = kind.from_pretrained(folder, local_files_only=True, **allowed)
     except StrictDataclassError as error:  # whose first line alone tells of no value
         reason = " ".join(str(error).split())
         raise ExportError(f"transformers cannot read {folder / 'config.json'}: {reason[:300]}") from error
@@ -167,8 +173,11 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
         raise ExportError(f"transformers cannot read {folder / 'config.json'}: {_first_line(error)}") from error
     chosen = find_task(task, config, folder)
     options = {"config": config, "state_dict": prepared(config, folder)}
-    model = _giving_features(chosen, _read_weights(_model_class(chosen, config, raw), folder, **options))
-    files = carried(folder, chosen, config)
+    options |= {"trust_remote_code": True} if brings_code else {}
+    model_class = _model_class(chosen, config, [] if brings_code else raw.get("architectures"))
+    model = _giving_features(chosen, _read_weights(model_class, folder, **options))
+    _forget_code(model.config)
+    files = carried(folder, chosen, config, trusted=brings_code)
     text: Any = model.config.get_text_config() if chosen == "text-classification" else None
     if text is not None and getattr(text, "pad_token_id", None) is None:  # decoders look for where it begins
         text.pad_token_id = _padding(files)
@@ -176,6 +185,24 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
     if size is not None and not setting(model.config, "image_size"):
         model.config.image_size = size
     return Checkpoint(model, chosen, files, source, revision, _licence(folder), list(folder.glob("*.safetensors")))
+
+
+def _leave_code(folder: Path, model_type: str) -> None:
+    """Say that a repository's code is not run, or refuse a model that transformers cannot load without it."""
+    from transformers import CONFIG_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        raise ExportError(
+            f"{folder / 'config.json'} asks to run code of its repository (auto_map), and transformers has no "
+            f"{model_type} of its own: read that code, and give --trust-remote-code if you trust it"
+        )
+    warnings.warn(f"code that {folder} brings is not run: transformers has {model_type} itself", stacklevel=3)
+
+
+def _forget_code(config: Any) -> None:
+    """Leave out of a configuration where a repository's code is, which a bundle does not need."""
+    config._auto_class = None
+    vars(config).pop("auto_map", None)
 
 
 def _from_gguf(path: Path, task: str | None) -> Checkpoint:
@@ -194,7 +221,7 @@ def _from_gguf(path: Path, task: str | None) -> Checkpoint:
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
         except (ValueError, KeyError, IndexError, OSError, NotImplementedError, struct.error) as error:
             raise ExportError(f"{path} cannot be read as GGUF: {_first_line(error)}") from error
-        model = _read_weights(_model_class(chosen, config, {}), path.parent, gguf_file=path.name)
+        model = _read_weights(_model_class(chosen, config, None), path.parent, gguf_file=path.name)
     loaded: Any = model  # transformers refuses to save a model that it loaded from GGUF unless these go
     loaded.hf_quantizer, loaded.is_quantized = None, False
     if hasattr(loaded.config, "quantization_config"):
@@ -250,8 +277,11 @@ def _check_weights(folder: Path) -> None:
             raise ExportError(f"{shard} is damaged: {_first_line(error)}") from error
 
 
-def _model_class(task: str, config: Any, raw: Mapping[str, Any]) -> Any:
-    """The class of the checkpoint's own architecture when it fits the task, else the auto class of the task."""
+def _model_class(task: str, config: Any, architectures: Sequence[str] | None) -> Any:
+    """The class of the checkpoint's own architecture when it fits the task, else the auto class of the task.
+
+    `architectures` are those that its config.json names; None for those that transformers derived.
+    """
     import transformers
     from optimum.exporters.tasks import TasksManager
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASK_GENERATION_MAPPING_NAMES
@@ -259,7 +289,7 @@ def _model_class(task: str, config: Any, raw: Mapping[str, Any]) -> Any:
     auto = TASKS[task].auto
     if auto == "mask-generation" and config.model_type in MODEL_FOR_MASK_GENERATION_MAPPING_NAMES:
         return getattr(transformers, MODEL_FOR_MASK_GENERATION_MAPPING_NAMES[config.model_type])  # not of videos
-    for name in raw.get("architectures") or config.architectures or []:
+    for name in (config.architectures or []) if architectures is None else architectures:
         own = getattr(transformers, name, None)
         able = task_of(own) if own is not None else None
         if (able is not None and able in TASKS and TASKS[able].auto == auto) or writes_words_alone(task, able):
@@ -339,8 +369,11 @@ def _finite(tensor: "torch.Tensor") -> bool:
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
-def carried(folder: Path, task: str, config: Any) -> dict[str, bytes]:
-    """The files of a checkpoint's folder that travel unchanged, and a tokenizer.json made where there is none."""
+def carried(folder: Path, task: str, config: Any, *, trusted: bool = False) -> dict[str, bytes]:
+    """The files of a checkpoint's folder that travel unchanged, and a tokenizer.json made where there is none.
+
+    The tokenizer's code in the folder is run if that is `trusted`.
+    """
     from transformers import AutoTokenizer
 
     names = [name for name in CARRIED if (folder / name).is_file()] + named_templates(folder)
@@ -355,7 +388,7 @@ def carried(folder: Path, task: str, config: Any) -> dict[str, bytes]:
     if "tokenizer.json" in files:
         return files
     vocabularies = [path for pattern in VOCABULARIES for path in folder.glob(pattern)]
-    if not vocabularies and TASKS[task].text and (tokenizer := _without_vocabulary(folder)):
+    if not vocabularies and TASKS[task].text and (tokenizer := _without_vocabulary(folder, trusted)):
         return files | _save_tokenizer(tokenizer)
     if not vocabularies:  # transformers would make an empty one
         if not TASKS[task].text:
@@ -367,7 +400,7 @@ def carried(folder: Path, task: str, config: Any) -> dict[str, bytes]:
     if any(name.endswith("ForCTC") for name in config.architectures or ()):  # labels of frames, and no tokenizer
         return files | copied
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
         if not {path.name for path in vocabularies} & set(tokenizer.vocab_files_names.values()):
             raise ExportError(f"{type(tokenizer).__name__} does not read {', '.join(sorted(copied))}")
         return files | _save_tokenizer(tokenizer)
@@ -379,12 +412,12 @@ def carried(folder: Path, task: str, config: Any) -> dict[str, bytes]:
         return files | copied
 
 
-def _without_vocabulary(folder: Path) -> Any:
+def _without_vocabulary(folder: Path, trusted: bool) -> Any:
     """The tokenizer of a folder, if it is of a kind that keeps no vocabulary, as ByT5's of bytes; else None."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
     except (ValueError, TypeError, KeyError, OSError, ImportError):
         return None
     return None if tokenizer.is_fast or tokenizer.vocab_files_names else tokenizer

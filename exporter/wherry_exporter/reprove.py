@@ -9,13 +9,16 @@ if TYPE_CHECKING:
     from wherry_exporter.verify import Parity
 
 
-def reprove(bundle: Bundle, model: str | Path, *, revision: str | None = None) -> "dict[str, Parity]":
+def reprove(
+    bundle: Bundle, model: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> "dict[str, Parity]":
     """Measure every variant of a bundle, or of another folder with ONNX graphs, against a model.
 
     Args:
         bundle: its files are compared with its manifest first.
         model: a Hugging Face folder, a GGUF file or a hub repository id.
         revision: branch, tag or commit of a hub repository.
+        trust_remote_code: run the code that the model's folder or repository brings (`auto_map`).
 
     Returns:
         precision to figures.
@@ -31,7 +34,7 @@ def reprove(bundle: Bundle, model: str | Path, *, revision: str | None = None) -
     from wherry_exporter.verify import LIMITS, Verifier, judge
 
     bundle.check()
-    checkpoint = load(model, task=bundle.task, revision=revision)
+    checkpoint = load(model, task=bundle.task, revision=revision, trust_remote_code=trust_remote_code)
     with quiet():
         verifier = Verifier(checkpoint, bundle.folder, bundle.padding_side or "right")
     found = {}

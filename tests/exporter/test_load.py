@@ -25,7 +25,7 @@ from transformers import (
 
 from tiny_images import make
 from wherry.errors import BundleError, HubError, WherryError
-from wherry_exporter import ExportError
+from wherry_exporter import ExportError, export
 from wherry_exporter.build import trace_verified
 from wherry_exporter.load import load
 from wherry_exporter.samples import sample
@@ -159,7 +159,7 @@ def library_that_is_not_there(folder):
 
 
 def remote_code(folder):
-    edit_config(folder, auto_map={"AutoModel": "evil.Model"})
+    edit_config(folder, model_type="skiff", auto_map={"AutoModel": "evil.Model"})
 
 
 def no_weights(folder):
@@ -220,7 +220,7 @@ def no_tokenizer(folder):
             r"requires the timm library .*: `pip install timm`\.$",
             marks=pytest.mark.skipif(find_spec("timm") is not None, reason="timm is there"),
         ),
-        (remote_code, r"asks to run code of its repository \(auto_map\): refused"),
+        (remote_code, r"asks to run code of its repository \(auto_map\), and transformers has no skiff of its own"),
         (no_weights, r"holds no weights \(\*.safetensors\)"),
         (pickled, r"holds pickled weights \(pytorch_model.bin\), which can run code"),
         (cut_short, "model.safetensors is damaged"),
@@ -363,3 +363,64 @@ def test_what_writes_without_a_tokenizer_is_told(tmp_path):
     Wav2Vec2ForCTC(config).save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match="has no tokenizer: what the bundle writes stays tokens"):
         load(tmp_path)
+
+
+CODE = """
+from transformers import BertForSequenceClassification
+from .configuration_skiff import SkiffConfig
+
+class SkiffForSequenceClassification(BertForSequenceClassification):
+    config_class = SkiffConfig
+
+    def forward(self, input_ids=None, attention_mask=None, token_type_ids=None, **kwargs):
+        output = super().forward(input_ids, attention_mask, token_type_ids)
+        output.logits = output.logits / 2
+        return output
+"""
+
+
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory):
+    """Where transformers keeps code that it runs."""
+    return tmp_path_factory.mktemp("modules")
+
+
+@pytest.fixture
+def with_code(classifier_copy, monkeypatch, modules):
+    """A checkpoint that brings a module, which halves BERT's logits; the type of its configuration is asked for."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(modules))
+
+    def make(model_type):
+        folder = classifier_copy()
+        parent = "from transformers import BertConfig\n\nclass SkiffConfig(BertConfig):\n"
+        configuration = f"{parent}    model_type = {model_type!r}\n"
+        (folder / "configuration_skiff.py").write_text(configuration)
+        (folder / "modeling_skiff.py").write_text(CODE)
+        places = {
+            "AutoConfig": "configuration_skiff.SkiffConfig",
+            "AutoModelForSequenceClassification": "modeling_skiff.SkiffForSequenceClassification",
+        }
+        edit_config(folder, model_type=model_type, auto_map=places)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("model_type", ["skiff", "bert"])
+def test_trusted_code_is_run(model_type, with_code, tmp_path):
+    folder = with_code(model_type)
+    checkpoint = load(folder, task="text-classification", trust_remote_code=True)
+    assert type(checkpoint.model).__name__ == "SkiffForSequenceClassification"
+    bundle = export(folder, tmp_path / "b", task="text-classification", precision=["fp32"], trust_remote_code=True)
+    assert bundle.variants["fp32"].parity["max_abs_diff"] < 1e-4
+    assert not list((tmp_path / "b").glob("*.py"))
+    assert "auto_map" not in json.loads((tmp_path / "b" / "config.json").read_text())
+
+
+def test_code_is_not_run_where_transformers_has_the_model(with_code):
+    folder = with_code("bert")
+    (folder / "modeling_skiff.py").write_text("raise SystemExit")
+    with pytest.warns(UserWarning, match="code that .* brings is not run: transformers has bert itself"):
+        checkpoint = load(folder)
+    assert type(checkpoint.model).__name__ == "BertForSequenceClassification"
+    assert not hasattr(checkpoint.model.config, "auto_map")
