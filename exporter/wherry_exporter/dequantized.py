@@ -1,9 +1,11 @@
-"""Checkpoints of weights that are integers already, read as floats: GPTQ's and AWQ's here, others by transformers.
+"""Checkpoints of integer weights, read as floats: GPTQ's, AWQ's and MLX's here, others by transformers.
 
-Knows no architecture. Formats: https://github.com/AutoGPTQ/AutoGPTQ and https://github.com/casper-hansen/AutoAWQ.
+Knows no architecture. Formats: https://github.com/AutoGPTQ/AutoGPTQ, https://github.com/casper-hansen/AutoAWQ and
+https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.quantize.html.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,38 +19,59 @@ WORD = 32
 """Bits of the integers that weights are packed in."""
 AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
 """Where in its word AWQ keeps each of eight columns, by half-bytes from the lowest one up."""
-PARTS = ("qweight", "qzeros", "scales", "g_idx")
+BY_TRANSFORMERS = ("fp8", "mxfp4", "mxfp8", "metal", "compressed-tensors")
+"""Methods whose weights transformers makes floats as it reads them, if told to."""
+
+
+@dataclass(frozen=True)
+class _Method:
+    """How a method keeps a matrix of weights.
+
+    Attributes:
+        unpack: its parts, how many bits a weight has and the form to the matrix, (outputs, inputs) in float32.
+        parts: the names of its tensors, the integers first; all methods have `scales`.
+        setting: what in the configuration tells the form.
+        forms: those that are known, the first where none is told.
+        widths: bits a weight that are known.
+    """
+
+    unpack: "Callable[[Mapping[str, Any], int, str], Tensor]"
+    parts: tuple[str, ...]
+    setting: str
+    forms: tuple[str, ...]
+    widths: tuple[int, ...]
 
 
 def prepared(config: Any, folder: Path) -> "dict[str, Tensor] | None":
-    """The weights of a GPTQ or AWQ checkpoint in float32, by name; None where transformers reads them itself.
+    """The weights of a GPTQ, AWQ or MLX checkpoint in float32, by name; None where transformers reads them itself.
 
     `config` is told that its model's weights are floats, or are to be made floats.
 
     Raises:
-        ExportError: of GPTQ or AWQ in a form that is not known.
+        ExportError: of those methods in a form that is not known.
     """
-    settings: Any = getattr(config, "quantization_config", None)
+    settings: Any = getattr(config, "quantization_config", None) or getattr(config, "quantization", None)
     if settings is None:
         return None
     settings = settings if isinstance(settings, dict) else settings.to_dict()
-    method = settings.get("quant_method")
-    if method in BY_TRANSFORMERS:
+    name = str(settings.get("quant_method") or ("mlx" if {"bits", "group_size"} <= settings.keys() else ""))
+    if name in BY_TRANSFORMERS:
         config.quantization_config = {**settings, "dequantize": True}
-    if method not in FORMS:
+    if name not in METHODS:
         return None
-    unpack, setting, known, widths = FORMS[method]
-    bits, form = settings.get("bits", 4), str(settings.get(setting) or known[0]).lower()
-    if bits not in widths or form not in known:
+    method = METHODS[name]
+    bits, form = settings.get("bits", 4), str(settings.get(method.setting) or method.forms[0]).lower()
+    if bits not in method.widths or form not in method.forms:
         raise ExportError(
-            f"{folder} has {method.upper()} weights of {bits} bits in the form {form}: those of "
-            f"{', '.join(map(str, widths))} bits are read, in the form {' or '.join(known)}"
+            f"{folder} has {name.upper()} weights of {bits} bits in the form {form}: those of "
+            f"{', '.join(map(str, method.widths))} bits are read, in the form {' or '.join(method.forms)}"
         )
-    del config.quantization_config
+    for told in ("quantization_config", "quantization"):
+        vars(config).pop(told, None)
     try:
-        return dict(_floats(_tensors(folder), lambda parts: unpack(parts, bits, form)))
+        return dict(_floats(_tensors(folder), method, bits, form))
     except (RuntimeError, IndexError, TypeError) as error:
-        raise ExportError(f"{folder} has {method.upper()} weights that do not fit each other: {error}") from error
+        raise ExportError(f"{folder} has {name.upper()} weights that do not fit each other: {error}") from error
 
 
 def whole(model: Any) -> Any:
@@ -71,26 +94,25 @@ def _tensors(folder: Path) -> "dict[str, Tensor]":
     return {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
 
 
-def _floats(tensors: "dict[str, Tensor]", unpack: Any) -> "Iterator[tuple[str, Tensor]]":
+def _floats(tensors: "dict[str, Tensor]", method: _Method, bits: int, form: str) -> "Iterator[tuple[str, Tensor]]":
     """Every weight, those that are integers unpacked; `tensors` is emptied as they are."""
-    for name in [name for name in tensors if name.endswith(".qweight")]:
-        module = name.removesuffix(".qweight")
-        parts = {part: tensors.pop(f"{module}.{part}", None) for part in PARTS}
-        yield f"{module}.weight", unpack(parts)
+    for module in [name.removesuffix(".scales") for name in tensors if name.endswith(".scales")]:
+        parts = {part: tensors.pop(f"{module}.{part}", None) for part in method.parts}
+        yield f"{module}.weight", method.unpack(parts, bits, form)
     yield from tensors.items()
 
 
 def _bits(words: "Tensor", bits: int) -> "Tensor":
-    """The integers in each word, the lowest bits first: (..., words) to (..., words, integers a word)."""
+    """The integers in each row's words, the lowest bits first: (..., words) to (..., words, integers a word)."""
     import torch
 
     shifts = torch.arange(0, WORD, bits, dtype=torch.int32)
-    found: Tensor = (words[..., None] >> shifts) & (2**bits - 1)
+    found: Tensor = (words.view(torch.int32)[..., None] >> shifts) & (2**bits - 1)
     return found
 
 
-def _gptq(parts: "Mapping[str, Any]", bits: int, form: str) -> "Tensor":
-    """A matrix (outputs, inputs), packed along its inputs; zero points, along its outputs, once were one too small."""
+def _gptq(parts: Mapping[str, Any], bits: int, form: str) -> "Tensor":
+    """Packed along the inputs; zero points, along the outputs, were one too small in the first form."""
     import torch
 
     codes = _bits(parts["qweight"].T, bits).flatten(1)
@@ -102,8 +124,8 @@ def _gptq(parts: "Mapping[str, Any]", bits: int, form: str) -> "Tensor":
     return weight.contiguous()
 
 
-def _awq(parts: "Mapping[str, Any]", bits: int, _: str) -> "Tensor":
-    """A matrix (outputs, inputs), packed along its outputs."""
+def _awq(parts: Mapping[str, Any], bits: int, _: str) -> "Tensor":
+    """Packed along the outputs."""
     codes, zeros = (_bits(parts[name], bits)[..., AWQ_ORDER].flatten(1) for name in ("qweight", "qzeros"))
     size = len(codes) // len(zeros)
     scales = parts["scales"].float().repeat_interleave(size, 0)
@@ -111,10 +133,18 @@ def _awq(parts: "Mapping[str, Any]", bits: int, _: str) -> "Tensor":
     return weight.contiguous()
 
 
-FORMS: Mapping[str, tuple[Any, str, tuple[str, ...], tuple[int, ...]]] = {
-    "gptq": (_gptq, "checkpoint_format", ("gptq", "gptq_v2"), (2, 4, 8)),
-    "awq": (_awq, "version", ("gemm",), (4,)),
+def _mlx(parts: Mapping[str, Any], bits: int, _: str) -> "Tensor":
+    """Packed along the inputs; what is added is a float for each group."""
+    codes = _bits(parts["weight"], bits).flatten(1)
+    scales, biases = parts["scales"].float(), parts["biases"].float()
+    weight: Tensor = codes.view(*scales.shape, -1) * scales[..., None] + biases[..., None]
+    return weight.flatten(1)
+
+
+METHODS: Mapping[str, _Method] = {
+    "gptq": _Method(
+        _gptq, ("qweight", "qzeros", "scales", "g_idx"), "checkpoint_format", ("gptq", "gptq_v2"), (2, 4, 8)
+    ),
+    "awq": _Method(_awq, ("qweight", "qzeros", "scales"), "version", ("gemm",), (4,)),
+    "mlx": _Method(_mlx, ("weight", "scales", "biases"), "mode", ("affine",), (2, 4, 8)),
 }
-"""How each method's weights are unpacked, the setting that tells their form, the forms that are known, and widths."""
-BY_TRANSFORMERS = ("fp8", "mxfp4", "mxfp8", "metal", "compressed-tensors")
-"""Methods whose weights transformers makes floats as it reads them, if told to."""

@@ -105,9 +105,7 @@ def export(
         with lasting_imports():
             import wherry_exporter.build  # noqa: F401
             from wherry_exporter.load import load
-        checkpoint = load(
-            model, task=task, revision=revision, tokenizer=tokenizer, trust_remote_code=trust_remote_code
-        )
+        checkpoint = load(model, task=task, revision=revision, tokenizer=tokenizer, trust_remote_code=trust_remote_code)
         try:
             with written_aside(target, overwrite=overwrite) as folder:
                 _write_bundle(folder, checkpoint, plan, started, tell)

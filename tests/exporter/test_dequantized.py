@@ -54,6 +54,16 @@ def awq(shape):
     return parts | {"scales": torch.from_numpy(scales)}, floats(codes, zeros, scales, np.arange(shape[1]) // GROUP)
 
 
+def mlx(shape):
+    codes, _, scales = integers(shape, 4)
+    biases = -7 * scales
+    group = np.arange(shape[1]) // GROUP
+    whole = (codes * scales[group].astype(np.float32) + biases[group].astype(np.float32)).T
+    parts = {"weight": words(codes.T, 4, 1).view(torch.uint32), "scales": scales.T, "biases": biases.T}
+    parts |= {name: torch.from_numpy(np.ascontiguousarray(parts[name])) for name in ("scales", "biases")}
+    return parts, torch.from_numpy(whole.astype(np.float32))
+
+
 def fp8(shape):
     codes = torch.from_numpy(RANDOM.normal(size=shape).astype(np.float32)).to(torch.float8_e4m3fn)
     scales = torch.from_numpy(RANDOM.random((shape[0] // 128, shape[1] // 128)).astype(np.float32)) / 50
@@ -73,6 +83,7 @@ FORMS = {
         lambda shape: gptq(shape, 4, form="gptq_v2"),
     ),
     "awq": ({"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm", "zero_point": True}, awq),
+    "mlx": ({"bits": 4, "group_size": GROUP, "mode": "affine"}, mlx),
     "fp8": ({"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}, fp8),
 }
 
@@ -97,7 +108,8 @@ def llama(gpt2, tmp_path):
             tensors |= {f"{name.removesuffix('weight')}{part}": value.contiguous() for part, value in parts.items()}
         save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
         config = json.loads((tmp_path / "config.json").read_text())
-        (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
+        both = {"quantization_config": settings} | ({} if "quant_method" in settings else {"quantization": settings})
+        (tmp_path / "config.json").write_text(json.dumps(config | both))
         return tmp_path, expected
 
     return write
@@ -112,7 +124,7 @@ def test_integers_are_read_as_floats(form, llama):
     for name, weight in expected.items():
         assert found[name].dtype == torch.float32
         torch.testing.assert_close(found[name].detach(), weight, rtol=1e-6, atol=0)
-    assert not hasattr(checkpoint.model.config, "quantization_config")
+    assert not {"quantization_config", "quantization"} & vars(checkpoint.model.config).keys()
     assert checkpoint.model.generation_config.max_new_tokens == 7
 
 
@@ -155,6 +167,7 @@ REFUSED = {
     ),
     "marlin": ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "in the form marlin"),
     "gemv": ({"quant_method": "awq", "bits": 4, "version": "GEMV"}, "in the form gemv: .* in the form gemm"),
+    "another mode": ({"bits": 4, "group_size": 32, "mode": "mxfp4"}, "MLX weights .* mxfp4: .* in the form affine"),
     "what does not fit": ({"quant_method": "gptq", "bits": 8}, "GPTQ weights that do not fit each other"),
     "a method whose library is not there": ({"quant_method": "aqlm"}, "transformers cannot load .*aqlm"),
     "no method": ({"quant_method": "rubbish"}, "lacks weights that LlamaForCausalLM needs"),
