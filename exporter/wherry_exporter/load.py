@@ -55,14 +55,14 @@ VOCABULARIES = ("vocab*", "*.model", "*.tiktoken", "*.spm", "*.tokenizer")
 
 CHECKPOINT = [
     "*.json",
-    "*.safetensors",
+    "model*.safetensors",
+    "gptq_model*.safetensors",
     "*.txt",
     "*.jinja",
     "*.model",
     "*.spm",
     "*.tiktoken",
     "*.tokenizer",
-    "*.gguf",
     "*/config.json",
     "README.md",
 ]
@@ -150,6 +150,8 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
     if not (folder / "config.json").exists():
         ggufs = sorted(path.name for path in folder.glob("*.gguf"))
         hint = f": give the file, {folder / ggufs[0]}" if ggufs else ""
+        if revision is not None:
+            hint = f": if {source} has GGUF files, give one, as {source}/FILE.gguf"
         raise ExportError(f"{folder} is not a Hugging Face model: it has no config.json{hint}")
     raw = read_json(folder / "config.json")
     if "model_type" not in raw:

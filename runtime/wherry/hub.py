@@ -31,7 +31,8 @@ def resolve(model: str | Path, *, revision: str | None = None, patterns: list[st
     """The local path of `model`: itself when it exists, else a snapshot of the hub repository of that id.
 
     Args:
-        model: a folder or file, or a repository id such as `sentence-transformers/all-MiniLM-L6-v2`.
+        model: a folder or file, a repository id such as `sentence-transformers/all-MiniLM-L6-v2`, or a GGUF file of a
+            repository, `owner/repository/file.gguf`.
         revision: branch, tag or commit of the repository.
         patterns: which files of the repository to fetch; by default what running it needs.
 
@@ -45,20 +46,27 @@ def resolve(model: str | Path, *, revision: str | None = None, patterns: list[st
             return path
     except (OSError, RuntimeError) as error:  # a name that is too long, or the home of nobody
         raise HubError(f"no such file or folder: {name:.80}") from error
-    if isinstance(model, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
+    owner, _, rest = name.partition("/")
+    repository, _, file = rest.partition("/")
+    known = not file or name.endswith(".gguf")
+    if isinstance(model, Path) or name.startswith((".", "/", "~")) or not known or not name:
         raise HubError(f"no such file or folder: {name or repr(name)}")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
+        RemoteEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
+    name = f"{owner}/{repository}" if repository else owner
     try:
+        if file:
+            return Path(hf_hub_download(name, file, revision=revision))
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns or GRAPHS))
     except HFValidationError as error:
         raise HubError(f"'{name}' is neither a file or folder here nor a hub repository id") from error
@@ -68,6 +76,8 @@ def resolve(model: str | Path, *, revision: str | None = None, patterns: list[st
         raise HubError(f"'{name}' has no revision '{revision}' on the hub") from error
     except RepositoryNotFoundError as error:
         raise HubError(f"no folder '{name}' here and no repository of that id on the hub") from error
+    except RemoteEntryNotFoundError as error:
+        raise HubError(f"the repository '{name}' of the hub has no file '{file}'") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         raise HubError(
             f"no folder '{name}' here, and the hub cannot be reached to look for a repository of that id: "

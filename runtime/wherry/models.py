@@ -16,7 +16,7 @@ from wherry.files import read_json, sha256
 from wherry.hub import cache_folder, resolve
 from wherry.layouts import alone, task_in, with_data
 
-READ = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.tiktoken", "*.spm", "*/config.json")
+READ = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.tiktoken", "*.spm", "*.tokenizer", "*/config.json")
 """The files of a checkpoint's folder that decide what an export of it is."""
 
 
