@@ -13,6 +13,8 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 ROWS = 128
 """Outputs whose scales are looked for at once: few enough to stay in the processor's cache."""
+GRID = 1e-3
+"""Of a step, how far from it a value may be that was a whole number of steps before it was rounded to a float."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,56 @@ def _asymmetric(blocks: Array, bits: int) -> tuple[Array, Array]:
     scales = (high - low) / np.float32(2**bits - 1)
     scales = np.where(scales == 0, 1, scales).astype(np.float32)
     return scales, np.round(-low / scales).astype(np.uint8)
+
+
+def on_grid(weight: Array, bits: int, size: int) -> Blocks | None:
+    """The levels of a weight that has few enough already, such as a GPTQ checkpoint's; None for others.
+
+    Args:
+        weight: float32 (inputs, outputs).
+        bits: of a level.
+        size: inputs that share a scale.
+    """
+    blocks = _blocked(weight, size)
+    rows = blocks.reshape(-1, size)
+    if _steps(rows[:: max(1, len(rows) // ROWS)], bits) is None or (found := _steps(rows, bits)) is None:
+        return None
+    levels, scales, half = *found, 2 ** (bits - 1)
+    turned = (levels.max(-1) >= half) & (levels.min(-1) > -half)  # one further up than down: by a scale below zero
+    levels, scales = np.where(turned[:, None], -levels, levels), np.where(turned, -scales, scales)
+    even = levels.min() >= -half and levels.max() < half
+    points = None if even else np.maximum(-levels.min(-1), 0)
+    levels += half if points is None else points[:, None]
+    shape = blocks.shape[:2]
+    return Blocks(
+        levels.astype(np.uint8).reshape(blocks.shape),
+        scales.astype(np.float32).reshape(shape),
+        None if points is None else points.astype(np.uint8).reshape(shape),
+    )
+
+
+def _steps(rows: Array, bits: int) -> tuple[Array, Array] | None:
+    """Each row's values as whole steps from zero, and the step; None if any row has none that `bits` can count."""
+    most = 2**bits - 1
+    largest = np.abs(rows).max(-1, keepdims=True)
+    gaps = np.diff(np.sort(np.concatenate([rows, np.zeros_like(largest)], -1), -1), axis=-1)
+    gaps = np.where(gaps > largest / (2 * most), gaps, np.inf).min(-1)
+    steps, levels = np.where(np.isfinite(gaps), gaps, 1), np.zeros(rows.shape, np.int16)
+    left = np.arange(len(rows))
+    for part in range(1, most + 1):  # the smallest distance between two values may be several steps
+        units = rows[left] / (steps[left, None] / part)
+        whole = np.rint(units)
+        span = np.maximum(whole.max(-1), 0) - np.minimum(whole.min(-1), 0)
+        fits = (np.abs(units - whole).max(-1) < part * GRID) & (span <= most)
+        done = left[fits]
+        levels[done], left = whole[fits], left[~fits]
+        steps[done] /= part
+        if not len(left):
+            furthest = np.abs(levels).argmax(-1)[:, None]
+            counted = np.take_along_axis(levels, furthest, -1)[:, 0]
+            exact = np.take_along_axis(rows, furthest, -1)[:, 0] / np.where(counted, counted, 1)
+            return levels, np.where(counted, exact, 1)
+    return None
 
 
 def rtn(weight: Array, bits: int, size: int, *, symmetric: bool, moments: Moments | None) -> Blocks:  # noqa: ARG001

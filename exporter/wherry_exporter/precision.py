@@ -65,7 +65,9 @@ class Quantizer:
         if precision in ("int4", "int4f16"):
             kind = "symmetric" if settings.symmetric else "asymmetric"
             rest = ", the rest in float16" if precision == "int4f16" else ""
-            return f"weights in 4 bits, {settings.algorithm}, blocks of {settings.block_size}, {kind}{rest}"
+            kept = sum(len(self._weights(role).kept) for role in self.graphs)
+            same = f"; {kept} weights in the checkpoint's own 4 bits" if kept else ""
+            return f"weights in 4 bits, {settings.algorithm}, blocks of {settings.block_size}, {kind}{rest}{same}"
         if precision == "bnb4":
             return "weights in 4-bit NormalFloat, blocks of 64"
         if precision == "fp16":

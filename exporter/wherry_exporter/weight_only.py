@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from wherry_exporter.activations import Feed, Watch
-from wherry_exporter.blocks import BY_NAME, Blocks, packed, rtn
+from wherry_exporter.blocks import BY_NAME, Blocks, on_grid, packed, rtn
 from wherry_exporter.plan import Settings
 from wherry_exporter.rowwise import compute_in_integers
 from wherry_exporter.unpack import gemms_to_matmuls, graph_of, initializer, once, unpack_attention
@@ -26,7 +26,11 @@ SMALLEST_TABLE = 1024
 
 
 class WeightOnly:
-    """The variants of one graph. Each weight is quantized once for each number of bits."""
+    """The variants of one graph. Each weight is quantized once for each number of bits.
+
+    Attributes:
+        kept: names of the products whose weights had 4 bits already, and stay as they were.
+    """
 
     def __init__(self, model: ir.Model, feeds: Callable[[], Sequence[Feed]], settings: Settings) -> None:
         """Prepare.
@@ -42,6 +46,7 @@ class WeightOnly:
         _fold_transposes(self.model.graph)
         self.tables = _tables(self.model)
         self.found: dict[tuple[str, int], Blocks] = {}
+        self.kept: set[str] = set()
 
     def names(self) -> list[str]:
         """Names of the products with constant weights, in the order of the graph, but for those tied to embeddings."""
@@ -98,6 +103,9 @@ class WeightOnly:
             if each == 8:
                 size = self.settings.size(8)
                 self.found[name, 8] = rtn(_weight(node), 8, size, symmetric=True, moments=None)
+            elif same := on_grid(_weight(node), bits, self.settings.size(bits)):
+                self.found[name, bits] = same
+                self.kept.add(name)
             else:
                 wanted.setdefault(str(node.inputs[0].name) if node.inputs[0] else "", []).append(node)
         if not wanted:

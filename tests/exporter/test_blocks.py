@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession, SessionOptions
 
-from wherry_exporter.blocks import BY_NAME, Blocks, Moments, dequantized, gptq, imatrix, packed, rtn
+from wherry_exporter.blocks import BY_NAME, Blocks, Moments, dequantized, gptq, imatrix, on_grid, packed, rtn
 from wherry_exporter.plan import ALGORITHMS
 
 SHAPES = [(64, 24, 32), (40, 7, 16), (96, 5, 32), (33, 3, 16), (20, 9, 64)]
@@ -234,3 +234,35 @@ def test_onnxruntime_multiplies_with_the_weights_that_are_left(name, bits, symme
         expected = states @ dequantized(blocks, inputs, bits)
         found = in_onnxruntime(blocks, inputs, bits, states)
         np.testing.assert_allclose(found, expected, atol=2e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("size", [16, 32, 128])
+@pytest.mark.parametrize(("lowest", "even"), [(8, True), (7, True), (0, False), (15, False), (None, False)])
+def test_a_weight_of_few_levels_keeps_them(lowest, even, size):
+    """Whatever block size it was quantized with: here one of 128, of scales in float16."""
+    random = np.random.default_rng(0)
+    levels = random.integers(0, 16, (300, 70))
+    points = random.integers(0, 16, (3, 70)) if lowest is None else np.full((3, 70), lowest)
+    scales = (random.random((3, 70)) + 0.01).astype(np.float16).astype(np.float32)
+    weight = (levels - points.repeat(128, 0)[:300]).astype(np.float32) * scales.repeat(128, 0)[:300]
+    weight[:, 3] = 0
+    found = on_grid(weight, 4, size)
+    assert (found.zero_points is None) == even
+    assert found.levels.shape == (70, -(-300 // size), size)
+    np.testing.assert_allclose(dequantized(found, 300, 4), weight, rtol=2e-6, atol=0)
+
+
+def test_levels_far_apart_are_steps_too():
+    """Of a block with no two neighbours among its levels."""
+    weight = np.float32(0.013) * np.resize(np.float32([0, 6, -6, -4, 3]), (32, 1))
+    np.testing.assert_allclose(dequantized(on_grid(weight, 4, 32), 32, 4), weight, rtol=1e-6)
+
+
+def test_a_weight_of_more_levels_has_none_to_keep():
+    random = np.random.default_rng(0)
+    assert on_grid(random.normal(size=(64, 8)).astype(np.float32), 4, 32) is None
+    levels = np.float32(0.013) * random.integers(-8, 9, (64, 80)).astype(np.float32)
+    assert on_grid(levels, 4, 32) is None
+    one = np.float32(0.013) * random.integers(-8, 8, (64, 80)).astype(np.float32)
+    one[5, 7] += 0.004
+    assert on_grid(one, 4, 32) is None

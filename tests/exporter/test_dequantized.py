@@ -3,8 +3,10 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, GptOssConfig, GptOssForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -128,10 +130,44 @@ def test_integers_are_read_as_floats(form, llama):
     assert checkpoint.model.generation_config.max_new_tokens == 7
 
 
-def test_a_gptq_checkpoint_crosses(llama, tmp_path):
-    bundle = export(llama(*FORMS["gptq of 4 bits"])[0], tmp_path / "bundle", precision=["fp32"])
-    assert bundle.variants["fp32"].parity["max_abs_diff"] < 1e-4
+def rows_of(path):
+    """The rows that a graph's 4-bit projections stand for, those of as many inputs together, in no order."""
+    model, found = onnx.load(path), {}
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        settings = {attribute.name: attribute.i for attribute in node.attribute}
+        if node.op_type != "MatMulNBits" or settings["bits"] != 4 or settings["N"] > 1024:  # the vocabulary
+            continue
+        levels, scales, *points = (arrays[name] for name in node.input[1:4])
+        levels = halves(levels)
+        zero = halves(points[0].reshape(len(levels), -1))[:, : levels.shape[1], None] if points else 8
+        weight = (levels - zero) * scales.reshape(*levels.shape[:2], 1)
+        found.setdefault(settings["K"], []).extend(weight.reshape(len(levels), -1)[:, : settings["K"]])
+    return found
+
+
+def halves(bytes_):
+    return np.stack([bytes_ & 15, bytes_ >> 4], -1).reshape(*bytes_.shape[:-1], -1).astype(np.float32)
+
+
+def ordered(rows):
+    rows = np.stack(rows)
+    return rows[np.lexsort(rows.T[:4])]
+
+
+@pytest.mark.parametrize("form", ["gptq of 4 bits", "awq"])
+def test_four_bits_stay_as_they_are(form, llama, tmp_path):
+    folder, expected = llama(*FORMS[form])
+    bundle = export(folder, tmp_path / "bundle", precision=["fp32", "int4"], block_size=16)
+    assert bundle.variants["fp32"].parity["max_rel_diff"] < 1e-3
     assert "quantization_config" not in json.loads((tmp_path / "bundle" / "config.json").read_text())
+    manifest = json.loads((tmp_path / "bundle" / "wherry.json").read_text())
+    assert "weights in the checkpoint's own 4 bits" in manifest["variants"]["int4"]["recipe"]
+    found = rows_of(tmp_path / "bundle" / "onnx" / "model_q4.onnx")
+    assert found.keys() == {128, 256}
+    for inputs, rows in found.items():
+        wanted = [row for weight in expected.values() if weight.shape[1] == inputs for row in weight.numpy()]
+        np.testing.assert_allclose(ordered(rows), ordered(wanted), rtol=1e-5, atol=1e-7)
 
 
 def test_experts_in_mxfp4(gpt2, tmp_path):
