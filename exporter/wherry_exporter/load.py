@@ -50,7 +50,8 @@ CARRIED = (
 
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
-VOCABULARIES = ("vocab*", "*.model", "*.tiktoken", "*.spm", "*.tokenizer")
+TEKKEN = "tekken.json"
+VOCABULARIES = ("vocab*", "*.model", "*.tiktoken", "*.spm", "*.tokenizer", TEKKEN)
 """What tokenizers without a tokenizer.json keep their vocabulary in."""
 
 CHECKPOINT = [
@@ -402,8 +403,9 @@ def carried(folder: Path, task: str, config: Any, *, trusted: bool = False) -> d
     if any(name.endswith("ForCTC") for name in config.architectures or ()):  # labels of frames, and no tokenizer
         return files | copied
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
-        if not {path.name for path in vocabularies} & set(tokenizer.vocab_files_names.values()):
+        tekken = {"mistral_format": False} if TEKKEN in copied else {}  # transformers' reading, not mistral-common's
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted, **tekken)
+        if not {path.name for path in vocabularies} & {*tokenizer.vocab_files_names.values(), TEKKEN}:
             raise ExportError(f"{type(tokenizer).__name__} does not read {', '.join(sorted(copied))}")
         return files | _save_tokenizer(tokenizer)
     except (ExportError, ValueError, TypeError, KeyError, OSError, ImportError) as error:

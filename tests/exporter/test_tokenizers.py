@@ -278,6 +278,26 @@ def test_a_tiktoken_file(byte_level, tmp_path):
     assert_alike(ours, AutoTokenizer.from_pretrained(tmp_path), [*LINES, "a<|begin|>b <|end|>"])
 
 
+def test_a_tekken_file(byte_level, tmp_path):
+    """As Mistral's repositories have it, some of them alone."""
+    shown = {sign: byte for byte, sign in _signs().items()}
+    merged = [bytes(shown[sign] for sign in word) for word in byte_level["vocab"] if not word.startswith("<")]
+    words = [bytes([byte]) for byte in range(256)] + [word for word in merged if len(word) > 1]
+    entries = [
+        {"rank": rank, "token_bytes": base64.b64encode(word).decode(), "token_str": None}
+        for rank, word in enumerate(words)
+    ]
+    special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
+    config = {"pattern": r"\s*\S+|\s+", "default_vocab_size": len(words) + 8, "default_num_special_tokens": 8}
+    specials = [{"rank": rank, "token_str": text, "is_control": True} for rank, text in enumerate(special)]
+    write(tmp_path, "tekken.json", {"config": config, "vocab": entries, "special_tokens": specials})
+    write(tmp_path, "config.json", {"model_type": "mistral"})
+    write(tmp_path, "tokenizer_config.json", {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert len(theirs("the river")["input_ids"]) < 9
+    assert_alike(bundled(tmp_path, "text-generation"), theirs, [*LINES, "[INST]the river[/INST] </s>"])
+
+
 def _signs():
     """Byte to the sign that stands for it, as GPT-2 has them."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
