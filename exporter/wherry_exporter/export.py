@@ -164,12 +164,14 @@ def _write_bundle(
     from wherry_exporter.genai import write_genai_config
     from wherry_exporter.inputs import fixed_sizes
     from wherry_exporter.storage import remove
+    from wherry_exporter.timm_form import name_labels
     from wherry_exporter.variants import write_variants
 
     for name, content in checkpoint.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     _config_of(checkpoint).save_pretrained(folder)
+    name_labels(folder, checkpoint.model.config)
     generation = getattr(checkpoint.model, "generation_config", None)  # models that label frames (CTC) have none
     writes = TASKS[checkpoint.task].generates or shape_of(checkpoint.task, checkpoint.model) in WRITE
     if writes and generation is not None:

@@ -22,6 +22,7 @@ from wherry_exporter.errors import ExportError
 from wherry_exporter.fast import fast_form
 from wherry_exporter.quiet import quiet
 from wherry_exporter.tasks import TASKS, find_task, task_of, writes_words_alone
+from wherry_exporter.timm_form import is_timm, preprocessor, tell
 from wherry_tokenization import Tokenizer
 
 if TYPE_CHECKING:
@@ -155,7 +156,8 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
             hint = f": if {source} has GGUF files, give one, as {source}/FILE.gguf"
         raise ExportError(f"{folder} is not a Hugging Face model: it has no config.json{hint}")
     raw = read_json(folder / "config.json")
-    if "model_type" not in raw:
+    timm = is_timm(raw)
+    if "model_type" not in raw and not timm:
         raise BundleError(f"{folder / 'config.json'} has no model_type: not a transformers configuration")
     brings_code = "auto_map" in raw and trusted
     if "auto_map" in raw and not trusted:
@@ -164,7 +166,7 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
     kind: Any = AutoConfig
     for name in raw.get("architectures") or []:  # vocoders have no place in transformers' table of configurations
         own = getattr(getattr(transformers, name, None), "config_class", None)
-        if own is not None and own.model_type == raw["model_type"]:
+        if own is not None and own.model_type == raw.get("model_type"):
             kind = own
     allowed = {"trust_remote_code": brings_code} if kind is AutoConfig else {}
     try:
@@ -172,15 +174,17 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
     except StrictDataclassError as error:  # whose first line alone tells of no value
         reason = " ".join(str(error).split())
         raise ExportError(f"transformers cannot read {folder / 'config.json'}: {reason[:300]}") from error
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
         raise ExportError(f"transformers cannot read {folder / 'config.json'}: {_first_line(error)}") from error
+    if timm:
+        tell(config, raw)
     chosen = find_task(task, config, folder)
     options = {"config": config, "state_dict": prepared(config, folder)}
     options |= {"trust_remote_code": True} if brings_code else {}
     model_class = _model_class(chosen, config, [] if brings_code else raw.get("architectures"))
     model = _giving_features(chosen, _read_weights(model_class, folder, **options))
     _forget_code(model.config)
-    files = carried(folder, chosen, config, trusted=brings_code)
+    files = (preprocessor(raw) if timm else {}) | carried(folder, chosen, config, trusted=brings_code)
     text: Any = model.config.get_text_config() if chosen == "text-classification" else None
     if text is not None and getattr(text, "pad_token_id", None) is None:  # decoders look for where it begins
         text.pad_token_id = _padding(files)

@@ -156,7 +156,7 @@ class ModelProbe:
         """Shape and vectors of what the original gives; None for a size that it does not take itself."""
         try:
             outputs = self.model(**tensors_from(feed))
-        except (ValueError, RuntimeError, IndexError):
+        except (ValueError, RuntimeError, IndexError, AssertionError):
             return None
         found = {
             name: (tuple(value.shape), self._vectors(value.numpy(), feed))

@@ -243,6 +243,7 @@ KINDS: Mapping[str, Kind] = {
         },
         _textnet,
     ),
+    "TimmWrapper": Kind({**IMAGENET, **BY_SHORTEST, "do_center_crop": True}),
     "Vilt": Kind({**BY_SHORTEST, "size": {"shortest_edge": 384}, "size_divisor": 32, "do_pad": True}, _vilt),
     "ViT": Kind({**SQUARE, "resample": 2}),
     "Yolos": Kind(DETECTION, _yolos),

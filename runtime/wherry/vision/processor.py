@@ -122,7 +122,7 @@ class ImageProcessor:
         if self.ground is not None:
             levels = _squared(levels, self.ground)
         if self.crop is not None:
-            levels = _cropped(levels, self.crop)
+            levels = _cropped(levels, self.crop, even=self.kind == "TimmWrapper")
         pixels = np.empty((3, *levels.shape[:2]), np.float32)
         for row, channel in enumerate(self.channels):
             pixels[row] = self.table[channel][levels[..., channel]]
@@ -225,12 +225,15 @@ def _squared(levels: Array, ground: Sequence[int]) -> Array:
     return square
 
 
-def _cropped(levels: Array, size: Size) -> Array:
-    """The centre of an image (height, width, 3), with black around it where the image is smaller."""
+def _cropped(levels: Array, size: Size, *, even: bool) -> Array:
+    """The centre of an image (height, width, 3), with black around it where the image is smaller.
+
+    Where an odd number of lines is cut off, torchvision's crop begins at an `even` place, others half a line up.
+    """
     spare = [edge - wanted for edge, wanted in zip(levels.shape[:2], size, strict=True)]
     if min(spare) < 0:
         lacking = [max(0, -each) for each in spare]
         levels = np.pad(levels, (*((-(-each // 2), each // 2) for each in lacking), (0, 0)))
         spare = [max(0, each) for each in spare]
-    top, left = (each // 2 for each in spare)
+    top, left = (round(each / 2) if even else each // 2 for each in spare)
     return levels[top : top + size[0], left : left + size[1]]
