@@ -51,9 +51,9 @@ def prepared(config: Any, folder: Path) -> "dict[str, Tensor] | None":
         ExportError: of those methods in a form that is not known.
     """
     settings: Any = getattr(config, "quantization_config", None) or getattr(config, "quantization", None)
-    if settings is None:
+    settings = settings.to_dict() if hasattr(settings, "to_dict") else settings
+    if not isinstance(settings, dict):
         return None
-    settings = settings if isinstance(settings, dict) else settings.to_dict()
     name = str(settings.get("quant_method") or ("mlx" if {"bits", "group_size"} <= settings.keys() else ""))
     if name in BY_TRANSFORMERS:
         config.quantization_config = {**settings, "dequantize": True}

@@ -161,7 +161,7 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
         raise BundleError(f"{folder / 'config.json'} has no model_type: not a transformers configuration")
     brings_code = "auto_map" in raw and trusted
     if "auto_map" in raw and not trusted:
-        _leave_code(folder, raw["model_type"])
+        _leave_code(folder, str(raw.get("model_type")))
     _check_weights(folder)
     kind: Any = AutoConfig
     for name in raw.get("architectures") or []:  # vocoders have no place in transformers' table of configurations
@@ -412,7 +412,7 @@ def carried(folder: Path, task: str, config: Any, *, trusted: bool = False) -> d
         if not {path.name for path in vocabularies} & {*tokenizer.vocab_files_names.values(), TEKKEN}:
             raise ExportError(f"{type(tokenizer).__name__} does not read {', '.join(sorted(copied))}")
         return files | _save_tokenizer(tokenizer)
-    except (ExportError, ValueError, TypeError, KeyError, OSError, ImportError) as error:
+    except (ExportError, ValueError, TypeError, KeyError, OSError, ImportError, AssertionError) as error:
         reason = f"{folder} has no usable tokenizer (tokenizer.json): {_first_line(error)}"
         if TASKS[task].text or TASKS[task].generates:
             raise ExportError(f"{reason}; copy the tokenizer's files into the folder") from error
