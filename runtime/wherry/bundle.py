@@ -5,14 +5,14 @@ Folders without that manifest (onnx-community, Xenova, optimum, sentence-transfo
 Nothing here opens a graph or needs onnxruntime.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wherry.errors import BundleError, DamagedBundleError
 from wherry.files import read_json, sha256
-from wherry.layouts import GENAI, alone, genai_config, graphs_in, task_in, with_data
+from wherry.layouts import GENAI, alone, files_in, genai_config, graphs_in, task_in, with_data
 
 MANIFEST = "wherry.json"
 SCHEMA = 1
@@ -234,7 +234,8 @@ def _records(entries: Mapping[str, Any]) -> dict[str, FileRecord]:
 
 
 def _by_convention(folder: Path) -> Bundle:
-    found = graphs_in(folder, SUFFIXES)
+    files = files_in(folder)
+    found = graphs_in(files, SUFFIXES)
     if (folder / GENAI).is_file() and not (folder / "config.json").exists():
         graph, config = genai_config(folder)
         if ".." in PurePosixPath(graph).parts or PurePosixPath(graph).is_absolute():
@@ -252,12 +253,20 @@ def _by_convention(folder: Path) -> Bundle:
             f"{folder} holds no ONNX graph (onnx/model*.onnx)"
             + (f": convert it first with `wherry export {folder} -o NEW_FOLDER`" if weights else "")
         )
-    variants = {
-        precision: Variant(precision, graphs, dict.fromkeys(with_data(folder, graphs.values())))
+    roles = next(iter(found.values()))
+    return Bundle(folder, task_in(folder, config, roles), config, _variants(found, files), {}, {})
+
+
+def variants_by_name(files: Collection[str]) -> dict[str, Variant]:
+    """Precision to variant, of a folder or repository without a manifest whose files are told; none where none is."""
+    return _variants(graphs_in(files, SUFFIXES), files)
+
+
+def _variants(found: Mapping[str, Mapping[str, str]], files: Collection[str]) -> dict[str, Variant]:
+    return {
+        precision: Variant(precision, graphs, dict.fromkeys(with_data(files, graphs.values())))
         for precision, graphs in found.items()
     }
-    roles = next(iter(found.values()))
-    return Bundle(folder, task_in(folder, config, roles), config, variants, {}, {})
 
 
 def _alone(path: Path, task: str, config: Path | None) -> Bundle:

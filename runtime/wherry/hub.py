@@ -5,19 +5,10 @@ from pathlib import Path
 
 from wherry.errors import HubError
 
-GRAPHS = [
-    "*.json",
-    "*.txt",
-    "*.jinja",
-    "*.model",
-    "*/config.json",
-    "README.md",
-    "onnx/*",
-    "*.onnx",
-    "*.onnx_data*",
-    "*.onnx.data",
-]
-"""What running a model needs from a repository: never its framework weights."""
+DESCRIPTIONS = ["*.json", "*.txt", "*.jinja", "*.model", "*/config.json", "README.md"]
+"""What tells of a model in a repository, its graphs and weights aside."""
+GRAPHS = ["onnx/*", "*.onnx", "*.onnx_data*", "*.onnx.data"]
+"""Its graphs, in every precision; never its framework weights."""
 
 
 def cache_folder() -> Path:
@@ -67,7 +58,7 @@ def resolve(model: str | Path, *, revision: str | None = None, patterns: list[st
     try:
         if file:
             return Path(hf_hub_download(name, file, revision=revision))
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns or GRAPHS))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns or [*DESCRIPTIONS, *GRAPHS]))
     except HFValidationError as error:
         raise HubError(f"'{name}' is neither a file or folder here nor a hub repository id") from error
     except GatedRepoError as error:
@@ -83,3 +74,14 @@ def resolve(model: str | Path, *, revision: str | None = None, patterns: list[st
             f"no folder '{name}' here, and the hub cannot be reached to look for a repository of that id: "
             "check the spelling or the network, or give a local folder"
         ) from error
+
+
+def files_of(repository: str, revision: str) -> list[str]:
+    """The names of a hub repository's files; none where the hub cannot be asked."""
+    from huggingface_hub import list_repo_files
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        return list_repo_files(repository, revision=revision)
+    except (OfflineModeIsEnabled, OSError):
+        return []

@@ -50,19 +50,26 @@ HEARD = {"feature-extraction": "audio-feature-extraction", "text-classification"
 """Tasks of models of text to those of models of sounds whose architectures are named alike."""
 
 
-def graphs_in(folder: Path, suffixes: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Precision to role to file of a graph, relative to the folder.
+def files_in(folder: Path) -> list[str]:
+    """The files of a folder that are graphs or hold their weights, relative to it."""
+    paths = [*folder.glob("*.onnx*"), *folder.glob("*/*.onnx*")]
+    return sorted(path.relative_to(folder).as_posix() for path in paths if path.is_file())
+
+
+def graphs_in(files: Collection[str], suffixes: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Precision to role to file of a graph.
 
     A role that a precision lacks is filled by the first that has it. Of a decoder's graphs the merged one is taken.
 
     Args:
+        files: of a folder or a repository, relative to it.
         suffixes: precision to what its files' names end with, the preferred first.
     """
     found: dict[str, dict[str, str]] = {}
     for precision, suffix in suffixes.items():
         for role in ROLES:
             names = (f"onnx/{role}{suffix}.onnx", f"{role}{suffix}.onnx")
-            name = next((name for name in names if (folder / name).is_file()), None)
+            name = next((name for name in names if name in files), None)
             if name is not None:
                 found.setdefault(precision, {})[role] = name
     every = {role for graphs in found.values() for role in graphs}
@@ -76,11 +83,11 @@ def graphs_in(folder: Path, suffixes: Mapping[str, str]) -> dict[str, dict[str, 
     }
 
 
-def with_data(folder: Path, graphs: Iterable[str]) -> Iterator[str]:
+def with_data(files: Collection[str], graphs: Iterable[str]) -> Iterator[str]:
     """The files of graphs, and those of their weights."""
     for name in graphs:
-        data = sorted(folder.glob(f"{name}_data*")) + sorted(folder.glob(f"{name}.data"))
-        yield from (name, *(path.relative_to(folder).as_posix() for path in data))
+        yield name
+        yield from sorted(file for file in files if file.startswith(f"{name}_data") or file == f"{name}.data")
 
 
 def alone(path: Path) -> tuple[str, Path | None] | None:

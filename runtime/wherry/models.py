@@ -5,16 +5,17 @@ Knows nothing of pipelines. Only here does the runtime call the exporter, and on
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from wherry.bundle import MANIFEST, SUFFIXES, Bundle, Variant
+from wherry.bundle import MANIFEST, SUFFIXES, Bundle, Variant, variants_by_name
 from wherry.errors import BundleError
 from wherry.files import read_json, sha256
-from wherry.hub import cache_folder, resolve
-from wherry.layouts import alone, task_in, with_data
+from wherry.hub import DESCRIPTIONS, GRAPHS, cache_folder, files_of, resolve
+from wherry.layouts import alone, files_in, task_in, with_data
 
 READ = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.tiktoken", "*.spm", "*.tokenizer", "*/config.json")
 """The files of a checkpoint's folder that decide what an export of it is."""
@@ -37,8 +38,10 @@ def open_model(
         BundleError: it is no model, or a checkpoint where nothing can export it.
         WherryError: the export fails, for one of the exporter's reasons.
     """
-    path = resolve(model, revision=revision)
+    path = resolve(model, revision=revision, patterns=DESCRIPTIONS)
     fetched = path.parent.name == "snapshots" and not Path(model).expanduser().exists()
+    if fetched and (graphs := _needed(str(model), path, precision)):
+        resolve(model, revision=path.name, patterns=[*DESCRIPTIONS, *graphs])
     if path.suffix == ".onnx" and path.is_file():
         bundle = Bundle.load(path) if alone(path) else _of_graph(path)
     elif not _lacks_graphs(path, fetched):
@@ -48,6 +51,23 @@ def open_model(
     else:
         bundle = _exported(path, _digest(path), task, precision or "fp32", None)
     return bundle
+
+
+def _needed(name: str, path: Path, precision: str | None) -> Sequence[str]:
+    """The files of graphs that one precision of a repository takes, of which the rest is in `path` already.
+
+    None where the hub cannot be asked: what was fetched before has to do.
+
+    Raises:
+        BundleError: it has no such precision.
+    """
+    if (path / MANIFEST).exists():
+        bundle = Bundle.load(path)
+        return [*bundle.variant(precision).files, *bundle.files]
+    files = files_of(name, path.name)
+    if variants := variants_by_name(files):
+        return list(Bundle(path, None, {}, variants, {}, {}).variant(precision).files)
+    return GRAPHS if files else []
 
 
 def _lacks_graphs(path: Path, fetched: bool) -> bool:
@@ -72,7 +92,7 @@ def _of_graph(path: Path) -> Bundle:
                 return replace(bundle, variants={precision: variant})
     endings = {f"model{suffix}": precision for precision, suffix in SUFFIXES.items()}
     precision = endings.get(path.stem, path.stem)
-    variant = Variant(precision, {"model": name}, dict.fromkeys(with_data(folder, [name])))
+    variant = Variant(precision, {"model": name}, dict.fromkeys(with_data(files_in(folder), [name])))
     config = read_json(folder / "config.json")
     return Bundle(folder, task_in(folder, config, ["model"]), config, {precision: variant}, {}, {})
 

@@ -19,6 +19,9 @@ FILES = {
     "pytorch_model.bin": b"pickled",
     "modeling_skiff.py": b"raise SystemExit",
     "onnx/model.onnx": b"graph",
+    "onnx/model.onnx_data": b"weights of the graph",
+    "onnx/model_q4.onnx": b"smaller graph",
+    "onnx/model_fp16.onnx": b"another graph",
     "skiff.Q4_K_M.gguf": b"GGUF 4",
     "skiff.Q8_0.gguf": b"GGUF 8",
 }
@@ -92,7 +95,44 @@ def asked(address, tmp_path):
 def test_what_running_needs(asked):
     shown, fetched = asked("from wherry.hub import resolve; print(resolve('rowing/skiff').name)")
     assert shown == COMMIT
-    assert fetched == {"config.json", "README.md", "onnx/model.onnx"}
+    assert fetched == {"config.json", "README.md", *(name for name in FILES if name.startswith("onnx/"))}
+
+
+@pytest.mark.parametrize(
+    ("precision", "graphs"),
+    [(None, {"onnx/model.onnx", "onnx/model.onnx_data"}), ("q4", {"onnx/model_q4.onnx"})],
+)
+def test_what_one_precision_needs(precision, graphs, asked, monkeypatch):
+    line = "from wherry.models import open_model; print(*open_model('rowing/skiff', precision={!r}).variants)"
+    shown, fetched = asked(line.format(precision))
+    assert shown == ("int4" if precision else "fp32")
+    assert fetched == {"config.json", "README.md"} | graphs
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert asked(line.format(precision)) == (shown, fetched)
+
+
+def test_what_a_manifest_says_is_needed(asked, monkeypatch):
+    def variant(name):
+        return {
+            "graphs": {"model": name},
+            "files": {name: {"sha256": "", "bytes": 5}},
+            "opset": 20,
+            "parity": {},
+            "speed": 1,
+        }
+
+    variants = {"int4": variant("onnx/model_q4.onnx"), "fp16": variant("onnx/model_fp16.onnx")}
+    shared = {"config.json": {"sha256": "", "bytes": 2}}
+    told = {"schema": 1, "task": None, "variants": variants, "files": shared, "provenance": {}, "padding_side": None}
+    monkeypatch.setitem(FILES, "wherry.json", json.dumps(told).encode())
+    shown, fetched = asked("from wherry.models import open_model; print(*open_model('rowing/skiff').variants)")
+    assert shown == "int4 fp16"
+    assert fetched == {"config.json", "README.md", "wherry.json", "onnx/model_q4.onnx"}
+
+
+def test_a_precision_that_a_repository_lacks(asked):
+    shown, _ = asked("from wherry.models import open_model; open_model('rowing/skiff', precision='int8')")
+    assert shown.endswith("has no precision 'int8': it has fp32, fp16, int4")
 
 
 @pytest.mark.parametrize("trusted", [False, True])
