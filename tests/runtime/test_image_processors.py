@@ -31,7 +31,7 @@ ON_TORCHVISION = {
     "Sam3": {"size": {"height": 1008, "width": 1008}},
 }
 """Those that transformers has on torchvision alone, and what they start with, as its source says."""
-WHOLE = [kind for kind in KINDS if kind not in (*VIEWED, "Gemma4", *ON_TORCHVISION)]
+WHOLE = [kind for kind in KINDS if kind not in (*VIEWED, "Gemma4", "TimmWrapper", *ON_TORCHVISION)]
 OPTIONS = [
     *((kind, {}) for kind in WHOLE),
     *(("ViT", {"size": {"height": 40, "width": 60}, "resample": resample}) for resample in range(6)),
