@@ -209,6 +209,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "PatchTSTForRegression": SERIES,
     "PatchTSMixerForTimeSeriesClassification": SERIES,
     "PatchTSMixerForRegression": SERIES,
+    "LiltForTokenClassification": {"hidden_size": 96},
+    "XmodForMaskedLM": {"languages": ["en_XX", "de_DE"], "default_language": "en_XX"},
     "LayoutLMv3ForSequenceClassification": {"coordinate_size": 8, "shape_size": 16, "input_size": 32},
     "DepthAnythingForDepthEstimation": {
         "backbone_config": transformers.Dinov2Config(
