@@ -18,7 +18,11 @@ SHOWN = ("rows", "cosine", "top1", *(f"{name}{end}" for name in METRIC_NAMES for
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `wherry export`."""
-    parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder, a .gguf file, or one of a hub: owner/name, owner/name/file.gguf")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a Hugging Face folder, a .gguf file, or one of a hub: owner/name, owner/name/file.gguf",
+    )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="the bundle to write")
     parser.add_argument("--task", help=f"one of {', '.join(TASKS)} (default: inferred)")
     parser.add_argument(
