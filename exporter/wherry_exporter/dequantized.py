@@ -33,6 +33,7 @@ class _Method:
         setting: what in the configuration tells the form.
         forms: those that are known, the first where none is told.
         widths: bits a weight that are known.
+        order: the name of a tensor that may be there too, which group each input is of.
     """
 
     unpack: "Callable[[Mapping[str, Any], int, str], Tensor]"
@@ -40,6 +41,7 @@ class _Method:
     setting: str
     forms: tuple[str, ...]
     widths: tuple[int, ...]
+    order: str = ""
 
 
 def prepared(config: Any, folder: Path) -> "dict[str, Tensor] | None":
@@ -70,6 +72,8 @@ def prepared(config: Any, folder: Path) -> "dict[str, Tensor] | None":
         vars(config).pop(told, None)
     try:
         return dict(_floats(_tensors(folder), method, bits, form))
+    except KeyError as error:
+        raise ExportError(f"{folder} has {name.upper()} weights without {error}") from error
     except (RuntimeError, IndexError, TypeError) as error:
         raise ExportError(f"{folder} has {name.upper()} weights that do not fit each other: {error}") from error
 
@@ -89,7 +93,7 @@ def _tensors(folder: Path) -> "dict[str, Tensor]":
     from safetensors.torch import load_file
 
     index = folder / "model.safetensors.index.json"
-    listed = {folder / name for name in read_json(index)["weight_map"].values()} if index.exists() else None
+    listed = {folder / name for name in read_json(index).get("weight_map", {}).values()} if index.exists() else set()
     shards = sorted(listed or folder.glob("*.safetensors"))
     return {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
 
@@ -97,7 +101,11 @@ def _tensors(folder: Path) -> "dict[str, Tensor]":
 def _floats(tensors: "dict[str, Tensor]", method: _Method, bits: int, form: str) -> "Iterator[tuple[str, Tensor]]":
     """Every weight, those that are integers unpacked; `tensors` is emptied as they are."""
     for module in [name.removesuffix(".scales") for name in tensors if name.endswith(".scales")]:
-        parts = {part: tensors.pop(f"{module}.{part}", None) for part in method.parts}
+        if f"{module}.{method.parts[0]}" not in tensors:
+            continue
+        parts = {part: tensors.pop(f"{module}.{part}") for part in method.parts}
+        if (name := f"{module}.{method.order}") in tensors:
+            parts[method.order] = tensors.pop(name)
         yield f"{module}.weight", method.unpack(parts, bits, form)
     yield from tensors.items()
 
@@ -116,10 +124,9 @@ def _gptq(parts: Mapping[str, Any], bits: int, form: str) -> "Tensor":
     import torch
 
     codes = _bits(parts["qweight"].T, bits).flatten(1)
-    zeros = _bits(parts["qzeros"], bits).flatten(1) + int(form == "gptq") & 2**bits - 1
+    zeros = (_bits(parts["qzeros"], bits).flatten(1) + int(form == "gptq")) & (2**bits - 1)
     groups, inputs = len(parts["scales"]), codes.shape[1]
-    group = parts["g_idx"] if parts["g_idx"] is not None else torch.arange(inputs) // -(-inputs // groups)
-    group = group.long()
+    group = parts["g_idx"].long() if "g_idx" in parts else torch.arange(inputs) // -(-inputs // groups)
     weight: Tensor = (codes - zeros.T[:, group]) * parts["scales"].float().T[:, group]
     return weight.contiguous()
 
@@ -143,7 +150,7 @@ def _mlx(parts: Mapping[str, Any], bits: int, _: str) -> "Tensor":
 
 METHODS: Mapping[str, _Method] = {
     "gptq": _Method(
-        _gptq, ("qweight", "qzeros", "scales", "g_idx"), "checkpoint_format", ("gptq", "gptq_v2"), (2, 4, 8)
+        _gptq, ("qweight", "qzeros", "scales"), "checkpoint_format", ("gptq", "gptq_v2"), (2, 4, 8), order="g_idx"
     ),
     "awq": _Method(_awq, ("qweight", "qzeros", "scales"), "version", ("gemm",), (4,)),
     "mlx": _Method(_mlx, ("weight", "scales", "biases"), "mode", ("affine",), (2, 4, 8)),

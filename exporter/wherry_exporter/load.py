@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from wherry.errors import BundleError
+from wherry.errors import BundleError, WherryError
 from wherry.files import read_json, sha256
 from wherry.hub import resolve
 from wherry_exporter.dequantized import prepared, whole
@@ -22,7 +22,7 @@ from wherry_exporter.errors import ExportError
 from wherry_exporter.fast import fast_form
 from wherry_exporter.quiet import quiet
 from wherry_exporter.tasks import TASKS, find_task, task_of, writes_words_alone
-from wherry_exporter.timm_form import is_timm, preprocessor, tell
+from wherry_exporter.timm_form import in_transformers_words, is_timm
 from wherry_tokenization import Tokenizer
 
 if TYPE_CHECKING:
@@ -138,12 +138,6 @@ def load(
 
 
 def _from_folder(folder: Path, task: str | None, source: str, revision: str | None, *, trusted: bool) -> Checkpoint:
-    import transformers
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
-    from wherry_exporter.inputs import setting
-
     if (folder / "adapter_config.json").exists():
         raise ExportError(
             f"{folder} holds an adapter (adapter_config.json): merge it into its model with peft's "
@@ -156,13 +150,30 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
             hint = f": if {source} has GGUF files, give one, as {source}/FILE.gguf"
         raise ExportError(f"{folder} is not a Hugging Face model: it has no config.json{hint}")
     raw = read_json(folder / "config.json")
-    timm = is_timm(raw)
-    if "model_type" not in raw and not timm:
+    if "model_type" not in raw and not is_timm(raw):
         raise BundleError(f"{folder / 'config.json'} has no model_type: not a transformers configuration")
-    brings_code = "auto_map" in raw and trusted
     if "auto_map" in raw and not trusted:
         _leave_code(folder, str(raw.get("model_type")))
     _check_weights(folder)
+    brings_code = "auto_map" in raw and trusted
+    try:
+        return _read_folder(folder, raw, task, source, revision, brings_code=brings_code)
+    except Exception as error:
+        if not brings_code or isinstance(error, WherryError):
+            raise
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise ExportError(f"code that {folder} brings failed: {reason}") from error
+
+
+def _read_folder(
+    folder: Path, raw: Mapping[str, Any], task: str | None, source: str, revision: str | None, *, brings_code: bool
+) -> Checkpoint:
+    import transformers
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    from wherry_exporter.inputs import setting
+
     kind: Any = AutoConfig
     for name in raw.get("architectures") or []:  # vocoders have no place in transformers' table of configurations
         own = getattr(getattr(transformers, name, None), "config_class", None)
@@ -174,17 +185,20 @@ def _from_folder(folder: Path, task: str | None, source: str, revision: str | No
     except StrictDataclassError as error:  # whose first line alone tells of no value
         reason = " ".join(str(error).split())
         raise ExportError(f"transformers cannot read {folder / 'config.json'}: {reason[:300]}") from error
-    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, ImportError) as error:
         raise ExportError(f"transformers cannot read {folder / 'config.json'}: {_first_line(error)}") from error
-    if timm:
-        tell(config, raw)
+    made = {}
+    if is_timm(raw):
+        made = in_transformers_words(config, raw, folder / "config.json")
+    if not brings_code:
+        _forget_code(config)
     chosen = find_task(task, config, folder)
     options = {"config": config, "state_dict": prepared(config, folder)}
     options |= {"trust_remote_code": True} if brings_code else {}
     model_class = _model_class(chosen, config, [] if brings_code else raw.get("architectures"))
     model = _giving_features(chosen, _read_weights(model_class, folder, **options))
     _forget_code(model.config)
-    files = (preprocessor(raw) if timm else {}) | carried(folder, chosen, config, trusted=brings_code)
+    files = made | carried(folder, chosen, config, trusted=brings_code)
     text: Any = model.config.get_text_config() if chosen == "text-classification" else None
     if text is not None and getattr(text, "pad_token_id", None) is None:  # decoders look for where it begins
         text.pad_token_id = _padding(files)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wherry.files import read_json
+from wherry_exporter.errors import ExportError
 
 INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """In the order of Pillow's numbers."""
@@ -23,11 +24,19 @@ def is_timm(raw: Mapping[str, Any]) -> bool:
     return "model_type" not in raw and isinstance(raw.get("pretrained_cfg"), Mapping)
 
 
-def tell(config: Any, raw: Mapping[str, Any]) -> None:
-    """Let a configuration say what it is for, and the size of its images."""
+def in_transformers_words(config: Any, raw: Mapping[str, Any], path: Path) -> dict[str, bytes]:
+    """Let a configuration name an architecture and the size of its images; the files that timm's lacks.
+
+    Raises:
+        ExportError: what the config.json at `path` says of images makes no sense.
+    """
     config.architectures = ["TimmWrapperForImageClassification" if raw.get("num_classes") else "TimmWrapperModel"]
-    if size := raw["pretrained_cfg"].get("input_size"):
-        config.image_size = list(size[1:])
+    try:
+        if size := raw["pretrained_cfg"].get("input_size"):
+            config.image_size = [int(edge) for edge in size[1:]]
+        return preprocessor(raw)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ExportError(f"the pretrained_cfg of {path} makes no sense: {error}") from error
 
 
 def preprocessor(raw: Mapping[str, Any]) -> dict[str, bytes]:

@@ -196,6 +196,11 @@ def test_experts_in_mxfp4(gpt2, tmp_path):
         torch.testing.assert_close(found[name].detach(), weight, rtol=0, atol=0)
 
 
+def without_zeros(shape):
+    parts, weight = gptq(shape, 4)
+    return {name: part for name, part in parts.items() if name != "qzeros"}, weight
+
+
 REFUSED = {
     "gptq of 3 bits": (
         {"quant_method": "gptq", "bits": 3},
@@ -208,6 +213,20 @@ REFUSED = {
     "a method whose library is not there": ({"quant_method": "aqlm"}, "transformers cannot load .*aqlm"),
     "no method": ({"quant_method": "rubbish"}, "lacks weights that LlamaForCausalLM needs"),
 }
+
+
+def test_a_part_that_is_missing_is_named(llama):
+    folder, _ = llama(FORMS["gptq of 4 bits"][0], without_zeros)
+    with pytest.raises(ExportError, match=r"GPTQ weights without 'model\.layers\.0\..*_proj\.qzeros'"):
+        load(folder)
+
+
+def test_settings_that_are_no_object(llama):
+    folder, _ = llama({"quant_method": "gptq"}, lambda shape: gptq(shape, 4))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": ["gptq"]}))
+    with pytest.raises(ExportError, match=r"transformers cannot read .*config\.json"):
+        load(folder)
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -417,6 +417,15 @@ def test_trusted_code_is_run(model_type, with_code, tmp_path):
     assert "auto_map" not in json.loads((tmp_path / "b" / "config.json").read_text())
 
 
+@pytest.mark.parametrize("code", ["def (", "raise Exception('no\\nluck')", "[].nothing"])
+def test_trusted_code_that_fails(code, with_code):
+    folder = with_code(f"skiff{len(code)}")  # what a type's code is transformers remembers
+    (folder / "modeling_skiff.py").write_text(code)
+    with pytest.raises(ExportError, match=r"code that .* brings failed: \w+: ") as caught:
+        load(folder, task="text-classification", trust_remote_code=True)
+    assert "\n" not in str(caught.value)
+
+
 def test_code_is_not_run_where_transformers_has_the_model(with_code):
     folder = with_code("bert")
     (folder / "modeling_skiff.py").write_text("raise SystemExit")

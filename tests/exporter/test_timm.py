@@ -2,6 +2,7 @@
 
 import json
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from wherry import pipeline
 from wherry.vision import ImageProcessor
 from wherry_exporter import ExportError, export
 from wherry_exporter.load import load
-from wherry_exporter.timm_form import preprocessor
+from wherry_exporter.timm_form import in_transformers_words, preprocessor
 
 TOLD = {"input_size": [3, 224, 224], "interpolation": "bicubic", "crop_pct": 0.95, "crop_mode": "center"}
 TOLD |= {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -56,6 +57,13 @@ def checkpoint(folder, arch="resnet18", told=TOLD):
     config = {"architecture": arch, "num_classes": 3, "pretrained_cfg": told, "label_names": ["tug", "punt", "skiff"]}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+@pytest.mark.parametrize("told", [{"input_size": 5}, {"crop_pct": 0}, {"mean": 3}, {"input_size": "abc"}])
+def test_what_makes_no_sense(told, tmp_path):
+    raw = {"pretrained_cfg": TOLD | told}
+    with pytest.raises(ExportError, match=r"the pretrained_cfg of .*config\.json makes no sense: "):
+        in_transformers_words(SimpleNamespace(), raw, tmp_path / "config.json")
 
 
 @pytest.mark.skipif(find_spec("timm") is not None, reason="timm is there")
